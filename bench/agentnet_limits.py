@@ -1,0 +1,210 @@
+"""agentnet's own limits: what idle agents cost, a stopped receiver, bulk beside requests, TLS churn."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import ssl
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from itertools import cycle, islice
+from pathlib import Path
+
+import psutil
+
+from agentnet import AgentMessage, AgentSpec, Congested
+from bench.agentnet_messages import echo, join_as_receiver, join_as_sender
+from bench.peers.requests import percentile
+from bench.worker import Bench
+
+NEIGHBOURS = tuple(f"neighbour-{number}" for number in range(99))
+FLOODS = 16
+FLOOD_BYTES = 1024
+CHUNK_BYTES = 16 * 1024 * 1024
+
+
+def rss_bytes() -> int:
+    gc.collect()
+    return int(psutil.Process().memory_info().rss)
+
+
+def traced_bytes() -> int:
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+async def node(bench: Bench) -> None:
+    """A peer without agents of its own."""
+    await join_as_receiver(bench)
+    bench.tell("ready")
+    await asyncio.Event().wait()
+
+
+# -- idle agents
+
+
+async def register(bench: Bench) -> None:
+    """As many agents as the phase says, at once."""
+    await register_measured(bench, rss_bytes)
+
+
+async def register_traced(bench: Bench) -> None:
+    tracemalloc.start()
+    await register_measured(bench, traced_bytes)
+
+
+async def register_measured(bench: Bench, held_bytes: Callable[[], int]) -> None:
+    net = await (join_as_receiver if bench.task.index == 0 else join_as_sender)(bench)
+    (count,) = bench.task.phases
+    specs = [AgentSpec(number, handler=echo) for number in range(1, count + 1)]
+    await bench.turn_async()
+    before = held_bytes()
+    start = time.monotonic()
+    agents = await net.register_agents(specs)
+    seconds = time.monotonic() - start
+    bench.tell("registered", seconds=seconds, bytes_each=(held_bytes() - before) / len(agents))
+    await bench.turn_async()
+
+
+# -- a stopped receiver behind the same link as busy neighbours
+
+
+async def stop_one(bench: Bench) -> None:
+    """Answers as every neighbour; the agent "stopped" takes one message and never returns."""
+    net = await join_as_receiver(bench)
+
+    async def never(_: AgentMessage) -> None:
+        await asyncio.Event().wait()
+
+    for name in NEIGHBOURS:
+        await net.register_agent(name, handler=echo)
+    await net.register_agent("stopped", handler=never)
+    bench.tell("ready")
+    await asyncio.Event().wait()
+
+
+async def press(bench: Bench) -> None:
+    """p99 of requests to the neighbours, before and while senders wait for the stopped agent."""
+    net = await join_as_sender(bench)
+    agent = await net.register_agent("caller")
+    warmup, count = bench.task.phases
+    payload = bytes(bench.task.size)
+
+    async def p99(requests: int) -> float:
+        latencies = []
+        for name in islice(cycle(NEIGHBOURS), requests):
+            start = time.perf_counter_ns()
+            await agent.request(name, payload)
+            latencies.append(time.perf_counter_ns() - start)
+        return percentile(latencies, 0.99)
+
+    await bench.turn_async()
+    await p99(warmup)
+    without = await p99(count)
+    rss_before = rss_bytes()
+    sent = 0
+
+    async def flood() -> None:
+        nonlocal sent
+        while True:
+            try:
+                await agent.send("stopped", bytes(FLOOD_BYTES))
+            except Congested:
+                continue  # it waited for as long as the config allows
+            sent += 1
+
+    async with background(flood, FLOODS):
+        await until_still(lambda: sent)
+        held = rss_bytes() - rss_before
+        bench.tell("pressed", without=without, with_stopped=await p99(count), held=held, sent=sent)
+    await bench.turn_async()
+
+
+@asynccontextmanager
+async def background(work: Callable[[], Awaitable[None]], copies: int) -> AsyncIterator[None]:
+    tasks = [asyncio.ensure_future(work()) for _ in range(copies)]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until_still(value: Callable[[], int], seconds: float = 0.5) -> None:
+    """Returns when ``value`` has not changed for ``seconds``."""
+    last = -1
+    while value() != last:
+        last = value()
+        await asyncio.sleep(seconds)
+
+
+# -- bulk beside requests
+
+
+async def store(bench: Bench) -> None:
+    """An echo, and an agent that takes chunks and answers a request once it has those before it."""
+    net = await join_as_receiver(bench)
+
+    async def take(_: AgentMessage) -> bytes:
+        return b""
+
+    await net.register_agent("echo", handler=echo)
+    await net.register_agent("store", handler=take)
+    bench.tell("ready")
+    await asyncio.Event().wait()
+
+
+async def move(bench: Bench) -> None:
+    """p99 of requests alone, and while as many chunks as the last phase says move beside them."""
+    net = await join_as_sender(bench)
+    caller = await net.register_agent("caller")
+    mover = await net.register_agent("mover")
+    warmup, count, chunks = bench.task.phases
+    payload = bytes(bench.task.size)
+
+    async def request() -> int:
+        start = time.perf_counter_ns()
+        await caller.request("echo", payload)
+        return time.perf_counter_ns() - start
+
+    async def move_all() -> None:
+        chunk = bytes(CHUNK_BYTES)
+        for _ in range(chunks):
+            await mover.send("store", chunk)
+        await mover.request("store", b"")
+
+    await bench.turn_async()
+    for _ in range(warmup):
+        await request()
+    idle = percentile([await request() for _ in range(count)], 0.99)
+    start = time.monotonic()
+    moving = asyncio.create_task(move_all())
+    beside = []
+    while not moving.done():
+        beside.append(await request())
+    await moving
+    rate = chunks * CHUNK_BYTES / (time.monotonic() - start)
+    bench.tell("moved", idle=idle, beside=percentile(beside, 0.99), requests=len(beside), rate=rate)
+    await bench.turn_async()
+
+
+# -- TLS connections that come and go
+
+
+def churn(bench: Bench) -> None:
+    """Opens and closes connections to a node, one after another, each with a full handshake."""
+    folder = Path(bench.task.certificates)
+    context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(folder / "sender.pem", folder / "sender-key.pem")
+    for count in bench.phases():
+        for _ in range(count):
+            with (
+                socket.create_connection(("127.0.0.1", bench.task.port)) as plain,
+                context.wrap_socket(plain, server_hostname="127.0.0.1") as link,
+            ):
+                link.unwrap()

@@ -1,0 +1,150 @@
+"""The table of all that is measured: figures, the runs that give them, and what they are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from bench import limits, scenes
+from bench.scenes import Sample, Scale
+from bench.systems import AGENTNET, PEERS, System
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number. ``goals``: how many times as good as that system it should be; ``limit``: or, by itself,
+    what it should not pass.  Both are shown beside it and nothing fails by them."""
+
+    work: str
+    unit: str
+    better: Literal["higher", "lower"]
+    goals: Mapping[str, float] = field(default_factory=dict)
+    limit: float | None = None
+
+
+@dataclass(frozen=True)
+class Match:
+    """One pair, ours and then the peer's; ``peer`` is None where ours is alone.
+
+    ``doubled``: the same with the peer driven from two processes, for when its client is the bottleneck.
+    """
+
+    peer: str | None
+    pair: Callable[[Scale], tuple[Sample, Sample | None]]
+    doubled: Match | None = None
+    missing: str | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Figures that come out of the same runs."""
+
+    figures: tuple[Figure, ...]
+    matches: tuple[Match, ...]
+
+
+def beside(play: Callable[..., Sample], kind: str, *, doubled: bool = True) -> tuple[Match, ...]:
+    """A match with every system that has this kind of work."""
+
+    def pair(peer: System, lanes: Mapping[str, int], scale: Scale) -> tuple[Sample, Sample]:
+        return play(AGENTNET, scale), play(peer, scale, **lanes)
+
+    def match(peer: System) -> Match:
+        twice = Match(f"{peer.name}-2p", partial(pair, peer, {"lanes": 2})) if doubled else None
+        return Match(peer.name, partial(pair, peer, {}), twice, peer.missing())
+
+    return tuple(match(peer) for peer in PEERS.values() if kind in peer.pace)
+
+
+def oneway(work: str, goals: Mapping[str, float], *, size: int = 64) -> Scene:
+    play = partial(scenes.oneway, work=work, size=size)
+    return Scene((Figure(work, "msg/s", "higher", goals),), beside(play, "oneway"))
+
+
+def fanout(work: str, goals: Mapping[str, float], *, sinks: int, receivers: int) -> Scene:
+    kind = "fanout"
+    play = partial(scenes.oneway, work=work, kind=kind, sinks=sinks, receivers=receivers)
+    return Scene((Figure(work, "msg/s", "higher", goals),), beside(play, kind))
+
+
+def oneway_tls() -> Scene:
+    work = "oneway-tls"
+
+    def pair(scale: Scale) -> tuple[Sample, Sample]:
+        return scenes.oneway(AGENTNET, scale, work, tls=True), scenes.oneway(AGENTNET, scale, work)
+
+    figure = Figure(work, "msg/s", "higher", {"agentnet-plain": 0.75})
+    return Scene((figure,), (Match("agentnet-plain", pair),))
+
+
+def in_flight(work: str, flight: int, goals: Mapping[str, float]) -> Scene:
+    play = partial(scenes.requests_in_flight, work=work, flight=flight)
+    return Scene((Figure(work, "req/s", "higher", goals),), beside(play, "flight"))
+
+
+def one_by_one() -> Scene:
+    p50, p99 = "request-p50", "request-p99"
+    figures = (Figure(p50, "us", "lower", {"asyncio": 1 / 1.2}), Figure(p99, "us", "lower"))
+    play = partial(scenes.requests_one_by_one, p50=p50, p99=p99)
+    return Scene(figures, beside(play, "request", doubled=False))
+
+
+def with_peer(peer: str, pair: Callable[[Scale], tuple[Sample, Sample]], *figures: Figure) -> Scene:
+    """Of runs that measure both sides in one process."""
+    return Scene(figures, (Match(peer, pair),))
+
+
+def alone(play: Callable[[Scale], Sample], *figures: Figure) -> Scene:
+    return Scene(figures, (Match(None, lambda scale: (play(scale), None)),))
+
+
+GROUPS: dict[str, tuple[Scene, ...]] = {
+    "messages": (
+        oneway("oneway-64", {"zmq": 3}),
+        oneway("oneway-1k", {"zmq": 2}, size=1024),
+        oneway("oneway-64k", {"zmq": 1}, size=64 * 1024),
+        oneway_tls(),
+        one_by_one(),
+        in_flight("request-64", 64, {"asyncio": 3}),
+        in_flight("request-256", 256, {"asyncio": 5}),
+        fanout("fanout-16", {"nats": 2}, sinks=16, receivers=4),
+        with_peer(
+            "msgspec",
+            limits.codec,
+            Figure("codec-encode", "ns", "lower", {"msgspec": 1}),
+            Figure("codec-decode", "ns", "lower", {"msgspec": 1}),
+            Figure("codec-decode-read", "ns", "lower"),
+        ),
+        alone(
+            limits.idle_agents,
+            Figure("idle-agents", "s", "lower", limit=1),
+            Figure("idle-agents-4-peers", "s", "lower", limit=5),
+            Figure("idle-agents-rss", "B", "lower", limit=700),
+            Figure("idle-agents-traced", "B", "lower", limit=700),
+        ),
+        alone(
+            limits.growth,
+            Figure("growth-sender", "B", "lower", limit=2 * 1024 * 1024),
+            Figure("growth-receiver", "B", "lower", limit=2 * 1024 * 1024),
+        ),
+        with_peer(
+            "agentnet-none-stopped",
+            limits.stopped_receiver,
+            Figure("stopped-receiver-p99", "us", "lower", {"agentnet-none-stopped": 1 / 1.5}),
+            Figure("stopped-receiver-rss", "B", "lower"),
+        ),
+        with_peer(
+            "agentnet-idle",
+            limits.bulk,
+            Figure("bulk-p99", "us", "lower", {"agentnet-idle": 1 / 3}),
+            Figure("bulk-rate", "MB/s", "higher"),
+        ),
+        alone(
+            limits.tls_churn,
+            Figure("tls-churn-rss", "B", "lower"),
+            Figure("tls-churn-files", "files", "lower", limit=0),
+        ),
+    ),
+}

@@ -1,0 +1,238 @@
+"""Agent: what a user holds of an agent of this node.
+
+It is the engine's Port with a handler behind it: one long-lived task awaits the handler message by
+message (`concurrency` of them, if asked), is made at the first message and given back when idle.
+A handler's exception stays here: it is logged, counted, an event, and the answer to a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Any
+
+from agentnet.payload import declared_type, decode, to_bytes
+from agentnet.runner import Runner
+from agentnet_core.engine import Port
+from agentnet_core.outflow import SENT, Pause
+from agentnet_core.errors import ConfigError, HandlerFailed, PayloadMismatch
+from agentnet_core.message import AgentMessage
+from agentnet_core.records import AgentRecord, Event
+
+if TYPE_CHECKING:
+    from agentnet.manager import AgentNetworkManager
+
+Handler = Callable[[Any], Any]
+log = logging.getLogger("agentnet.agent")
+
+LOG_INTERVAL_NS = 1_000_000_000
+"""An agent's failures are logged at most this often; the rest are counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSpec:
+    """What `register_agents` takes for each agent; see `register_agent`."""
+
+    agent: int | str
+    capabilities: tuple[str, ...] = ()
+    handler: Handler | None = None
+    metadata: dict[str, str] | None = None
+    concurrency: int = 1
+    broadcasts: bool = True
+
+
+class _BadPayload(Exception):
+    """A payload that the handler's declared type does not fit; the handler was not called."""
+
+    def __init__(self, error: PayloadMismatch) -> None:
+        self.error = error
+
+
+class Agent(Port):
+    """An agent of this node: `send`, `request`, `messages`; made by `register_agent`."""
+
+    __slots__ = ("_concurrency", "_failures", "_handler", "_logged_ns", "_net", "_reader", "_runners")
+
+    def __init__(
+        self, net: AgentNetworkManager, record: AgentRecord, handler: Handler | None, concurrency: int
+    ) -> None:
+        super().__init__(net.engine, record)
+        self._net = net
+        self._handler = handler
+        self._concurrency = concurrency
+        self._runners: list[Runner] | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._failures = 0
+        self._logged_ns = 0
+
+    @property
+    def id(self) -> int:
+        return self.agent_id
+
+    @property
+    def name(self) -> str | None:
+        name: str | None = self.record.name
+        return name
+
+    def breathe(self) -> Awaitable[None]:
+        # The clock may be looked at here, not in the core: a millisecond without a turn is enough.
+        engine = self.engine
+        now = monotonic_ns()
+        if engine.unflushed < 65536 and now - self._net.turned_ns < 1_000_000:
+            engine.now_ns = now
+            return SENT
+        return Pause()
+
+    # -- mail
+
+    async def messages(self) -> AsyncIterator[AgentMessage]:
+        """Its mail, message by message, instead of a handler; answer requests with `reply`."""
+        if self._handler is not None:
+            raise ConfigError(f"agent {self.record.label} has a handler: messages() is for agents without one")
+        while self.engine.ports.get(self.agent_id) is self:
+            message = self.take()
+            if message is not None:
+                yield message
+                continue
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+
+    async def reply(self, message: AgentMessage, payload: Any) -> None:
+        """Answer a request that came out of `messages`."""
+        body, content = to_bytes(payload)
+        token = self.engine.reply(message, body, content)
+        if token is not None:
+            await token
+
+    def wake(self) -> None:
+        """There is mail and nobody to handle it: called by the manager."""
+        if self._handler is None:
+            if self._reader is not None and not self._reader.done():
+                self._reader.set_result(None)
+            return
+        runners = self._runners
+        if runners is None:
+            self._runners = runners = []
+            self._net.busy[self] = None
+        if self._concurrency == 1 and runners:
+            runners[0].unpark()
+            return
+        wanted = self.pending_messages
+        for runner in runners:
+            if wanted and runner.idle:
+                runner.unpark()
+                wanted -= 1
+        while wanted and len(runners) < self._concurrency:
+            runners.append(self._start(self._handler))
+            wanted -= 1
+        # More mail must wake the others, too.
+        self.parked = len(runners) < self._concurrency or any(runner.idle for runner in runners)
+
+    def _start(self, handler: Handler) -> Runner:
+        loop = asyncio.get_running_loop()
+        runner = Runner(self, handler, loop, self._report)
+        runner.task = loop.create_task(runner, name=f"agent {self.record.label}")
+        runner.task.add_done_callback(lambda task: self._ended(runner, task))
+        return runner
+
+    def _ended(self, runner: Runner, task: asyncio.Task[None]) -> None:
+        if self._runners is not None and runner in self._runners:
+            self._runners.remove(runner)
+            if not self._runners:
+                self._runners = None
+                self._net.busy.pop(self, None)
+                self.rest()
+        if not task.cancelled():
+            task.exception()  # BaseException was raised into the loop already
+        if self.pending_messages and self.engine.ports.get(self.agent_id) is self:
+            self.wake()
+
+    def rest_if_idle(self, since_ns: int) -> None:
+        """Give the task and the ring back if nothing came since then."""
+        if self.parked and self.served_ns <= since_ns:
+            self.retire()
+
+    def retire(self) -> list[asyncio.Task[None]]:
+        """Let its tasks end once the mailbox is empty; the tasks."""
+        runners = self._runners or []
+        tasks = [runner.task for runner in runners]
+        for runner in list(runners):
+            runner.retire()
+        return tasks
+
+    def cancel(self) -> list[asyncio.Task[None]]:
+        """Stop its handler now; the tasks."""
+        tasks = [runner.task for runner in self._runners or []]
+        for task in tasks:
+            task.cancel()
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+        return tasks
+
+    # -- failures
+
+    def _report(self, message: AgentMessage, error: BaseException) -> None:
+        engine, label = self.engine, self.record.label
+        self._net.handlers_failed += 1
+        cause: BaseException
+        trace: BaseException | None
+        if isinstance(error, _BadPayload):
+            code, text, cause, trace = PayloadMismatch.code, str(error.error), error.error, None
+        else:
+            code, cause, trace = HandlerFailed.code, error, error
+            text = f"agent {label} on node {engine.node_id}: {type(error).__name__}: {error}"
+        self._log(message, trace, text)
+        engine.event(
+            Event(Event.HANDLER_FAILED, engine.node_id, self.agent_id, self.name, detail=text, error=cause)
+        )
+        token = engine.reply(message, b"", 0, (code, text))
+        if token is not None:
+            token.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _log(self, message: AgentMessage, error: BaseException | None, text: str) -> None:
+        self._failures += 1
+        now = monotonic_ns()
+        if now - self._logged_ns >= LOG_INTERVAL_NS:
+            more = f" ({self._failures} times since the last such line)" if self._failures > 1 else ""
+            log.error("%s, at message %s%s", text, message.message_id, more, exc_info=error)
+            self._logged_ns = now
+            self._failures = 0
+
+    def __repr__(self) -> str:
+        return f"<Agent {self.record.label} on {self.engine.node_id}>"
+
+
+def prepare_handler(handler: Handler | None, label: str, pool: Executor) -> Handler | None:
+    """``handler`` as an async function of one AgentMessage; ConfigError if it cannot be one."""
+    if handler is None:
+        return None
+    if not callable(handler):
+        raise ConfigError(f"agent {label}: handler {handler!r} is not callable")
+    call = handler if inspect.isroutine(handler) or isinstance(handler, type) else handler.__call__
+    if inspect.isasyncgenfunction(handler) or inspect.isasyncgenfunction(call):
+        raise ConfigError(f"agent {label}: a handler that yields is not supported; return the answer")
+    is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
+    hint = declared_type(call)
+    if is_async and hint is None:
+        return handler
+
+    async def handle(message: AgentMessage) -> Any:
+        argument: Any = message
+        if hint is not None:
+            try:
+                argument = decode(message, hint, f"agent {label}")
+            except PayloadMismatch as error:
+                raise _BadPayload(error) from None
+        if is_async:
+            return await handler(argument)
+        return await asyncio.get_running_loop().run_in_executor(pool, handler, argument)
+
+    return handle

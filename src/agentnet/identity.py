@@ -1,0 +1,108 @@
+"""Who this node is across restarts: its incarnation and its network's uuid.
+
+With a data directory they are kept in one small file, replaced atomically, and a lock keeps a
+second process out.  Without one the incarnation is seeded by the clock, so that it still rises.
+ConfigError if the file is damaged or another node's; it is never overwritten then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from pathlib import Path
+from typing import IO
+
+from agentnet_core.errors import ConfigError
+
+FILE = "node.json"
+
+
+class NodeIdentity:
+    """``incarnation`` of this start; ``network_uuid`` as last kept, or empty."""
+
+    def __init__(self, incarnation: int, network_uuid: bytes, path: Path | None, lock: IO[str] | None, who: dict[str, str]):
+        self.incarnation = incarnation
+        self.network_uuid = network_uuid
+        self._path = path
+        self._lock = lock
+        self._who = who
+
+    def new_uuid(self) -> bytes:
+        """The uuid under which a network is founded: the one kept, or a new one."""
+        return self.network_uuid or uuid.uuid4().bytes
+
+    def keep(self, network_uuid: bytes) -> None:
+        """Remember the network and this incarnation."""
+        self.network_uuid = network_uuid
+        if self._path is None:
+            return
+        body = json.dumps({**self._who, "incarnation": self.incarnation, "network_uuid": network_uuid.hex()})
+        new = self._path.with_suffix(".new")
+        with open(new, "w", encoding="utf-8") as file:
+            file.write(body + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, self._path)
+        _sync_directory(self._path.parent)
+
+    def close(self) -> None:
+        """Let another process have the directory."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def load_identity(data_dir: str | None, node_id: str, network: str) -> NodeIdentity:
+    """The identity kept in ``data_dir``, with a new incarnation; ConfigError if it cannot be had."""
+    seed, who = time.time_ns(), {"node_id": node_id, "network": network}
+    if data_dir is None:
+        return NodeIdentity(seed, b"", None, None, who)
+    folder = Path(data_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder)
+    except OSError as error:
+        raise ConfigError(f"data_dir={data_dir!r}: {error}") from None
+    path = folder / FILE
+    incarnation, network_uuid = seed, b""
+    if path.exists():
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            found = {key: kept[key] for key in who}
+            incarnation = max(seed, int(kept["incarnation"]) + 1)
+            network_uuid = bytes.fromhex(kept["network_uuid"])
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            lock.close()
+            raise ConfigError(f"{path} is damaged ({error}): restore it, or give an empty data_dir") from None
+        if found != who:
+            lock.close()
+            raise ConfigError(f"{path} is of {found}, expected {who}: give each node a data_dir of its own")
+    identity = NodeIdentity(incarnation, network_uuid, path, lock, who)
+    identity.keep(network_uuid)
+    return identity
+
+
+def _lock(folder: Path) -> IO[str]:
+    lock = open(folder / "lock", "w", encoding="utf-8")  # noqa: SIM115 - held until close()
+    try:
+        import fcntl
+    except ImportError:  # Windows has no fcntl; there a second process is not kept out
+        return lock
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise ConfigError(f"data_dir={str(folder)!r} is in use by another process: give each node its own") from None
+    return lock
+
+
+def _sync_directory(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

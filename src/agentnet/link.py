@@ -1,0 +1,143 @@
+"""One live connection: the asyncio protocol between a transport and the engine.
+
+In: bytes, read straight into the engine's arena.  Out: the session's lanes, one write per loop
+turn and lane, while the transport takes them; when it does not, they wait in the session, bounded
+by the peer's window.  It holds no protocol: what the bytes mean is the engine's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from time import monotonic_ns
+from typing import TYPE_CHECKING, cast
+
+from agentnet_core.errors import LinkLost, NetworkError
+from agentnet_core.records import Event
+
+if TYPE_CHECKING:
+    from agentnet.manager import AgentNetworkManager
+    from agentnet.transport import Transport
+    from agentnet_core.engine import Engine
+    from agentnet_core.membership import Dial
+    from agentnet_core.session import Session
+
+LINGER_S = 2.0
+"""A closed link may take this long to write what it still holds."""
+
+
+class Link(asyncio.BufferedProtocol):
+    """Made by a transport's factory, for a dial or for an accepted connection."""
+
+    __slots__ = ("_dial", "_engine", "_gone", "_kind", "_net", "_transport", "_view", "session")
+
+    def __init__(self, net: AgentNetworkManager, engine: Engine, kind: Transport, dial: Dial | None) -> None:
+        self._net = net
+        self._engine = engine
+        self._kind = kind
+        self._dial = dial
+        self._view = engine.arena.view
+        self._transport: asyncio.Transport | None = None
+        self._gone: asyncio.Future[None] | None = None
+        self.session: Session | None = None
+
+    # -- from the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        address = self._dial.address if self._dial is not None else f"{self._kind.scheme}://{_show(peer)}"
+        self._engine.now_ns = monotonic_ns()
+        try:
+            certified = self._kind.peer_identity(self._transport)
+        except NetworkError as error:
+            self._engine.event(Event(Event.LINK_REFUSED, address, detail=str(error), error=error))
+            self._transport.abort()
+            if self._dial is not None:
+                self._net.control.dial_failed(self._dial, error)
+            return
+        self.session = self._engine.open(
+            secure=self._kind.secure, address=address, certified=certified, dial=self._dial
+        )
+        self.session.link = self
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        engine = self._engine
+        engine.now_ns = monotonic_ns()
+        engine.receive(self.session, nbytes)
+        if engine.has_mail:
+            self._net.turn()
+
+    def pause_writing(self) -> None:
+        if self.session is not None:
+            self.session.paused = True
+
+    def resume_writing(self) -> None:
+        if self.session is not None:
+            self._engine.resume(self.session)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
+        if self.session is not None and not self.session.closed:
+            self._engine.now_ns = monotonic_ns()
+            if exc is not None and not self.session.welcomed:
+                error = self._kind.refusal(exc, self.session.address)
+            else:
+                error = LinkLost(f"{self.session.address} closed the connection" + (f": {exc}" if exc else ""))
+            self._engine.down(self.session, error)
+
+    # -- from the manager
+
+    def flush(self) -> None:
+        """Write what the session holds, as far as the transport takes it."""
+        session, transport = self.session, self._transport
+        if session is None or transport is None:
+            return
+        while not session.paused:
+            piece = session.take()
+            if piece is None:
+                return
+            transport.write(piece)
+
+    def shut(self) -> None:
+        """Close once everything is written, or soon after in any case."""
+        session, transport = self.session, self._transport
+        if transport is not None:
+            if session is not None:
+                session.paused = False
+                self.flush()
+            transport.close()
+            asyncio.get_running_loop().call_later(LINGER_S, self.abort)
+        if session is not None:
+            self._engine.forget_session(session)
+
+
+    def abort(self) -> None:
+        """Close at once, whatever is unwritten."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def wait_closed(self, deadline: float) -> None:
+        """Close, and return when the connection is gone; aborted after ``deadline`` (time.monotonic)."""
+        self.shut()
+        while self._transport is not None:
+            loop = asyncio.get_running_loop()
+            self._gone = loop.create_future()
+            timer = loop.call_later(max(0.0, deadline - time.monotonic()), self.abort)
+            try:
+                await self._gone
+            finally:
+                timer.cancel()
+
+
+def _show(peer: object) -> str:
+    """Host and port of a socket's peer name."""
+    if isinstance(peer, tuple) and len(peer) >= 2:
+        host = f"[{peer[0]}]" if ":" in str(peer[0]) else peer[0]
+        return f"{host}:{peer[1]}"
+    return "unknown"

@@ -1,0 +1,514 @@
+"""AgentNetworkManager: the asyncio driver of one engine, and the owner of every task of its node.
+
+It feeds the engine (bytes through its links, commands, time) and carries out its Ready once per
+loop turn, in the order of its fields.  It holds no protocol.  Every task, listener and link that it
+starts ends in `leave_network`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic_ns
+from types import TracebackType
+from typing import Any, Self
+
+from agentnet.agent import Agent, AgentSpec, Handler, prepare_handler
+from agentnet.config import Address, NetworkConfig
+from agentnet.identity import NodeIdentity, load_identity
+from agentnet.link import Link
+from agentnet.payload import decode, to_bytes
+from agentnet.runner import settle
+from agentnet.transport import Listener, Transport, open_transport
+from agentnet_core.config import check_name
+from agentnet_core.control import Control
+from agentnet_core.engine import Engine
+from agentnet_core.errors import ConfigError, NetworkError, NotRunning, OutageError
+from agentnet_core.membership import Dial
+from agentnet_core.message import AgentMessage
+from agentnet_core.records import AgentNode, AgentRecord, Event, Member, MessageType, agent_id_of
+
+MS = 1_000_000
+TICK_NS_MAX = 250 * MS
+"""Credit is given back, and idle agents are looked for, at least this often."""
+
+
+class AgentNetworkManager:
+    """One node of an agent network, in this process and event loop.
+
+    >>> async def main() -> None:
+    ...     async with AgentNetworkManager("node-1") as net:
+    ...         await net.join_network([])
+    """
+
+    def __init__(self, node_id: str, config: NetworkConfig | None = None) -> None:
+        self.node_id = check_name("node", node_id)
+        self.config = config if config is not None else NetworkConfig()
+        self.handlers_failed = 0
+        self.turned_ns = 0
+        self.busy: dict[Agent, None] = {}
+        self._engine: Engine | None = None
+        self._identity: NodeIdentity | None = None
+        self._declared: list[AgentSpec] = []
+        self._listeners: list[Listener] = []
+        self._transports: dict[str, Transport] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._streams: list[_EventStream] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns = 0
+        self._refused_early = 0
+        self._left = False
+
+    # -- life
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.leave_network()
+
+    async def join_network(self, bootstrap_nodes: Sequence[str] = ()) -> None:
+        """Listen, and link with the network that the bootstrap addresses belong to.
+
+        An empty list starts a network.  Returns when this node has met its peers and knows their
+        agents.  JoinFailed when nobody answered before ``join_ms_max``; HandshakeRefused when all
+        that answered would not have it; ConfigError for a bad address.
+        """
+        if self._engine is not None or self._left:
+            raise NotRunning(f"node {self.node_id} has joined already: a manager joins once")
+        if isinstance(bootstrap_nodes, str):
+            raise ConfigError(f"bootstrap_nodes={bootstrap_nodes!r}: expected a list of addresses, write [...]")
+        bootstrap = tuple(str(Address.parse(text, "bootstrap node")) for text in bootstrap_nodes)
+        self._start()
+        try:
+            await self._listen()
+            if bootstrap and bootstrap[0] not in self.addresses:
+                await self._await(lambda token: self.control.join(bootstrap, token))
+            else:
+                # The first of a list that all nodes share founds the network, the others find it.
+                self.control.found(self._identity.new_uuid(), bootstrap[1:])
+            self._identity.keep(self.control.network_uuid)
+            declared, self._declared = self._declared, []
+            if declared:
+                await self.register_agents(declared)
+        except BaseException:
+            await self.leave_network()
+            raise
+
+    async def leave_network(self) -> None:
+        """Finish what is in the mailboxes, tell the others, close everything.
+
+        Handlers that are not done after ``leave_ms_max`` are cancelled.  Doing it twice is fine.
+        """
+        engine, self._left = self._engine, True
+        if engine is None or self._identity is None:
+            return
+        identity, self._identity = self._identity, None
+        deadline = time.monotonic() + self.config.leave_ms_max / 1000
+        for listener in self._listeners:
+            listener.close()
+        await self._stop_agents(deadline)
+        self.control.leave()
+        links: list[Link] = [session.link for session, _ in self.turn_out()]
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(link.wait_closed(deadline) for link in links))
+        for listener in self._listeners:
+            await listener.wait_closed()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for stream in self._streams:
+            stream.end()
+        identity.close()
+
+    def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._identity = identity = load_identity(self.config.data_dir, self.node_id, self.config.network)
+        self._pool = ThreadPoolExecutor(self.config.handler_threads, thread_name_prefix=f"agentnet-{self.node_id}")
+        self._engine = engine = Engine(
+            self.node_id,
+            identity.incarnation,
+            self.config,
+            monotonic_ns(),
+            make_token=loop.create_future,
+            to_bytes=to_bytes,
+            wake=lambda: loop.call_soon(self.turn),
+        )
+        engine.wall_offset_ns = time.time_ns() - monotonic_ns()
+        self.control = engine.control = Control(
+            engine,
+            self.config,
+            rng=random.Random(),
+            network_uuid=identity.network_uuid,
+            plaintext=any(not address.secure for address in self.config.listen_addresses),
+        )
+        self._node = Agent(self, self.control.node_record, None, 1)
+
+    async def _listen(self) -> None:
+        for address in self.config.listen_addresses:
+            kind = self._transport(address.scheme)
+            kind.check_own(self.node_id)
+            self._listeners.append(await kind.listen(address, lambda kind=kind: self._link(kind), self._on_refused))
+        advertised = self.config.advertise_addresses or [listener.address for listener in self._listeners]
+        self.control.set_addresses(tuple(str(address) for address in advertised))
+
+    def _transport(self, scheme: str) -> Transport:
+        if scheme not in self._transports:
+            self._transports[scheme] = open_transport(scheme, self.config)
+        return self._transports[scheme]
+
+    def _link(self, kind: Transport, dial: Dial | None = None) -> Link:
+        return Link(self, self.engine, kind, dial)
+
+    def _on_refused(self, reason: str, peer: str) -> None:
+        self._refused_early += 1
+        self.engine.event(Event(Event.LINK_REFUSED, peer, detail=reason))
+
+    async def _stop_agents(self, deadline: float) -> None:
+        agents = [port for port in self.engine.ports.values() if isinstance(port, Agent)]
+        self.control.withdraw()
+        tasks = [task for agent in agents for task in agent.retire()]
+        if tasks:
+            _, running = await asyncio.wait(tasks, timeout=max(0.0, deadline - time.monotonic()))
+            for agent in agents:
+                agent.cancel()
+            if running:
+                await asyncio.wait(running, timeout=1.0)
+        for agent in agents:
+            self.engine.remove_port(agent)
+            agent.cancel()
+
+    # -- the driver
+
+    @property
+    def engine(self) -> Engine:
+        if self._engine is None:
+            raise NotRunning(f"node {self.node_id} has not joined a network: await net.join_network([...]) first")
+        return self._engine
+
+    def turn(self) -> None:
+        """Carry out what the engine has ready; at most once per loop turn and read."""
+        for _, link in self.turn_out():
+            link.shut()
+
+    def turn_out(self) -> list[tuple[Any, Any]]:
+        """Carry out all but the closing of links, which is returned."""
+        engine = self._engine
+        assert engine is not None
+        engine.now_ns = self.turned_ns = now = monotonic_ns()
+        ready = engine.ready()
+        for session in ready.send:
+            session.link.flush()
+        closing = [(session, session.link) for session, _ in ready.close]
+        for dial in ready.dial:
+            self._spawn(self._dial(dial))
+        for port in ready.deliver:
+            port.wake()
+        if ready.settle:
+            settle(ready.settle, self._decode)
+        for event in ready.events:
+            for stream in self._streams:
+                stream.put(event)
+        if engine.wake_ns < self._timer_ns or self._timer is None:
+            self._arm(min(engine.wake_ns, now + TICK_NS_MAX))
+        return closing
+
+    def _arm(self, when_ns: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_ns = when_ns
+        delay = max(when_ns - monotonic_ns(), MS) / 1e9
+        self._timer = self._loop.call_later(delay, self._tick)
+
+    def _tick(self) -> None:
+        engine = self.engine
+        now = monotonic_ns()
+        engine.wall_offset_ns = time.time_ns() - now
+        engine.tick(now)
+        for agent in list(self.busy):
+            agent.rest_if_idle(now - self.config.agent_idle_ms * MS)
+        self._timer = None
+        self.turn()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _dial(self, dial: Dial) -> None:
+        try:
+            address = Address.parse(dial.address)
+            kind = self._transport(address.scheme)
+            await kind.dial(address, lambda: self._link(kind, dial))
+        except NetworkError as error:
+            self.engine.now_ns = monotonic_ns()
+            self.control.dial_failed(dial, error)
+        except OSError as error:
+            self.engine.now_ns = monotonic_ns()
+            self.control.dial_failed(dial, OutageError(f"{dial.address}: {error}"))
+
+    async def _await(self, start: Callable[[asyncio.Future[None]], None]) -> None:
+        """Start something that settles a token, and wait for it."""
+        token = self._loop.create_future()
+        self.engine.now_ns = monotonic_ns()
+        start(token)
+        self.turn()
+        await token
+
+    @staticmethod
+    def _decode(message: AgentMessage, hint: Any) -> Any:
+        return decode(message, hint, f"answer of agent {message.from_agent}")
+
+    # -- agents
+
+    async def register_agent(
+        self,
+        agent: int | str,
+        capabilities: Iterable[str] = (),
+        handler: Handler | None = None,
+        *,
+        metadata: dict[str, str] | None = None,
+        concurrency: int = 1,
+        broadcasts: bool = True,
+        timeout: float | None = None,
+    ) -> Agent:
+        """Register an agent of this node, by id or by name; it returns when every linked node knows it.
+
+        ``handler``: an async function of one message, whose result answers a request; a plain
+        function runs in a thread.  ``concurrency``: messages that it may work on at once.
+        Registering one's own agent again replaces it.  AgentExists if it is another node's;
+        Unconfirmed names the nodes that had not confirmed after ``timeout`` seconds.
+        """
+        spec = AgentSpec(
+            agent=agent,
+            capabilities=tuple(capabilities),
+            handler=handler,
+            metadata=metadata,
+            concurrency=concurrency,
+            broadcasts=broadcasts,
+        )
+        return (await self.register_agents([spec], timeout=timeout))[0]
+
+    async def register_agents(
+        self, agents: Sequence[AgentSpec | int | str], *, timeout: float | None = None
+    ) -> list[Agent]:
+        """Register many agents at once: one confirmation for all. See `register_agent`."""
+        made = [self._make(spec if isinstance(spec, AgentSpec) else AgentSpec(agent=spec)) for spec in agents]
+        timeout_ns = self.config.register_ms_max * MS if timeout is None else int(timeout * 1e9)
+        engine = self.engine
+        replaced = [engine.ports.get(agent.agent_id) for agent in made]
+        await self._await(lambda token: self.control.register(made, token, timeout_ns))
+        for old in replaced:
+            if isinstance(old, Agent):
+                old.cancel()
+        return made
+
+    def _make(self, spec: AgentSpec) -> Agent:
+        agent = spec.agent
+        if isinstance(agent, bool) or not isinstance(agent, (int, str)):
+            raise ConfigError(f"agent {agent!r}: expected an id (int) or a name (str)")
+        if isinstance(agent, int) and not 0 < agent < 2**64:
+            raise ConfigError(f"agent {agent}: expected an id of 1 to 2**64-1; 0 is the node itself")
+        if spec.concurrency < 1:
+            raise ConfigError(f"agent {agent}: concurrency={spec.concurrency}: expected 1 or more")
+        name = agent if isinstance(agent, str) else None
+        record = AgentRecord(
+            agent_id_of(agent), self.node_id, name, spec.capabilities, spec.metadata, spec.broadcasts
+        )
+        return Agent(self, record, prepare_handler(spec.handler, record.label, self._pool), spec.concurrency)
+
+    def agent(
+        self, agent: int | str, capabilities: Iterable[str] = (), **options: Any
+    ) -> Callable[[Handler], Handler]:
+        """Decorator: the function becomes the handler of ``agent`` when the node joins.
+
+        Used after the join, it registers in the background; a failure is an event and a log line.
+        """
+
+        def declare(handler: Handler) -> Handler:
+            spec = AgentSpec(agent=agent, capabilities=tuple(capabilities), handler=handler, **options)
+            if self._engine is None:
+                self._declared.append(spec)
+            else:
+                self._spawn(self._register_late(spec))
+            return handler
+
+        return declare
+
+    async def _register_late(self, spec: AgentSpec) -> None:
+        await self.register_agents([spec])
+
+    async def unregister_agent(self, agent: Agent | int | str) -> None:
+        """Take an agent of this node away; what it had not handled is refused, definitely."""
+        agent_id = agent.agent_id if isinstance(agent, Agent) else agent_id_of(agent)
+        port = self.engine.ports.get(agent_id)
+        if port is None:
+            self.control.directory.unregister([agent_id])  # raises the error that says so
+            return
+        self.control.unregister([port])
+        if isinstance(port, Agent):
+            tasks = port.cancel()
+            if tasks and asyncio.current_task() not in tasks:
+                await asyncio.wait(tasks)
+
+    # -- messages
+
+    def _sender(self, sender: Agent | int | str | None, from_agent: int = 0) -> Agent:
+        if isinstance(sender, Agent):
+            return sender
+        wanted = agent_id_of(sender) if sender is not None else from_agent
+        ports = self.engine.ports
+        if wanted:
+            port = ports.get(wanted)
+            if not isinstance(port, Agent):
+                raise ConfigError(f"sender {sender or from_agent!r} is not an agent of node {self.node_id}")
+            return port
+        first = next(iter(ports.values()), None)
+        return first if isinstance(first, Agent) else self._node
+
+    async def send_message(self, message: AgentMessage, sender: Agent | int | str | None = None) -> None:
+        """Send a message of any type; ``to_agent=None`` makes it a broadcast.
+
+        It comes from ``sender``, else from its ``from_agent``, else from the first agent of this
+        node, else from the node itself (id 0).  Errors as of `Agent.send`.
+        """
+        port = self._sender(sender, message.from_agent)
+        if message.to_agent is None:
+            await self._broadcast(message, port.agent_id)
+        else:
+            await self.engine.send_message(message, port.agent_id)
+
+    async def broadcast_message(self, payload: Any, sender: Agent | int | str | None = None) -> None:
+        """Send a payload to every registered agent but those with ``broadcasts=False``."""
+        body, content = to_bytes(payload)
+        message = AgentMessage(body, message_type=MessageType.BROADCAST)
+        await self._broadcast(message, self._sender(sender).agent_id, content)
+
+    async def _broadcast(self, message: AgentMessage, from_agent: int, content: int = 0) -> None:
+        tokens = self.engine.broadcast(message, from_agent, content)
+        outcomes = await asyncio.gather(*tokens, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    def request(self, to: int | str, payload: Any, **options: Any) -> asyncio.Future[Any]:
+        """As `Agent.request`, from the first agent of this node or the node itself."""
+        future: asyncio.Future[Any] = self._sender(None).request(to, payload, **options)
+        return future
+
+    # -- views
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where other nodes reach this one."""
+        return list(self.control.addresses) if self._engine is not None else []
+
+    def members(self) -> list[Member]:
+        """Every node known, this one among them."""
+        return self.control.members()
+
+    def agents(self, capability: str | None = None) -> list[AgentNode]:
+        """Every agent known, or those with a capability, in the order of their ids."""
+        directory = self.control.directory
+        records = directory.agents() if capability is None else directory.find(capability)
+        members = {member.node_id: member for member in self.members()}
+        return [_agent_node(record, members[record.node_id]) for record in records if record.node_id in members]
+
+    def stats(self) -> dict[str, int]:
+        """Every counter of this node, by name."""
+        return {
+            **self.engine.stats(),
+            "agents": len(self.control.directory),
+            "handlers_failed": self.handlers_failed,
+            "connections_refused": self._refused_early,
+            "events_missed": sum(stream.missed for stream in self._streams),
+        }
+
+    def events(self) -> AsyncIterator[Event]:
+        """What happens from now on: joined, left, lost, agents registered and gone, undeliverable...
+
+        Who reads too slowly misses the oldest; an EVENTS_MISSED event says how many.
+        """
+        stream = _EventStream(self.config.events_max, self._forget_stream)
+        self._streams.append(stream)
+        self.control.watched = True
+        return stream
+
+    def _forget_stream(self, stream: _EventStream) -> None:
+        if stream in self._streams:
+            self._streams.remove(stream)
+        self.control.watched = bool(self._streams)
+
+
+class _EventStream:
+    """One reader's bounded queue of events."""
+
+    def __init__(self, limit: int, forget: Callable[[_EventStream], None]) -> None:
+        self.missed = 0
+        self._queue: deque[Event] = deque(maxlen=limit)
+        self._told = 0
+        self._forget = forget
+        self._ended = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, event: Event) -> None:
+        if len(self._queue) == self._queue.maxlen:
+            self.missed += 1
+        self._queue.append(event)
+        self._notify()
+
+    def end(self) -> None:
+        self._ended = True
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while True:
+            if self.missed > self._told:
+                count, self._told = self.missed - self._told, self.missed
+                return Event(Event.EVENTS_MISSED, count=count, detail=f"{count} events were not read in time")
+            if self._queue:
+                return self._queue.popleft()
+            if self._ended:
+                self._forget(self)
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    async def aclose(self) -> None:
+        """Read no more."""
+        self._forget(self)
+        self.end()
+
+
+def _agent_node(record: AgentRecord, member: Member) -> AgentNode:
+    address = Address.parse(member.addresses[0]) if member.addresses else None
+    return AgentNode(
+        node_id=record.node_id,
+        agent_id=record.agent_id,
+        address=address.host if address else "",
+        port=address.port if address else 0,
+        capabilities=list(record.capabilities),
+        status=member.status,
+        last_heartbeat=member.last_heartbeat,
+        metadata=dict(record.metadata or {}),
+        name=record.name,
+    )

@@ -1,0 +1,185 @@
+"""Steps one agent's handler over its mailbox, inside one long-lived asyncio task.
+
+The task awaits a Runner, which is the awaitable itself: it calls the handler for a message, steps
+the coroutine in place, and hands the loop only what the handler really awaits.  So there is no
+task and no callback per message, and `current_task`, timeouts and cancellation mean what they
+always mean.  It lets the loop turn after a millisecond of work.
+
+In: a Port and an `async` handler of one AgentMessage.  Out: replies, through the engine; failures,
+through `report(message, error)`.  It ends when it is retired while idle, or its task is cancelled.
+"""
+
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_XDECREF
+from libc.stdint cimport int64_t
+
+from asyncio import CancelledError
+from time import monotonic_ns
+
+from agentnet_core.errors import HandlerFailed, NetworkError
+
+cdef extern from "Python.h":
+    ctypedef enum PySendResult:
+        PYGEN_RETURN
+        PYGEN_ERROR
+        PYGEN_NEXT
+    PySendResult PyIter_Send(object, object, PyObject**) except PYGEN_ERROR
+
+cdef enum:
+    CLOCK_EVERY_MESSAGES = 8
+
+cdef int64_t TURN_NS = 1_000_000
+
+
+cdef class Runner:
+    """Coroutine-like: give it to `loop.create_task`."""
+
+    def __init__(self, Port port not None, handler, loop, report):
+        self.port = port
+        self.engine = port.engine
+        self.handler = handler
+        self.loop = loop
+        self.report = report
+
+    @property
+    def idle(self):
+        return self.mail is not None
+
+    def unpark(self):
+        """There is mail."""
+        mail, self.mail = self.mail, None
+        if mail is not None and not mail.done():
+            mail.set_result(None)
+
+    def retire(self):
+        """End when idle."""
+        self.retired = True
+        self.unpark()
+
+    # -- the coroutine protocol
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.step(None)
+
+    def send(self, value):
+        return self.step(None)
+
+    def throw(self, error, value=None, traceback=None):
+        return self.step(error if isinstance(error, BaseException) else error())
+
+    def close(self):
+        inner, self.inner = self.inner, None
+        if inner is not None:
+            inner.close()
+
+    cdef object step(self, object thrown):
+        """Run until there is something for the loop to wait for, and return that."""
+        cdef int64_t now = monotonic_ns(), turn_ends = now + TURN_NS
+        cdef int since = 0
+        cdef PySendResult outcome
+        cdef PyObject* got
+        self.engine.now_ns = now
+        while True:
+            if self.inner is None:
+                if thrown is not None:
+                    raise thrown
+                since += 1
+                if since == CLOCK_EVERY_MESSAGES:
+                    since = 0
+                    self.engine.now_ns = now = monotonic_ns()
+                    if now >= turn_ends:
+                        return None
+                if not self.next_message():
+                    raise StopIteration
+            got = NULL
+            try:
+                if thrown is not None:
+                    error, thrown = thrown, None
+                    return self.inner.throw(error)
+                outcome = PyIter_Send(self.inner, None, &got)
+                if outcome == PYGEN_NEXT:
+                    awaited = <object>got
+                    Py_XDECREF(got)
+                    return awaited
+                result = <object>got
+                Py_XDECREF(got)
+            except StopIteration as stop:       # out of `throw`: it caught the error and returned
+                result = stop.value
+            except BaseException as error:
+                self.inner = None
+                self.failed(error)
+                continue
+            self.inner = None
+            self.finish(result)
+
+    cdef bint next_message(self) except -1:
+        """Set `inner` to what to await next; False when there is nothing left to do."""
+        cdef AgentMessage message = self.port.take()
+        if message is None:
+            if self.retired:
+                return False
+            self.mail = self.loop.create_future()
+            self.inner = self.mail.__await__()
+        else:
+            self.message = message
+            self.inner = self.handler(message)
+        return True
+
+    cdef int finish(self, object result) except -1:
+        cdef AgentMessage message = self.message
+        if message is None:
+            return 0                # it was idle, or waited for room
+        self.message = None
+        if message.correlation:
+            if type(result) is bytes:
+                token = self.engine.reply(message, result)
+            else:
+                try:
+                    payload, content = self.engine.to_bytes(result)
+                except NetworkError as error:
+                    return self.report(message, error)
+                token = self.engine.reply(message, payload, content)
+            if token is not None:
+                self.inner = token.__await__()
+        return 0
+
+    cdef int failed(self, object error) except -1:
+        cdef AgentMessage message = self.message
+        cdef bint cancelled = isinstance(error, CancelledError) and self.task is not None and self.task.cancelling()
+        self.message = None
+        self.mail = None
+        if cancelled or not isinstance(error, (Exception, CancelledError)):
+            if message is not None:
+                self.engine.reply(message, b"", 0, (HandlerFailed.code, (
+                    f"agent {self.port.record.label} on node {self.engine.node_id} was stopped while it handled this")))
+            raise error
+        if message is not None:
+            self.report(message, error)
+        return 0
+
+
+def settle(list items, decode):
+    """Give each waiting future its outcome; `decode(message, hint)` reads an answer that is a value."""
+    cdef AgentMessage message
+    for token, outcome, hint in items:
+        if token.done():
+            continue
+        if outcome is None:
+            token.set_result(None)
+        elif isinstance(outcome, BaseException):
+            token.set_exception(outcome)
+        else:
+            message = <AgentMessage>outcome
+            if message.content == 0 and hint is None:
+                token.set_result(message.payload)
+            else:
+                try:
+                    token.set_result(decode(message, hint))
+                except NetworkError as error:
+                    token.set_exception(error)

@@ -1,0 +1,1 @@
+"""The sans-IO core of agentnet: it does no I/O, reads no clock and draws no random number."""

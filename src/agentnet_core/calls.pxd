@@ -1,0 +1,27 @@
+from libc.stdint cimport int64_t, uint64_t
+
+from agentnet_core.framing cimport Frame
+from agentnet_core.message cimport AgentMessage
+from agentnet_core.outflow cimport Outflow, Waiting
+from agentnet_core.session cimport Session
+
+
+cdef class Pending:
+    """A request without an answer yet."""
+    cdef object token, hint
+    cdef Session session
+    cdef int64_t deadline_ns
+    cdef uint64_t to_id
+    cdef Waiting waiting
+
+
+cdef class Calls(Outflow):
+    cdef dict pending                # correlation -> Pending
+    cdef uint64_t correlation
+    cdef Py_ssize_t pending_max
+    cdef int64_t request_timeout_ns
+    cdef int64_t messages_undeliverable, replies_late, replies_lost
+    cdef int on_answer(self, Session session, AgentMessage message) except -1
+    cpdef int refuse(self, AgentMessage message, error) except -1
+    cdef int on_refused(self, Session session, Frame* frame) except -1
+    cdef int expire_request(self, correlation, Pending pending) except -1

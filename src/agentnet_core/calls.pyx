@@ -1,0 +1,152 @@
+"""Requests and what becomes of them: answers, refusals, timeouts, lost links.
+
+A request has a correlation number and a deadline; it ends exactly once, with the answer of the
+session that it was sent to or with an error whose `definite` tells whether it may have been carried
+out.  An answer waits for room like any message; one that nobody waits for is counted and dropped.
+
+Held here: at most `requests_pending_max` requests.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcpy
+
+from agentnet_core.framing cimport REFUSED, Cursor, pack_bin_head, pack_u64, read_array, read_bin, read_uint
+from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_QUERY, TYPE_RESPONSE
+from agentnet_core.outflow cimport FRAME_OVERHEAD_BYTES, Route
+
+from agentnet_core.errors import Congested, MessageTooLarge, ProtocolError, RequestTimeout, from_code
+from agentnet_core.records import Event
+
+
+cdef class Pending:
+    pass
+
+
+cdef class Calls(Outflow):
+    """The asking and answering part of an engine."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.pending = {}
+
+    cdef int end_call(self, AgentMessage message, error) except -1:
+        cdef Pending pending
+        if message.type == TYPE_QUERY:
+            pending = self.pending.pop(message.correlation, None)
+            if pending is not None:
+                self.settle(pending.token, error)
+        else:
+            self.replies_lost += 1
+        return 0
+
+    cdef int on_answer(self, Session session, AgentMessage message) except -1:
+        cdef Pending pending = self.pending.get(message.correlation)
+        if pending is None or pending.session is not session:
+            self.replies_late += 1
+            return 0
+        del self.pending[message.correlation]
+        if message.failure is not None:
+            self.settle(pending.token, from_code(message.failure[0], message.failure[1].decode("utf-8", "replace")))
+        else:
+            self.settle(pending.token, message, pending.hint)
+        return 0
+
+    def reply(self, AgentMessage request not None, bytes payload not None, int content=0, failure=None):
+        """Answer a request; None when the answer is on its way, else a token to await.
+
+        `failure`: (code, text) of the error to answer with. A message that asks for no answer is
+        passed over.
+        """
+        cdef Session session = request.origin.session
+        cdef AgentMessage answer
+        if request.type != TYPE_QUERY or request.correlation == 0:
+            return None
+        if (session is not None and session.clear and content == 0 and failure is None
+                and PyBytes_GET_SIZE(payload) <= self.fragment_bytes
+                and session.room() >= PyBytes_GET_SIZE(payload) + PLAIN_HEAD_BYTES + FRAME_OVERHEAD_BYTES):
+            self.put_plain(session, request.to_id, request.from_agent, request.correlation, TYPE_RESPONSE,
+                           request.level, payload)
+            return None
+        answer = AgentMessage(payload, to_agent=request.from_agent, from_agent=request.to_id,
+                              message_type=TYPE_RESPONSE, priority=request.level)
+        answer.correlation, answer.content = request.correlation, content
+        if failure is not None:
+            answer.failure = (failure[0], failure[1].encode("utf-8", "replace")[:1024])
+        if request.origin is self.origin:
+            self.stamp(answer)
+            self.on_answer(None, answer)
+            return None
+        if session is None:
+            self.replies_lost += 1
+            return None
+        if PyBytes_GET_SIZE(payload) > self.message_bytes_max:
+            return self.reply(request, b"", 0, (MessageTooLarge.code, (
+                f"agent {request.to_id} answered with {len(payload)} bytes: expected at most "
+                f"{self.message_bytes_max} (message_bytes_max)")))
+        route = Route(self.control.node_record, session)
+        if self.offer(route, answer):
+            return None
+        token = self.make_token()
+        self.wait(route, answer, token)
+        return token
+
+    cpdef int refuse(self, AgentMessage message, error) except -1:
+        """Tell the sender that its message was not executed."""
+        cdef Session session = message.origin.session
+        cdef Pending pending
+        cdef bytes text
+        cdef uint8_t* p
+        cdef uint8_t* start
+        self.messages_undeliverable += 1
+        if message.origin is self.origin:
+            if message.correlation:
+                pending = self.pending.pop(message.correlation, None)
+                if pending is not None:
+                    self.settle(pending.token, error)
+            else:
+                self.event(Event(Event.UNDELIVERABLE, self.node_id, message.to_id, detail=str(error), error=error))
+        elif session is not None:
+            text = str(error).encode("utf-8", "replace")[:512]
+            start = session.control.begin(REFUSED, 0, 1 + 4 * 9 + 5 + len(text))
+            start[0] = 0x95
+            p = pack_u64(start + 1, message.seq)
+            p = pack_u64(p, message.correlation)
+            p = pack_u64(p, message.to_id)
+            p = pack_u64(p, <uint64_t>error.code)
+            p = pack_bin_head(p, <uint32_t>len(text))
+            memcpy(p, PyBytes_AS_STRING(text), len(text))
+            session.control.finish(start, p + len(text) - start)
+            self.mark(session)
+        return 0
+
+    cdef int on_refused(self, Session session, Frame* frame) except -1:
+        cdef uint64_t seq = 0, correlation = 0, to = 0, code = 0
+        cdef uint32_t n = 0
+        cdef const uint8_t* data = NULL
+        cdef Pending pending
+        cdef Cursor c
+        c.at, c.end = frame.body, frame.body + frame.size
+        if not (read_array(&c, &n) and n == 5 and read_uint(&c, &seq) and read_uint(&c, &correlation)
+                and read_uint(&c, &to) and read_uint(&c, &code) and read_bin(&c, &data, &n)):
+            raise ProtocolError("REFUSED frame: expected [seq, correlation, to, code, text]")
+        error = from_code(<int>code, PyBytes_FromStringAndSize(<const char*>data, n).decode("utf-8", "replace"))
+        if correlation:
+            pending = self.pending.get(correlation)
+            if pending is not None and pending.session is session:
+                del self.pending[correlation]
+                self.settle(pending.token, error)
+        else:
+            self.messages_undeliverable += 1
+            self.event(Event(Event.UNDELIVERABLE, session.node_id, to, detail=str(error), error=error))
+        return 0
+
+    cdef int expire_request(self, correlation, Pending pending) except -1:
+        del self.pending[correlation]
+        if pending.waiting is not None and not pending.waiting.dropped and not pending.waiting.started:
+            self.drop(pending.waiting)
+            error = Congested(f"agent {pending.waiting.route.record.label} or the link to it had no room in time; "
+                              f"the request was not sent")
+        else:
+            error = RequestTimeout(f"no answer from agent {pending.to_id} in time; the outcome is unknown")
+        self.settle(pending.token, error)
+        return 0

@@ -1,0 +1,113 @@
+"""Every limit and interval of the engine, frozen, validated once at the door.
+
+The unit is the last word of the name: ``_bytes``, ``_ms``, or a bare count; ``_max`` and
+``_min`` after it.  What happens at each limit is told beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+
+from agentnet_core.errors import ConfigError
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Limits and intervals; every field has a default that suits a LAN."""
+
+    network: str = "default"
+    """Name of the network; no link crosses from one network to another."""
+
+    # -- wire
+    frame_bytes_max: int = 128 * 1024
+    """A larger frame closes its link with ProtocolError, before anything is allocated for it."""
+    message_bytes_max: int = 64 * 1024 * 1024
+    """A larger payload is refused at the sender with MessageTooLarge."""
+    fragment_bytes: int = 64 * 1024
+    """A larger payload travels as interleaved fragments of this size."""
+    fragments_open_max: int = 64
+    """Messages in reassembly on one link; one more closes the link with ProtocolError."""
+    reassembly_bytes_max: int = 256 * 1024 * 1024
+    """Bytes in reassembly on one link; more close the link with ProtocolError."""
+
+    # -- flow
+    link_window_bytes: int = 512 * 1024
+    """Data that may be on its way to one peer; beyond it, senders wait."""
+    bulk_window_bytes: int = 256 * 1024
+    """Share of the window that fragments may fill, so that small messages keep their latency."""
+    control_bytes_max: int = 64 * 1024 * 1024
+    """Control frames that wait for one peer; beyond it, the link is closed."""
+    mailbox_messages_max: int = 16 * 1024
+    """Messages in one mailbox; at three quarters senders are told to stop."""
+    mailbox_bytes_max: int = 4 * 1024 * 1024
+    """Bytes in one mailbox, 200 more counted for each message; likewise."""
+    sends_waiting_max: int = 1024
+    """Sends that wait for one agent; one more raises Congested."""
+    send_wait_ms_max: int = 30_000
+    """A send that has waited this long raises Congested; so two agents that flood each other end."""
+    requests_pending_max: int = 65_536
+    """Requests of one node without an answer; one more raises LimitReached."""
+    request_timeout_ms: int = 30_000
+    """When ``request`` is given no timeout."""
+
+    # -- links and nodes
+    handshake_ms_max: int = 5_000
+    """A link that is not welcomed by then is closed."""
+    handshake_bytes_max: int = 64 * 1024
+    """What a peer may send before it is welcomed; more closes the link."""
+    ping_interval_ms: int = 2_000
+    """A link that brought nothing for this long is pinged."""
+    link_silence_ms_max: int = 15_000
+    """A link that brought nothing for this long is closed as lost."""
+    redial_ms_min: int = 50
+    redial_ms_max: int = 5_000
+    """Backoff between dials of one node: doubles from min to max, half of it jitter."""
+    node_lost_ms: int = 5_000
+    """A node without a link for this long is lost: its agents go, an event tells."""
+    nodes_max: int = 256
+    """Nodes known; more are not linked, and an event tells."""
+    agents_max: int = 1_000_000
+    """Agents known; a registration beyond raises LimitReached, a peer's is not taken and an event tells."""
+    metadata_bytes_max: int = 4_096
+    """Capabilities and metadata of one agent, encoded; more raises LimitReached."""
+    join_ms_max: int = 10_000
+    register_ms_max: int = 10_000
+    leave_ms_max: int = 10_000
+    """Deadlines of ``join_network``, ``register_agent``, ``leave_network``."""
+
+    # -- agents
+    agent_idle_ms: int = 10_000
+    """An agent that got nothing for this long gives back its task and its ring."""
+
+    def __post_init__(self) -> None:
+        if not NAME.match(self.network):
+            raise ConfigError(
+                f"network={self.network!r}: expected 1 to 64 of A-Z a-z 0-9 . _ - , for example 'prod'"
+            )
+        for field in fields(EngineConfig):
+            value = getattr(self, field.name)
+            if field.type == "int" and (type(value) is not int or value <= 0):
+                raise ConfigError(f"{field.name}={value!r}: expected an integer above 0")
+        self._check_order("fragment_bytes", "frame_bytes_max", slack=1024)
+        self._check_order("bulk_window_bytes", "link_window_bytes")
+        self._check_order("fragment_bytes", "bulk_window_bytes", slack=1024)
+        self._check_order("redial_ms_min", "redial_ms_max")
+        self._check_order("ping_interval_ms", "link_silence_ms_max")
+
+    def _check_order(self, small: str, large: str, slack: int = 0) -> None:
+        low, high = getattr(self, small), getattr(self, large)
+        if low + slack > high:
+            room = f" and {slack} more for headers" if slack else ""
+            raise ConfigError(f"{large}={high}: expected at least {small}={low}{room}")
+
+
+def check_name(kind: str, name: str) -> str:
+    """``name``, if it can name a node or a network; ConfigError otherwise."""
+    if not isinstance(name, str) or not NAME.match(name):
+        raise ConfigError(
+            f"{kind} {name!r}: expected 1 to 64 of A-Z a-z 0-9 . _ - , for example 'node-1'"
+        )
+    return name

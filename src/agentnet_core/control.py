@@ -1,0 +1,525 @@
+"""Who is linked and who is registered: the engine's cold half.
+
+In: control frames, links that open and close, the driver's commands, ticks.  Out: control frames
+and whatever the engine's Ready carries: dials, closes, events, settled tokens.  It composes the
+handshake, the membership and the directory, and holds what belongs to none of them: which link
+waits for which verdict, who has sent its whole list, which token waits for which confirmation.
+
+A link passes HELLO both ways, then the greater node id says WELCOME or CLOSE; after that each side
+sends MEMBERS and its list of agents.  Whatever fails before WELCOME is told to the peer and to
+the dialler's `join`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from agentnet_core.config import EngineConfig
+from agentnet_core.directory import Applied, Confirmations, Directory, Settled
+from agentnet_core.errors import (
+    AgentExists,
+    DuplicateLink,
+    HandshakeRefused,
+    JoinFailed,
+    LinkLost,
+    NetworkError,
+    ProtocolError,
+    Unconfirmed,
+)
+from agentnet_core.handshake import (
+    CHECKSUM_CRC32C,
+    CHECKSUM_NONE,
+    Close,
+    Hello,
+    LinkView,
+    Ruling,
+    Verdict,
+    Welcome,
+    arbitrate,
+    is_self,
+    judge,
+)
+from agentnet_core.listing import Confirm
+from agentnet_core.membership import Dial, Membership, NodeRecord, decode_members, encode_members
+from agentnet_core.message import Origin
+from agentnet_core.records import AgentRecord, Event, Member
+
+if TYPE_CHECKING:
+    from agentnet_core.engine import Engine, Port
+    from agentnet_core.session import Session
+
+MS = 1_000_000
+NEVER = 2**63 - 1
+
+HELLO, WELCOME, CLOSE = 0, 1, 2
+MEMBERS, AGENTS, CONFIRM = 8, 9, 10
+
+
+class Control:
+    """Handshake, members and agents of one engine."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: EngineConfig,
+        *,
+        rng: Any,
+        network_uuid: bytes = b"",
+        plaintext: bool = False,
+    ) -> None:
+        self.engine = engine
+        self.config = config
+        self.network_uuid = network_uuid
+        self.directory = Directory(engine.node_id, config)
+        self.membership = Membership(engine.node_id, engine.incarnation, (), config, rng)
+        self.confirmations = Confirmations(config)
+        self.node_record = AgentRecord(0, engine.node_id)
+        self.leaving = False
+        self.watched = False
+        """Whether anybody reads events of single agents: a network may have very many."""
+        self.addresses: tuple[str, ...] = ()
+        self._plaintext = plaintext
+        self._dials: dict[Session, Dial] = {}
+        self._agreed: dict[Session, Any] = {}
+        self._probes: dict[Session, tuple[Session, Verdict, int]] = {}
+        self._synced: dict[str, bool] = {}
+        self._sent_version: dict[str, int] = {}
+        self._confirming: dict[int, list[tuple[Any, int]]] = {}
+        self._joining: tuple[Any, int, tuple[str, ...]] | None = None
+        self._refusals: dict[str, NetworkError] = {}
+
+    # -- commands of the driver
+
+    def set_addresses(self, addresses: tuple[str, ...]) -> None:
+        """Where other nodes reach this one."""
+        self.addresses = addresses
+        self.membership.me = replace(self.membership.me, addresses=addresses)
+
+    def found(self, network_uuid: bytes, others: tuple[str, ...]) -> None:
+        """Start a network; ``others`` are dialled, and nobody waits for them."""
+        self.network_uuid = network_uuid
+        self.membership.bootstrap(others, self.engine.now_ns)
+        self._turn(self.engine.now_ns)
+
+    def join(self, bootstrap: tuple[str, ...], token: Any) -> None:
+        """Find the network through ``bootstrap``; the token settles when its nodes and agents are known."""
+        now = self.engine.now_ns
+        self._joining = (token, now + self.config.join_ms_max * MS, bootstrap)
+        self._refusals.clear()
+        self.membership.bootstrap(bootstrap, now)
+        self._turn(now)
+
+    def dial_failed(self, dial: Dial, error: NetworkError) -> None:
+        """The driver could not connect."""
+        self.membership.dial_failed(dial, str(error), self.engine.now_ns)
+        self._refused(dial.address, error)
+        self._check_joined()
+
+    def register(self, ports: list[Port], token: Any, timeout_ns: int) -> None:
+        """Take agents of this node; the token settles when every linked node has confirmed them.
+
+        AgentExists or LimitReached, definite, before anything has changed.
+        """
+        version = self.directory.register([port.record for port in ports])
+        for port in ports:
+            old = self.engine.ports.get(port.agent_id)
+            if old is not None:
+                self.engine.remove_port(old)
+            self.engine.add_port(port)
+            self._agent_event(Event.AGENT_REGISTERED, port.record)
+        self._publish()
+        settled = self.confirmations.expect(version, self.engine.sessions)
+        self._confirming.setdefault(version, []).append((token, self.engine.now_ns + timeout_ns))
+        self._settle(settled)
+        self.engine.wake_ns = min(self.engine.wake_ns, self.engine.now_ns + timeout_ns)
+
+    def unregister(self, ports: list[Port]) -> None:
+        """Drop agents of this node; what is in their mailboxes is refused."""
+        applied = self.directory.unregister([port.agent_id for port in ports])
+        for port in ports:
+            self.engine.remove_port(port)
+        self._report(applied)
+        self._publish()
+
+    def withdraw(self) -> None:
+        """Let no node send work here any more; what is here already can still be done."""
+        self._report(self.directory.unregister(list(self.engine.ports)))
+        self._publish()
+
+    def leave(self) -> None:
+        """Tell every node that this one goes for good; the driver flushes and closes."""
+        self.leaving = True
+        for session in list(self.engine.links):
+            if session.welcomed:
+                body = Close(Close.LEAVE, f"node {self.engine.node_id} leaves").encode()
+                self.engine.put_control(session, CLOSE, body)
+            self.engine.down(session, LinkLost(f"node {self.engine.node_id} has left the network"))
+
+    def members(self) -> list[Member]:
+        """This node and all that it knows, by node id."""
+        engine = self.engine
+        heard = {node_id: session.heard_ns for node_id, session in engine.sessions.items()}
+        heard[engine.node_id] = engine.now_ns
+        return [
+            replace(member, last_heartbeat=heard[member.node_id] + engine.wall_offset_ns)
+            if member.node_id in heard
+            else member
+            for member in self.membership.members()
+        ]
+
+    # -- links, as the engine tells
+
+    def opened(self, session: Session, dial: Dial | None) -> None:
+        """A connection is there: say who we are."""
+        if dial is not None:
+            self._dials[session] = dial
+        session.hello = self._hello(session.secure)
+        self.engine.put_control(session, HELLO, session.hello.encode())
+
+    def closed(self, session: Session, error: NetworkError) -> None:
+        """A link is gone."""
+        now = self.engine.now_ns
+        dial = self._dials.pop(session, None)
+        self._agreed.pop(session, None)
+        self._probes.pop(session, None)
+        was_current = self._synced.pop(session.node_id, None) is not None and not self._linked(session.node_id)
+        if was_current:
+            self._sent_version.pop(session.node_id, None)
+            self._settle(self.confirmations.lost(session.node_id))
+            self.membership.link_down(session.node_id, now)
+            if not (self.leaving or session.left):
+                self.engine.event(Event(Event.LINK_LOST, session.node_id, detail=str(error), error=error))
+        elif not session.welcomed:
+            if dial is not None:
+                self.membership.dial_failed(dial, str(error), now, node_id=session.node_id or None)
+                self._refused(dial.address, error)
+            if not (self.leaving or isinstance(error, DuplicateLink)):
+                who = session.node_id or session.address
+                self.engine.event(Event(Event.LINK_REFUSED, who, detail=str(error), error=error))
+        self._check_joined()
+
+    def say_close(self, session: Session, error: NetworkError) -> None:
+        """Tell the peer why the link ends."""
+        session.control.put(CLOSE, Close.of(error).encode())
+        self.engine.rouse_session(session)
+
+    def receive(self, session: Session, kind: int, body: bytes) -> None:
+        """A control frame of ``session``."""
+        if kind == HELLO and session not in self._agreed:
+            self._on_hello(session, Hello.decode(body))
+        elif kind == CLOSE:
+            self._on_close(session, Close.decode(body))
+        elif kind == WELCOME and session in self._agreed and not session.welcomed:
+            self._on_welcome(session, Welcome.decode(body))
+        elif kind == MEMBERS and session.welcomed:
+            records, last = decode_members(body)
+            self.membership.learn(records, self.engine.now_ns, session.node_id, last=last)
+            self._turn(self.engine.now_ns)
+        elif kind == AGENTS and session.welcomed:
+            self._on_agents(session, body)
+        elif kind == CONFIRM and session.welcomed:
+            confirm = Confirm.decode(body)
+            self._report(self.directory.concede(session.node_id, confirm))
+            self._settle(self.confirmations.confirm(session.node_id, confirm))
+        else:
+            state = "before" if not session.welcomed else "after"
+            raise ProtocolError(f"a frame of kind {kind} {state} WELCOME: it is unknown or out of place")
+
+    # -- handshake
+
+    def _hello(self, secure: bool) -> Hello:
+        return Hello(
+            network=self.config.network,
+            node_id=self.engine.node_id,
+            incarnation=self.engine.incarnation,
+            network_uuid=self.network_uuid,
+            frame_bytes_max=self.config.frame_bytes_max,
+            message_bytes_max=self.config.message_bytes_max,
+            credit_bytes=self.config.link_window_bytes,
+            checksum=CHECKSUM_NONE if secure else CHECKSUM_CRC32C,
+            addresses=self.addresses,
+            plaintext=self._plaintext,
+        )
+
+    def _on_hello(self, session: Session, remote: Hello) -> None:
+        local: Hello = replace(session.hello, network_uuid=self.network_uuid)
+        session.set_checksum(bool(max(local.checksum, remote.checksum)))
+        if is_self(local, remote):
+            dial = self._dials.pop(session, None)
+            if dial is not None:
+                self.membership.is_self(dial, self.engine.now_ns)
+            raise HandshakeRefused(f"{session.address} is this node itself")
+        if local.network == remote.network and not local.network_uuid and not remote.network_uuid:
+            raise JoinFailed(
+                f"nodes {local.node_id!r} and {remote.node_id!r} are both still joining network "
+                f"{local.network!r}: one node must found it, with join_network([])"
+            )
+        agreed = judge(local, remote, session.certified)
+        room = self.config.fragment_bytes + 1024
+        if agreed.credit_bytes < room or agreed.frame_bytes_max < room:
+            raise HandshakeRefused(
+                f"node {remote.node_id!r} takes frames of {agreed.frame_bytes_max} bytes and a window of "
+                f"{agreed.credit_bytes}: node {local.node_id!r} needs {room} of both (fragment_bytes and 1024)"
+            )
+        refusal = self.membership.refusal(agreed.node_id, agreed.incarnation)
+        if refusal is not None and agreed.node_id not in self.engine.sessions:
+            raise HandshakeRefused(refusal)
+        self._agreed[session] = agreed
+        session.hello = remote
+        session.agree(agreed.credit_bytes, Origin(agreed.node_id, agreed.incarnation))
+        if agreed.arbiter:
+            self._decide(session, arbiter=True)
+
+    def _on_welcome(self, session: Session, welcome: Welcome) -> None:
+        agreed = self._agreed[session]
+        if agreed.arbiter:
+            raise ProtocolError(f"WELCOME from node {session.node_id!r}, which is not the arbiter of this pair")
+        agreed.check(welcome)
+        self._decide(session, arbiter=False)
+
+    def _decide(self, session: Session, *, arbiter: bool) -> None:
+        """What becomes of a new link; the table is in `handshake`."""
+        old = self.engine.sessions.get(session.node_id)
+        seen = None if old is None else LinkView(old.dialled, old.incarnation, old.welcomed)
+        new = LinkView(session.dialled, session.incarnation)
+        verdict = arbitrate(session.node_id, seen, new, arbiter=arbiter)
+        if verdict.ruling is Ruling.PROBE and old is not None:
+            self.engine.ping(old)
+            self._probes[session] = (old, verdict, self.engine.now_ns)
+            self.engine.wake_ns = min(self.engine.wake_ns, self.engine.now_ns + self._probe_ns())
+        elif verdict.ruling in (Ruling.DUPLICATE, Ruling.REFUSE) and verdict.close is not None:
+            self._close(session, verdict.close)
+        else:
+            if old is not None and verdict.close is not None:
+                self._close(old, verdict.close)
+            self._welcome(session, arbiter=arbiter)
+
+    def _welcome(self, session: Session, *, arbiter: bool) -> None:
+        engine, node_id = self.engine, session.node_id
+        agreed = self._agreed[session]
+        self.network_uuid = agreed.network_uuid
+        if arbiter:
+            engine.put_control(session, WELCOME, Welcome(agreed.network_uuid).encode())
+        engine.welcome(session)
+        dial = self._dials.pop(session, None)
+        self._synced[node_id] = False
+        hello: Hello = session.hello
+        self.membership.link_up(
+            node_id, session.incarnation, hello.addresses, engine.now_ns, dial=dial, plaintext=hello.plaintext
+        )
+        for body in encode_members(self.membership.records()):
+            engine.put_control(session, MEMBERS, body)
+        newcomer = encode_members([NodeRecord(node_id, session.incarnation, hello.addresses)])
+        for other in list(engine.sessions.values()):
+            if other is not session:
+                engine.put_control(other, MEMBERS, newcomer[0])
+        for body in self.directory.snapshot_frames():
+            engine.put_control(session, AGENTS, body)
+        self._sent_version[node_id] = self.directory.version
+        self._turn(engine.now_ns)
+
+    def _close(self, session: Session, close: Close) -> None:
+        session.control.put(CLOSE, close.encode())
+        self.engine.rouse_session(session)
+        self.engine.down(session, _error_of(close))
+
+    def _on_close(self, session: Session, close: Close) -> None:
+        if close.code == Close.LEAVE and session.welcomed:
+            session.left = True
+            self.membership.left(session.node_id)
+            self.engine.down(session, LinkLost(f"node {session.node_id} has left the network"))
+            self._report(self.directory.forget(session.node_id))
+            self._turn(self.engine.now_ns)
+        else:
+            self.engine.down(session, _error_of(close))
+
+    # -- agents
+
+    def _on_agents(self, session: Session, body: bytes) -> None:
+        applied = self.directory.apply(session.node_id, body)
+        for confirm in applied.confirms:
+            self.engine.put_control(session, CONFIRM, confirm)
+        self._report(applied)
+        if applied.last and not self._synced.get(session.node_id):
+            self._synced[session.node_id] = True
+            self._check_joined()
+
+    def _report(self, applied: Applied) -> None:
+        """Let routes and events follow what changed in the directory."""
+        drop = self.engine.drop_routes
+        for record in applied.changed:
+            drop(record)
+        for record in applied.removed:
+            drop(record)
+            self._agent_event(Event.AGENT_GONE, record)
+        for record in applied.added:
+            self._agent_event(Event.AGENT_REGISTERED, record)
+        for record, owner in applied.lost_mine:
+            port = self.engine.ports.get(record.agent_id)
+            if port is not None:
+                self.engine.remove_port(port)
+            text = f"agent {record.label} belongs to node {owner}, which keeps it; this node's is unregistered"
+            self.engine.event(
+                Event(Event.AGENT_CONFLICT, owner, record.agent_id, record.name, text, error=AgentExists(text))
+            )
+        if applied.lost_mine:
+            self._publish()
+        for record, limit in applied.refused:
+            self.engine.event(
+                Event(Event.AGENT_CONFLICT, record.node_id, record.agent_id, record.name, f"not taken: {limit}")
+            )
+
+    def _agent_event(self, kind: str, record: AgentRecord) -> None:
+        if self.watched:
+            self.engine.event(Event(kind, record.node_id, record.agent_id, record.name))
+
+    def _publish(self) -> None:
+        """Send every linked node what changed in the own list since it was last sent."""
+        bodies: dict[int, list[bytes]] = {}
+        for node_id, session in list(self.engine.sessions.items()):
+            since = self._sent_version[node_id]
+            if since not in bodies:
+                bodies[since] = self.directory.updates_since(since)
+            for body in bodies[since]:
+                self.engine.put_control(session, AGENTS, body)
+            self._sent_version[node_id] = self.directory.version
+
+    def _settle(self, settled: list[Settled]) -> None:
+        for done in settled:
+            for token, _ in self._confirming.pop(done.version, ()):
+                lost = [
+                    f"{agent_id} ({owner or 'over a limit'}, says {who})" for agent_id, owner, who in done.conflicts
+                ]
+                error = AgentExists(f"agents not taken by other nodes: {', '.join(lost[:8])}") if lost else None
+                self.engine.settle(token, error)
+
+    # -- time
+
+    def tick(self, now_ns: int) -> int:
+        """What is due; the time of the next thing."""
+        self._turn(now_ns)
+        next_ns = min(self._next_dial_ns(), self._check_links(now_ns))
+        next_ns = min(next_ns, self._check_probes(now_ns), self._check_confirmations(now_ns))
+        if self._joining is not None:
+            self._check_joined()
+            next_ns = min(next_ns, now_ns + 20 * MS)
+        return next_ns
+
+    def _turn(self, now_ns: int) -> None:
+        """Carry out what the membership wants: dials, and news of nodes."""
+        if self.leaving:
+            return
+        for dial in self.membership.tick(now_ns):
+            self.engine.dial(dial)
+        for event in self.membership.drain_events():
+            if event.kind == Event.LOST:
+                self._report(self.directory.forget(event.node_id))
+            self.engine.event(event)
+        self.engine.wake_ns = min(self.engine.wake_ns, self._next_dial_ns())
+
+    def _next_dial_ns(self) -> int:
+        next_ns = self.membership.next_deadline_ns()
+        return NEVER if next_ns is None else next_ns
+
+    def _check_links(self, now_ns: int) -> int:
+        """Ping the silent, close the mute; the time of the next look."""
+        config = self.config
+        next_ns = NEVER
+        for session in list(self.engine.links):
+            if not session.welcomed:
+                limit = session.opened_ns + config.handshake_ms_max * MS
+                if now_ns >= limit:
+                    said = "said nothing" if session.node_id == "" else "sent no WELCOME"
+                    self.engine.fail(
+                        session,
+                        HandshakeRefused(
+                            f"{session.address} {said} for {config.handshake_ms_max} ms (handshake_ms_max)"
+                        ),
+                    )
+                    continue
+                next_ns = min(next_ns, limit)
+                continue
+            silent_ns = now_ns - session.heard_ns
+            if silent_ns >= config.link_silence_ms_max * MS:
+                self.engine.down(
+                    session, LinkLost(f"node {session.node_id} was silent for {config.link_silence_ms_max} ms")
+                )
+                continue
+            if silent_ns >= config.ping_interval_ms * MS and now_ns >= session.pinged_ns + config.ping_interval_ms * MS:
+                self.engine.ping(session)
+            next_ns = min(next_ns, max(session.heard_ns, session.pinged_ns) + config.ping_interval_ms * MS)
+        return next_ns
+
+    def _probe_ns(self) -> int:
+        return min(self.config.ping_interval_ms, self.config.handshake_ms_max // 2) * MS
+
+    def _check_probes(self, now_ns: int) -> int:
+        next_ns = NEVER
+        for session, (old, verdict, asked_ns) in list(self._probes.items()):
+            if old.closed:
+                del self._probes[session]
+                self._decide(session, arbiter=self._agreed[session].arbiter)
+            elif old.heard_ns > asked_ns and verdict.close is not None:
+                del self._probes[session]
+                self._close(session, verdict.close)
+            elif now_ns >= asked_ns + self._probe_ns():
+                self.engine.down(old, LinkLost(f"node {old.node_id} was started again; its old process is silent"))
+                next_ns = now_ns
+            else:
+                next_ns = min(next_ns, now_ns + 20 * MS)
+        return next_ns
+
+    def _check_confirmations(self, now_ns: int) -> int:
+        next_ns = NEVER
+        for version, waiting in list(self._confirming.items()):
+            for item in [item for item in waiting if item[1] <= now_ns]:
+                missing = ", ".join(self.confirmations.missing(version))
+                self.engine.settle(
+                    item[0], Unconfirmed(f"the agents are registered, but nodes {missing} have not confirmed it in time")
+                )
+                waiting.remove(item)
+            if not waiting:
+                del self._confirming[version]
+                self.confirmations.drop(version)
+            else:
+                next_ns = min(next_ns, *(deadline for _, deadline in waiting))
+        return next_ns
+
+    # -- joining
+
+    def _refused(self, address: str, error: NetworkError) -> None:
+        if self._joining is not None and not isinstance(error, DuplicateLink):
+            self._refusals[address] = error
+
+    def _check_joined(self) -> None:
+        if self._joining is None:
+            return
+        token, deadline_ns, bootstrap = self._joining
+        now = self.engine.now_ns
+        final = [self._refusals.get(address) for address in self.membership.bootstrap_left()]
+        linked = bool(self._synced)
+        if linked and self.membership.joined(now) and all(self._synced.values()):
+            self._end_join(token, None)
+        elif not linked and final and all(isinstance(e, HandshakeRefused) for e in final):
+            self._end_join(token, final[0])
+        elif now >= deadline_ns:
+            self._end_join(token, None if linked else self._join_error(bootstrap))
+
+    def _end_join(self, token: Any, error: NetworkError | None) -> None:
+        self._joining = None
+        self.engine.settle(token, error)
+
+    def _join_error(self, bootstrap: tuple[str, ...]) -> JoinFailed:
+        reasons = "; ".join(f"{address}: {self._refusals.get(address, 'no answer')}" for address in bootstrap[:8])
+        return JoinFailed(
+            f"no node of network {self.config.network!r} let this one in within {self.config.join_ms_max} ms "
+            f"({reasons}); start the first node with join_network([])"
+        )
+
+    def _linked(self, node_id: str) -> bool:
+        return node_id in self.engine.sessions
+
+
+def _error_of(close: Close) -> NetworkError:
+    return DuplicateLink(close.text) if close.code == Close.DUPLICATE else close.error()

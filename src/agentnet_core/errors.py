@@ -1,0 +1,188 @@
+"""The one error tree of both packages.
+
+Two questions are answered by every error: whose fault it is (the caller's, the peer's, the
+environment's, ours: the four branches) and whether the thing surely did not happen
+(``definite``).  A refusal is knowledge, so it is definite; a timeout or a lost link is an
+unknown outcome, so it is not, and a blind retry may do the work twice.
+
+``code`` is stable across releases and is the number that crosses the wire and the C ABI.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class NetworkError(Exception):
+    """Base of all errors that agentnet raises.
+
+    ``code``: stable number of the class. ``definite``: True when the thing that was asked for
+    surely did not happen, False when nobody can know.
+    """
+
+    code: ClassVar[int] = 1
+    definite: bool = True
+
+
+class UsageError(NetworkError):
+    """The caller asked for something that cannot be had; asking again will not help."""
+
+    code = 100
+
+
+class ConfigError(UsageError):
+    """A setting is missing, unknown, of the wrong type or out of range."""
+
+    code = 101
+
+
+class NoSuchAgent(UsageError):
+    """Nobody is registered under that id or name, as far as this node's directory knows."""
+
+    code = 102
+
+
+class AgentExists(UsageError):
+    """The id or the name belongs to another agent."""
+
+    code = 103
+
+
+class MessageTooLarge(UsageError):
+    """The message is over ``message_bytes_max``."""
+
+    code = 104
+
+
+class NotRunning(UsageError):
+    """The manager has not joined a network, or has left it."""
+
+    code = 105
+
+
+class PayloadMismatch(UsageError):
+    """A payload cannot be encoded, or is not of the type that the handler or caller declared."""
+
+    code = 106
+
+
+class LimitReached(UsageError):
+    """A count or a size would pass a limit of the config; the message names which."""
+
+    code = 107
+
+
+class PeerError(NetworkError):
+    """The other side did or said something wrong."""
+
+    code = 200
+
+
+class ProtocolError(PeerError):
+    """The peer's bytes break the wire's law; the message says what and where."""
+
+    code = 201
+
+
+class HandshakeRefused(PeerError):
+    """One side would not link: version, network, identity, certificate or plaintext."""
+
+    code = 202
+
+
+class HandlerFailed(PeerError):
+    """The agent's handler raised; it may have done part of its work."""
+
+    code = 203
+    definite = False
+
+
+class OutageError(NetworkError):
+    """The environment failed: a link, a node, a clock that ran out."""
+
+    code = 300
+
+
+class LinkLost(OutageError):
+    """The link to the agent's node went down after the message had been handed to it."""
+
+    code = 301
+    definite = False
+
+
+class RequestTimeout(OutageError, TimeoutError):
+    """No answer in time; the request may have been carried out."""
+
+    code = 302
+    definite = False
+
+
+class Expired(OutageError):
+    """The message's ttl ran out before a handler saw it; it was not executed."""
+
+    code = 303
+
+
+class Congested(OutageError):
+    """The receiving agent or the link to it took nothing for too long; it was not sent."""
+
+    code = 304
+
+
+class AgentUnreachable(OutageError):
+    """The agent is registered, but there is no link to its node now; it was not sent."""
+
+    code = 305
+
+
+class JoinFailed(OutageError):
+    """No node of the network let this one in before the deadline."""
+
+    code = 306
+
+
+class Unconfirmed(OutageError):
+    """Some linked nodes did not confirm in time; the message names them."""
+
+    code = 307
+    definite = False
+
+
+class AgentStopped(OutageError):
+    """The agent was unregistered, or its node left, before a handler saw the message."""
+
+    code = 308
+
+
+class DuplicateLink(OutageError):
+    """Another link between the two nodes stays; nothing is wrong."""
+
+    code = 309
+
+
+class InternalError(NetworkError):
+    """A defect of agentnet itself; please report it."""
+
+    code = 400
+    definite = False
+
+
+def _by_code(root: type[NetworkError]) -> dict[int, type[NetworkError]]:
+    found: dict[int, type[NetworkError]] = {root.code: root}
+    for child in root.__subclasses__():
+        for code, cls in _by_code(child).items():
+            if code in found:
+                raise InternalError(f"{cls.__name__} and {found[code].__name__} share code {code}")
+            found[code] = cls
+    return found
+
+
+BY_CODE = _by_code(NetworkError)
+
+
+def from_code(code: int, text: str) -> NetworkError:
+    """The error of class ``code`` with ``text``; an unknown code (a newer peer's) is a PeerError."""
+    cls = BY_CODE.get(code)
+    if cls is None:
+        return PeerError(f"{text} (error code {code}, unknown to this version)")
+    return cls(text)

@@ -1,0 +1,463 @@
+"""AgentMessage and its MessagePack form.
+
+The form is an array `[from, to, seq, correlation, type, priority, ttl_ms, timestamp, payload]`;
+a map of numbered optional fields may follow it.  The plain message has no map, costs nothing for
+later features, and is written and read as fixed offsets.  An optional field below 64 must be
+understood by whoever reads it: an unknown one refuses the frame.  From 64 on it passes through.
+
+In: any bytes. Out: a message, or ProtocolError with the field that is wrong. A message id that
+the user gave travels as field 1; a generated one is `node:incarnation:seq`, made when read.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
+from libc.string cimport memcpy
+
+cimport cython
+
+from agentnet_core.framing cimport (
+    Cursor, get_u32, get_u64, pack_bin_head, pack_u64, put_u32, put_u64,
+    read_array, read_bin, read_int, read_map, read_str, read_uint, skip_value,
+)
+
+import msgpack
+
+from agentnet_core.errors import ConfigError, ProtocolError
+from agentnet_core.records import MessagePriority, MessageType, agent_id_of
+
+cdef enum:
+    DEPTH_MAX = 64
+    ID_BYTES_MAX = 1024
+    OPTIONAL_FIELDS_MAX = 64
+
+cdef tuple TYPES = tuple(MessageType)
+cdef tuple PRIORITIES = tuple(MessagePriority)
+
+# What field 1..15 are for; those that nothing here reads yet are carried as they are.
+FIELDS = {
+    1: "message id", 2: "origin", 3: "hops left", 4: "call chain", 5: "delivery", 6: "sealing",
+    7: "authorisation token", 8: "group or capability", 9: "operation id", 10: "vector clock",
+    11: "deadline of the chain", 12: "fragment", 13: "stream", 14: "content type", 15: "failure",
+    64: "traceparent",
+}
+
+
+cdef class Origin:
+    def __init__(self, str node_id, uint64_t incarnation):
+        self.node_id = node_id
+        self.incarnation = incarnation
+
+
+NOWHERE = Origin("", 0)
+cdef Origin _nowhere = NOWHERE
+
+
+@cython.freelist(512)
+@cython.no_gc
+cdef class AgentMessage:
+    """One message between agents.
+
+    `to_agent`: id or name of the receiver, None for all agents (a broadcast). `ttl`: seconds until
+    it is no longer worth executing, 0 never. `timestamp`: nanoseconds since the epoch, 0 to have
+    it stamped when sent. `message_id`: any string, or None to have one generated when it is read.
+
+    >>> AgentMessage(b"hi", to_agent=7).priority
+    <MessagePriority.NORMAL: 1>
+    """
+
+    def __init__(self, bytes payload not None=b"", *, to_agent=None, from_agent=0, int message_type=1,
+                 int priority=1, double ttl=0, message_id=None, int64_t timestamp=0):
+        if not 0 <= message_type < len(TYPES):
+            raise ConfigError(f"message_type={message_type}: expected a MessageType, 0 to {len(TYPES) - 1}")
+        if not 0 <= priority < len(PRIORITIES):
+            raise ConfigError(f"priority={priority}: expected a MessagePriority, 0 to {len(PRIORITIES) - 1}")
+        if not 0 <= ttl <= 4_294_967:
+            raise ConfigError(f"ttl={ttl}: expected 0 (never expires) to 4294967 seconds")
+        if message_id is not None and (not isinstance(message_id, str)
+                                       or len(message_id.encode()) > ID_BYTES_MAX):
+            raise ConfigError(f"message_id: expected a string of at most {ID_BYTES_MAX} bytes")
+        self.payload = payload
+        self.to_all = to_agent is None
+        self.to_id = 0 if to_agent is None else agent_id_of(to_agent)
+        self.from_agent = agent_id_of(from_agent)
+        self.type = <uint8_t>message_type
+        self.level = <uint8_t>priority
+        self.ttl_ms = <uint32_t>(ttl * 1000)
+        self.id = message_id
+        self.timestamp = timestamp
+        self.origin = _nowhere
+
+    # -- what users read
+
+    @property
+    def to_agent(self):
+        """Id of the receiver; None for a broadcast."""
+        return None if self.to_all else self.to_id
+
+    @property
+    def message_type(self):
+        return TYPES[self.type] if self.type < len(TYPES) else self.type
+
+    @property
+    def priority(self):
+        return PRIORITIES[self.level]
+
+    @property
+    def ttl(self):
+        """Seconds that were left when it was sent on to this node; 0 never expires."""
+        return self.ttl_ms / 1000
+
+    @property
+    def message_id(self):
+        if self.id is not None:
+            return self.id
+        return f"{self.origin.node_id}:{self.origin.incarnation}:{self.seq}"
+
+    @property
+    def from_node(self):
+        """Id of the node that it came from; empty before it is sent."""
+        return self.origin.node_id
+
+    @property
+    def sequence(self):
+        """Number of the message at its node: rises with each message that the node sends."""
+        return self.seq
+
+    @property
+    def is_value(self):
+        """Whether the payload is the MessagePack form of a value."""
+        return self.content == CONTENT_MSGPACK
+
+    @property
+    def value(self):
+        """The payload as it was given: bytes, or the value that was sent."""
+        if self.content == CONTENT_BYTES:
+            return self.payload
+        return unpack_value(self.payload)
+
+    @property
+    def error(self):
+        """(code, text) if this is the answer of a request that failed, else None."""
+        return self.failure
+
+    @property
+    def fields(self):
+        """Optional fields that this version carries and does not read, by number."""
+        cdef Cursor c
+        cdef uint64_t key = 0
+        cdef const uint8_t* start
+        found = {}
+        if self.extras is not None:
+            c.at = <const uint8_t*>PyBytes_AS_STRING(self.extras)
+            c.end = c.at + PyBytes_GET_SIZE(self.extras)
+            while c.at < c.end:
+                read_uint(&c, &key)
+                start = c.at
+                skip_value(&c, DEPTH_MAX)
+                found[key] = unpack_value(PyBytes_FromStringAndSize(<const char*>start, c.at - start))
+        return found
+
+    def with_fields(self, dict fields not None):
+        """The same message carrying optional `fields` {number: MessagePack value}; itself returned."""
+        pairs = []
+        for key, value in sorted(fields.items()):
+            if not isinstance(key, int) or not is_carried(key):
+                raise ConfigError(f"optional field {key!r}: expected a reserved number that agentnet does not read")
+            pairs.append(msgpack.packb(key) + msgpack.packb(value))
+        self.extras = b"".join(pairs) if pairs else None
+        self.extras_count = <uint32_t>len(pairs)
+        return self
+
+    def __repr__(self):
+        to = "all" if self.to_all else self.to_id
+        return (f"<AgentMessage {self.message_type.name} {self.message_id} from {self.from_agent} to {to}, "
+                f"{len(self.payload)} bytes>")
+
+    # -- the wire
+
+    cdef bint has_optional(self) noexcept:
+        return (self.id is not None or self.content or self.failure is not None
+                or self.extras is not None)
+
+    cdef Py_ssize_t encoded_size(self, Py_ssize_t payload_size) noexcept:
+        """An upper bound, exact for what is counted in it; `write` tells the end."""
+        cdef Py_ssize_t n = PLAIN_HEAD_BYTES + payload_size, id_size = 0
+        if self.has_optional() or self.fragments or payload_size != PyBytes_GET_SIZE(self.payload):
+            n += 5 + 12
+            if self.id is not None:
+                PyUnicode_AsUTF8AndSize(self.id, &id_size)
+                n += 6 + id_size
+            if self.content:
+                n += 2
+            if self.failure is not None:
+                n += 2 + 3 + 5 + PyBytes_GET_SIZE(<bytes>self.failure[1])
+            if self.extras is not None:
+                n += PyBytes_GET_SIZE(self.extras)
+        return n
+
+    cdef uint8_t* write(self, uint8_t* p, const uint8_t* payload, Py_ssize_t size,
+                        uint32_t fragment, uint32_t fragments) noexcept:
+        """Write the body with this piece of the payload; fragment k of n where n is not 0."""
+        cdef uint8_t* head = p
+        cdef Py_ssize_t n = 0
+        cdef const char* text
+        cdef uint32_t count
+        cdef bint first = fragment == 0
+        if self.to_all:
+            p = write_plain(p, self.from_agent, 0, self.seq, self.correlation, self.type, self.level,
+                            self.ttl_ms, self.timestamp, NULL, 0)
+            p = _drop_receiver(head, payload, <uint32_t>size)
+        else:
+            p = write_plain(p, self.from_agent, self.to_id, self.seq, self.correlation, self.type,
+                            self.level, self.ttl_ms, self.timestamp, payload, <uint32_t>size)
+        if not fragments and not self.has_optional():
+            return p
+        count = 1 if fragments else 0
+        if first:
+            count += (self.id is not None) + (self.content != 0) + (self.failure is not None) + self.extras_count
+        p[0] = 0xde
+        p[1] = <uint8_t>(count >> 8)
+        p[2] = <uint8_t>count
+        p += 3
+        if first and self.id is not None:
+            text = PyUnicode_AsUTF8AndSize(self.id, &n)
+            p[0], p[1] = FIELD_MESSAGE_ID, 0xda
+            p[2], p[3] = <uint8_t>(n >> 8), <uint8_t>n
+            memcpy(p + 4, text, n)
+            p += 4 + n
+        if fragments:
+            p[0], p[1], p[2] = FIELD_FRAGMENT, 0x92, 0xce
+            p = put_u32(p + 3, fragment)
+            p[0] = 0xce
+            p = put_u32(p + 1, fragments)
+        if first and self.content:
+            p[0], p[1] = FIELD_CONTENT_TYPE, self.content
+            p += 2
+        if first and self.failure is not None:
+            n = PyBytes_GET_SIZE(<bytes>self.failure[1])
+            p[0], p[1], p[2] = FIELD_FAILURE, 0x92, 0xcd
+            p[3], p[4] = <uint8_t>(<int>self.failure[0] >> 8), <uint8_t>(<int>self.failure[0])
+            p = pack_bin_head(p + 5, <uint32_t>n)
+            memcpy(p, PyBytes_AS_STRING(<bytes>self.failure[1]), n)
+            p += n
+        if first and self.extras is not None:
+            n = PyBytes_GET_SIZE(self.extras)
+            memcpy(p, PyBytes_AS_STRING(self.extras), n)
+            p += n
+        return p
+
+    def encode(self):
+        """The MessagePack form, alone: any MessagePack library reads it."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(self.payload)
+        cdef Py_ssize_t bound = self.encoded_size(size), used
+        cdef bytes body
+        cdef uint8_t stack[512]
+        cdef uint8_t* p
+        if bound <= 512:
+            p = self.write(stack, <const uint8_t*>PyBytes_AS_STRING(self.payload), size, 0, 0)
+            return PyBytes_FromStringAndSize(<const char*>stack, p - stack)
+        body = PyBytes_FromStringAndSize(NULL, bound)
+        p = <uint8_t*>PyBytes_AS_STRING(body)
+        used = self.write(p, <const uint8_t*>PyBytes_AS_STRING(self.payload), size, 0, 0) - p
+        return body if used == bound else body[:used]
+
+    @staticmethod
+    def decode(bytes data not None, Origin origin=NOWHERE):
+        """The message in `data`, as `encode` or another MessagePack library wrote it; ProtocolError."""
+        return read_message(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), True, origin)
+
+
+cdef uint8_t* write_plain(uint8_t* p, uint64_t from_agent, uint64_t to_agent, uint64_t seq,
+                          uint64_t correlation, uint8_t type, uint8_t level, uint32_t ttl_ms,
+                          int64_t timestamp, const uint8_t* payload, uint32_t size) noexcept:
+    p[0] = 0x99
+    p = pack_u64(p + 1, from_agent)
+    p = pack_u64(p, to_agent)
+    p = pack_u64(p, seq)
+    p = pack_u64(p, correlation)
+    p[0] = type
+    p[1] = level
+    p[2] = 0xce
+    p = put_u32(p + 3, ttl_ms)
+    p[0] = 0xd3
+    p = put_u64(p + 1, <uint64_t>timestamp)
+    p = pack_bin_head(p, size)
+    if size:
+        memcpy(p, payload, size)
+    return p + size
+
+
+cdef uint8_t* _drop_receiver(uint8_t* head, const uint8_t* payload, uint32_t size) noexcept:
+    """Turn a plain head (without payload) into a broadcast's: `to` is nil, eight bytes shorter."""
+    cdef Py_ssize_t after = PLAIN_HEAD_BYTES - 5 - 19
+    cdef uint8_t moved[PLAIN_HEAD_BYTES]
+    cdef uint8_t* p
+    memcpy(moved, head + 19, after)
+    head[10] = 0xc0
+    memcpy(head + 11, moved, after)
+    p = pack_bin_head(head + 11 + after, size)
+    memcpy(p, payload, size)
+    return p + size
+
+
+cdef inline AgentMessage blank(Origin origin):
+    cdef AgentMessage message = AgentMessage.__new__(AgentMessage)
+    message.origin = origin
+    return message
+
+
+cdef AgentMessage read_message(const uint8_t* p, Py_ssize_t size, bint optional, Origin origin):
+    cdef AgentMessage message = blank(origin)
+    cdef uint32_t n
+    cdef Cursor c
+    c.at = p
+    c.end = p + size
+    if (size >= PLAIN_HEAD_BYTES and p[0] == 0x99 and p[1] == 0xcf and p[10] == 0xcf and p[19] == 0xcf
+            and p[28] == 0xcf and p[37] < 0x80 and p[38] < 4 and p[39] == 0xce and p[44] == 0xd3
+            and p[53] == 0xc6):
+        n = get_u32(p + 54)
+        if <Py_ssize_t>n > size - PLAIN_HEAD_BYTES:
+            raise ProtocolError(f"message payload of {n} bytes: the frame has {size - PLAIN_HEAD_BYTES}")
+        message.from_agent = get_u64(p + 2)
+        message.to_id = get_u64(p + 11)
+        message.seq = get_u64(p + 20)
+        message.correlation = get_u64(p + 29)
+        message.type = p[37]
+        message.level = p[38]
+        message.ttl_ms = get_u32(p + 40)
+        message.timestamp = <int64_t>get_u64(p + 45)
+        message.payload = PyBytes_FromStringAndSize(<const char*>p + PLAIN_HEAD_BYTES, n)
+        c.at = p + PLAIN_HEAD_BYTES + n
+    else:
+        read_any_width(message, &c)
+    if c.at != c.end:
+        if not optional:
+            raise ProtocolError(f"message: {c.end - c.at} bytes too many after its array")
+        read_optional(message, &c)
+    return message
+
+
+cdef int read_any_width(AgentMessage message, Cursor* c) except -1:
+    cdef uint32_t n = 0
+    cdef const uint8_t* data = NULL
+    cdef uint64_t value = 0
+    cdef const uint8_t* start = c.at
+    cdef str field = "array of 9"
+    while True:     # left by break at the first field that is wrong
+        if not read_array(c, &n) or n != 9:
+            break
+        field = "from"
+        if not read_uint(c, &message.from_agent):
+            break
+        field = "to"
+        if c.at < c.end and c.at[0] == 0xc0:
+            message.to_all = True
+            c.at += 1
+        elif not read_uint(c, &message.to_id):
+            break
+        field = "seq"
+        if not read_uint(c, &message.seq):
+            break
+        field = "correlation"
+        if not read_uint(c, &message.correlation):
+            break
+        field = "type"
+        if not read_uint(c, &value) or value > 127:
+            break
+        message.type = <uint8_t>value
+        field = "priority"
+        if not read_uint(c, &value) or value > 3:
+            break
+        message.level = <uint8_t>value
+        field = "ttl_ms"
+        if not read_uint(c, &value) or value > 0xffffffff:
+            break
+        message.ttl_ms = <uint32_t>value
+        field = "timestamp"
+        if not read_int(c, &message.timestamp):
+            break
+        field = "payload"
+        if not read_bin(c, &data, &n):
+            break
+        message.payload = PyBytes_FromStringAndSize(<const char*>data, n)
+        return 0
+    raise ProtocolError(f"message: {field} is missing, out of range or of another type, near byte {c.at - start}")
+
+
+cdef inline bint is_carried(key):
+    return (1 <= key <= FIELD_RESERVED_MAX and key not in (1, 12, 14, 15)) or key >= FIELD_IGNORABLE_MIN
+
+
+cdef int read_optional(AgentMessage message, Cursor* c) except -1:
+    cdef uint32_t count = 0, n = 0
+    cdef uint64_t key = 0, value = 0
+    cdef const uint8_t* data = NULL
+    cdef const uint8_t* pair
+    cdef const uint8_t* start = c.at
+    cdef bint ok = read_map(c, &count) and count <= OPTIONAL_FIELDS_MAX
+    cdef list carried = None
+    while ok and count:
+        count -= 1
+        pair = c.at
+        ok = read_uint(c, &key)
+        if not ok:
+            break
+        if key == FIELD_MESSAGE_ID:
+            ok = read_str(c, &data, &n) and n <= ID_BYTES_MAX
+            if ok:
+                message.id = _text(data, n)
+        elif key == FIELD_FRAGMENT:
+            ok = read_array(c, &n) and n == 2 and read_uint(c, &value) and value < 0xffffffff
+            message.fragment = <uint32_t>value
+            ok = ok and read_uint(c, &value) and message.fragment < value <= 0xffffffff
+            message.fragments = <uint32_t>value
+        elif key == FIELD_CONTENT_TYPE:
+            ok = read_uint(c, &value) and value <= CONTENT_MSGPACK
+            message.content = <uint8_t>value
+        elif key == FIELD_FAILURE:
+            ok = read_array(c, &n) and n == 2 and read_uint(c, &value) and value < 65536 and read_bin(c, &data, &n)
+            if ok:
+                message.failure = (<int>value, PyBytes_FromStringAndSize(<const char*>data, n))
+        elif is_carried(key):
+            ok = skip_value(c, DEPTH_MAX)
+            if ok:
+                carried = carried or []
+                carried.append(PyBytes_FromStringAndSize(<const char*>pair, c.at - pair))
+        else:
+            raise ProtocolError(f"message: optional field {key} is unknown to this version and must be understood")
+    if not ok or c.at != c.end:
+        raise ProtocolError(f"message: optional fields malformed near byte {c.at - start} (field {key})")
+    if carried is not None:
+        message.extras = b"".join(carried)
+        message.extras_count = <uint32_t>len(carried)
+    return 0
+
+
+cdef AgentMessage copy_message(AgentMessage message):
+    """The same message, not yet stamped."""
+    cdef AgentMessage other = AgentMessage.__new__(AgentMessage)
+    other.from_agent, other.to_id, other.to_all = message.from_agent, message.to_id, message.to_all
+    other.type, other.level, other.content = message.type, message.level, message.content
+    other.ttl_ms, other.deadline_ns, other.timestamp = message.ttl_ms, message.deadline_ns, message.timestamp
+    other.correlation = message.correlation
+    other.payload, other.id, other.origin = message.payload, message.id, message.origin
+    other.failure = message.failure
+    other.extras, other.extras_count = message.extras, message.extras_count
+    return other
+
+
+cdef str _text(const uint8_t* data, uint32_t n):
+    try:
+        return PyUnicode_DecodeUTF8(<char*>data, n, NULL)
+    except UnicodeDecodeError as error:
+        raise ProtocolError(f"message: its id is not UTF-8 at byte {error.start}") from None
+
+
+def unpack_value(bytes data not None):
+    """The value in `data`; ProtocolError if it is malformed, too deep or claims more than is there."""
+    from agentnet_core.framing import check_msgpack
+    check_msgpack(data)
+    try:
+        return msgpack.unpackb(data, strict_map_key=False, raw=False)
+    except (ValueError, TypeError) as error:
+        raise ProtocolError(f"value: {error}") from None

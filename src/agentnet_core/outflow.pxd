@@ -1,0 +1,89 @@
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from agentnet_core.message cimport AgentMessage, Origin
+from agentnet_core.session cimport Session
+
+cdef enum:
+    FLUSH_BYTES = 65536         # a sender lets the loop turn after this much
+    FRAME_OVERHEAD_BYTES = 10   # head and checksum
+
+
+
+
+cdef class Ready:
+    cdef readonly list send
+    cdef readonly list close
+    cdef readonly list dial
+    cdef readonly list deliver
+    cdef readonly list settle
+    cdef readonly list events
+
+
+cdef class Route:
+    """Where an agent is: behind a session, or here (a Port)."""
+    cdef readonly uint64_t agent_id
+    cdef readonly object record
+    cdef readonly Session session
+    cdef readonly bint stopped
+    cdef object waiting             # deque of Waiting while stopped
+    cdef Py_ssize_t waiting_count
+
+
+cdef class Waiting:
+    """A message that waits for room."""
+    cdef readonly AgentMessage message
+    cdef readonly Route route
+    cdef readonly object token
+    cdef int64_t deadline_ns
+    cdef uint32_t fragment
+    cdef bint dropped, started
+
+
+cdef class Outflow:
+    cdef readonly object config
+    cdef readonly str node_id
+    cdef readonly uint64_t incarnation
+    cdef readonly Origin origin
+    cdef public int64_t now_ns
+    cdef public int64_t wall_offset_ns
+    cdef public int64_t wake_ns
+    cdef readonly object make_token, to_bytes, wake     # what the driver lends
+    cdef public object control       # network control: handshake, members, directory
+    cdef bint awake
+    cdef Ready now_ready, spare_ready
+    cdef readonly dict routes        # id or name -> Route
+    cdef readonly dict sessions      # node id -> welcomed Session
+    cdef uint64_t seq
+    cdef readonly int64_t unflushed
+    cdef int sends
+    cdef int64_t fragment_bytes, bulk_window, message_bytes_max, send_wait_ns
+    cdef Py_ssize_t waiting_max
+    cdef int64_t messages_sent, messages_local, messages_expired
+
+    cdef int limit(self, config) except -1
+    cdef int rouse(self) except -1
+    cdef int mark(self, Session session) except -1
+    cdef int put_control_u64(self, Session session, uint8_t kind, uint64_t value) except -1
+    cdef Route resolve(self, to)
+    cdef int put_plain(self, Session session, uint64_t from_id, uint64_t to_id, uint64_t correlation,
+                       uint8_t type, uint8_t level, bytes payload) except -1
+    cdef int account(self, Session session, Py_ssize_t size) except -1
+    cdef int stamp(self, AgentMessage message) except -1
+    cdef int age(self, AgentMessage message) except -1
+    cpdef post(self, Route route, AgentMessage message, bint may_wait)
+    cpdef bint offer(self, Route route, AgentMessage message) except -1
+    cdef bint admit(self, Route route, AgentMessage message) except -1
+    cdef int deliver_here(self, Route route, AgentMessage message) except -1
+    cdef int encode(self, Session session, AgentMessage message) except -1
+    cpdef Waiting wait(self, Route route, AgentMessage message, token)
+    cdef bint settled(self, Waiting waiting) except -1
+    cdef int drop(self, Waiting waiting) except -1
+    cdef int finish_waiting(self, Waiting waiting) except -1
+    cdef int fail_waiting(self, Waiting waiting, error) except -1
+    cdef int end_call(self, AgentMessage message, error) except -1
+    cdef int drain(self, Session session) except -1
+    cdef int drain_local(self, Route port) except -1
+    cdef int queue_bulk(self, Session session, Waiting waiting) except -1
+    cdef int pump(self, Session session) except -1
+    cdef int put_piece(self, Session session, Waiting waiting) except -1
+    cdef int expire_waiting(self, queue) except -1

@@ -1,0 +1,454 @@
+"""How a message gets out: routes, the two lanes, and who waits for room.
+
+A message goes straight into its peer's lane if the agent has not said STOP, the window has room and
+nobody waits before it; otherwise it is queued, and its token is settled when it is sent or fails.
+Large messages wait in bulk lanes, one per sender, receiver and priority, and go in fragments in turn.
+
+Held here: at most `sends_waiting_max` messages for each agent, each for `send_wait_ms_max`, and
+what the peers' windows allow.  Fails with Congested, Expired, AgentUnreachable: all definite.
+"""
+
+from collections import deque
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_GetItemWithError
+from cpython.object cimport PyObject
+
+cimport cython
+
+from agentnet_core.framing cimport MESSAGE, OPTIONAL_FIELDS, pack_u64
+from agentnet_core.message cimport PLAIN_HEAD_BYTES, copy_message, write_plain
+
+from agentnet_core.errors import (
+    AgentUnreachable, ConfigError, Congested, Expired, InternalError, MessageTooLarge, NoSuchAgent,
+)
+
+cdef int64_t MS = 1_000_000
+cdef int64_t NEVER = 0x7fffffffffffffff
+
+
+cdef class Done:
+    """What an accepted send returns: awaiting it costs nothing."""
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise StopIteration
+
+
+cdef Done _SENT = Done()
+SENT = _SENT
+
+
+@cython.freelist(8)
+cdef class Pause:
+    """Awaiting it lets the loop turn once."""
+    cdef bint over
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.over:
+            raise StopIteration
+        self.over = True
+
+
+cdef class Ready:
+    """What is to be done, field by field in this order; a driver may keep it until the next `ready()`.
+
+    send: sessions with bytes to write. close: (session, error). dial: addresses to dial.
+    deliver: ports whose runner must be woken. settle: (token, message or error or None, hint).
+    events: Event.
+    """
+
+    def __cinit__(self):
+        self.send, self.close, self.dial = [], [], []
+        self.deliver, self.settle, self.events = [], [], []
+
+    def clear(self):
+        self.send.clear()
+        self.close.clear()
+        self.dial.clear()
+        self.deliver.clear()
+        self.settle.clear()
+        self.events.clear()
+
+
+cdef class Route:
+    """Where an agent is reached. `stopped`: it said that its mailbox is filling up."""
+
+    def __init__(self, record, Session session):
+        self.agent_id = record.agent_id
+        self.record = record
+        self.session = session
+
+
+cdef class Waiting:
+    def __cinit__(self, AgentMessage message, Route route, token, int64_t deadline_ns):
+        self.message, self.route, self.token, self.deadline_ns = message, route, token, deadline_ns
+
+
+cdef class Outflow:
+    """The sending half of an engine."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.now_ready, self.spare_ready = Ready(), Ready()
+        self.routes, self.sessions = {}, {}
+        self.wake_ns = NEVER
+
+    cdef int limit(self, config) except -1:
+        """Take the limits of the config, as C."""
+        self.fragment_bytes = config.fragment_bytes
+        self.bulk_window = config.bulk_window_bytes
+        self.message_bytes_max = config.message_bytes_max
+        self.waiting_max = config.sends_waiting_max
+        self.send_wait_ns = config.send_wait_ms_max * MS
+        return 0
+
+    # -- out: what the driver carries out
+
+    cdef int rouse(self) except -1:
+        if not self.awake:
+            self.awake = True
+            self.wake()
+        return 0
+
+    cdef int mark(self, Session session) except -1:
+        """The session has bytes to write."""
+        if not session.dirty:
+            session.dirty = True
+            self.now_ready.send.append(session)
+            self.rouse()
+        return 0
+
+    def ready(self):
+        """Drain what is to be done; valid until the next call."""
+        cdef Ready ready
+        cdef Session session
+        for session in self.now_ready.send:
+            if session.bulk:
+                self.pump(session)
+        ready = self.now_ready
+        for session in ready.send:
+            session.dirty = False
+        self.now_ready = self.spare_ready
+        self.now_ready.clear()
+        self.spare_ready = ready
+        self.awake = False
+        self.unflushed = 0
+        return ready
+
+    @property
+    def has_mail(self):
+        """Whether `ready()` would wake a runner or settle a token."""
+        return bool(self.now_ready.deliver) or bool(self.now_ready.settle)
+
+    def settle(self, token, outcome, hint=None):
+        """Hand `token` back with its outcome: a message, an error, or None for done."""
+        if token is not None:
+            self.now_ready.settle.append((token, outcome, hint))
+            self.rouse()
+
+    def event(self, event):
+        self.now_ready.events.append(event)
+        self.rouse()
+
+    def dial(self, dial):
+        self.now_ready.dial.append(dial)
+        self.rouse()
+
+    cdef int put_control_u64(self, Session session, uint8_t kind, uint64_t value) except -1:
+        cdef uint8_t* start = session.control.begin(kind, 0, 9)
+        session.control.finish(start, pack_u64(start, value) - start)
+        return self.mark(session)
+
+    # -- sending
+
+    cdef Route resolve(self, to):
+        """The route to an agent given by id or name; NoSuchAgent or AgentUnreachable, definite."""
+        cdef Route route
+        cdef PyObject* found
+        if type(to) is not int and type(to) is not str:
+            raise ConfigError(f"agent {to!r}: expected its id (int) or its name (str)")
+        found = PyDict_GetItemWithError(self.routes, to)
+        if found != NULL:
+            return <Route>found
+        record = self.control.directory.get(to)
+        if record is None:
+            raise NoSuchAgent(f"no agent {to!r} is registered in network {self.config.network!r}, as far as "
+                              f"node {self.node_id} knows: register it, or look at net.agents()")
+        route = self.routes.get(record.agent_id)
+        if route is None:
+            session = self.sessions.get(record.node_id)
+            if session is None:
+                raise AgentUnreachable(f"agent {record.label} is on node {record.node_id}, to which there is "
+                                       f"no link now; nothing was sent")
+            route = Route(record, session)
+            self.routes[record.agent_id] = route
+        self.routes[to] = route
+        return route
+
+    cdef int put_plain(self, Session session, uint64_t from_id, uint64_t to_id, uint64_t correlation,
+                       uint8_t type, uint8_t level, bytes payload) except -1:
+        """The hot path: one plain message, straight into the peer's lane."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
+        cdef uint8_t* p = session.data.begin(MESSAGE, 0, PLAIN_HEAD_BYTES + size)
+        self.seq += 1
+        write_plain(p, from_id, to_id, self.seq, correlation, type, level, 0, self.now_ns + self.wall_offset_ns,
+                    <const uint8_t*>PyBytes_AS_STRING(payload), <uint32_t>size)
+        return self.account(session, session.data.finish(p, PLAIN_HEAD_BYTES + size))
+
+    cdef int account(self, Session session, Py_ssize_t size) except -1:
+        session.sent += size
+        session.sent_messages += 1
+        self.unflushed += size
+        self.messages_sent += 1
+        if not session.dirty:
+            self.mark(session)
+        return 0
+
+    cdef int stamp(self, AgentMessage message) except -1:
+        self.seq += 1
+        message.seq = self.seq
+        message.origin = self.origin
+        if message.timestamp == 0:
+            message.timestamp = self.now_ns + self.wall_offset_ns
+        if message.ttl_ms:
+            message.deadline_ns = self.now_ns + message.ttl_ms * MS
+        return 0
+
+    cpdef post(self, Route route, AgentMessage message, bint may_wait):
+        """Send a message of this node's; something to await, None if it may not wait."""
+        if self.offer(route, message):
+            if may_wait and self.unflushed >= FLUSH_BYTES:
+                return Pause()
+            return _SENT
+        if not may_wait:
+            raise Congested(f"agent {route.record.label} or the link to it has no room now; nothing was sent")
+        token = self.make_token()
+        self.wait(route, message, token)
+        return token
+
+    cpdef bint offer(self, Route route, AgentMessage message) except -1:
+        """Stamp and send it if there is room now; MessageTooLarge, definite."""
+        if <int64_t>PyBytes_GET_SIZE(message.payload) > self.message_bytes_max:
+            raise MessageTooLarge(f"payload of {len(message.payload)} bytes: expected at most "
+                                  f"{self.message_bytes_max} (message_bytes_max)")
+        if message.seq == 0:
+            self.stamp(message)
+        return self.admit(route, message)
+
+    cdef bint admit(self, Route route, AgentMessage message) except -1:
+        cdef Session session = route.session
+        cdef Py_ssize_t size
+        if route.stopped or route.waiting_count:
+            return False
+        if session is None:
+            self.messages_local += 1
+            self.deliver_here(route, message)
+            return True
+        size = PyBytes_GET_SIZE(message.payload)
+        if not session.clear or size > self.fragment_bytes:
+            return False
+        if session.room() < message.encoded_size(size) + FRAME_OVERHEAD_BYTES:
+            return False
+        self.encode(session, message)
+        return True
+
+    cdef int encode(self, Session session, AgentMessage message) except -1:
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(message.payload)
+        cdef Py_ssize_t bound = message.encoded_size(size)
+        cdef uint8_t* p
+        cdef uint8_t* end
+        self.age(message)
+        p = session.data.begin(MESSAGE, OPTIONAL_FIELDS if message.has_optional() else 0, bound)
+        end = message.write(p, <const uint8_t*>PyBytes_AS_STRING(message.payload), size, 0, 0)
+        return self.account(session, session.data.finish(p, end - p))
+
+    cdef int age(self, AgentMessage message) except -1:
+        """Take the time that it waited here off its remaining time."""
+        cdef int64_t left
+        if message.deadline_ns:
+            left = (message.deadline_ns - self.now_ns) // MS
+            message.ttl_ms = <uint32_t>left if left > 0 else 1
+        return 0
+
+    cpdef Waiting wait(self, Route route, AgentMessage message, token):
+        """Queue a message that `offer` did not take; its token is settled when it is sent or fails."""
+        cdef Waiting waiting
+        cdef Session session = route.session
+        if route.waiting_count >= self.waiting_max:
+            raise Congested(f"{route.waiting_count} sends to agent {route.record.label} wait already "
+                            f"(sends_waiting_max); nothing was sent")
+        waiting = Waiting(message, route, token, self.now_ns + self.send_wait_ns)
+        route.waiting_count += 1
+        if waiting.deadline_ns < self.wake_ns:
+            self.wake_ns = waiting.deadline_ns
+        if session is None or route.stopped:
+            if route.waiting is None:
+                route.waiting = deque()
+            route.waiting.append(waiting)
+        else:
+            session.blocked.append(waiting)
+            session.clear = False
+            self.drain(session)
+        return waiting
+
+    cdef bint settled(self, Waiting waiting) except -1:
+        """Whether nobody waits for it any more, or its time is over; it was not sent."""
+        if waiting.dropped:
+            return True
+        if waiting.token is not None and waiting.token.cancelled():
+            self.drop(waiting)
+            return True
+        if waiting.message.deadline_ns and self.now_ns >= waiting.message.deadline_ns:
+            self.messages_expired += 1
+            self.fail_waiting(waiting, Expired(f"the ttl of the message to agent {waiting.route.record.label} ran "
+                                               f"out while it waited; it was not sent"))
+            return True
+        return False
+
+    cdef int drop(self, Waiting waiting) except -1:
+        waiting.dropped = True
+        waiting.route.waiting_count -= 1
+        return 0
+
+    cdef int finish_waiting(self, Waiting waiting) except -1:
+        self.drop(waiting)
+        self.settle(waiting.token, None)
+        return 0
+
+    cdef int fail_waiting(self, Waiting waiting, error) except -1:
+        self.drop(waiting)
+        if waiting.token is not None:
+            self.settle(waiting.token, error)
+        else:
+            self.end_call(waiting.message, error)
+        return 0
+
+    cdef int end_call(self, AgentMessage message, error) except -1:
+        """A request or an answer that waited without a token fails: `Calls` knows whose it is."""
+        raise InternalError("an Outflow alone keeps no requests")
+
+    cdef int deliver_here(self, Route route, AgentMessage message) except -1:
+        """Put a message into the mailbox of an agent of this node: `Engine` has them."""
+        raise InternalError("an Outflow alone has no agents")
+
+    cdef int drain(self, Session session) except -1:
+        """Send what waits for room in the window, in order, as far as there is room."""
+        cdef Waiting waiting
+        cdef Py_ssize_t size
+        while session.blocked:
+            waiting = session.blocked[0]
+            size = PyBytes_GET_SIZE(waiting.message.payload)
+            if self.settled(waiting):
+                session.blocked.popleft()
+            elif size > self.fragment_bytes or (session.bulk and bulk_key(waiting.message) in session.bulk):
+                session.blocked.popleft()
+                self.queue_bulk(session, waiting)
+            elif session.room() >= waiting.message.encoded_size(size) + FRAME_OVERHEAD_BYTES:
+                session.blocked.popleft()
+                self.encode(session, waiting.message)
+                self.finish_waiting(waiting)
+            else:
+                return 0
+        session.clear = session.welcomed and not session.bulk
+        return 0
+
+    cdef int queue_bulk(self, Session session, Waiting waiting) except -1:
+        key = bulk_key(waiting.message)
+        lane = session.bulk.get(key)
+        if lane is None:
+            lane = session.bulk[key] = deque()
+        lane.append(waiting)
+        session.clear = False
+        return self.mark(session)
+
+    cdef int pump(self, Session session) except -1:
+        """One fragment of each large message in turn, while the bulk share of the window has room."""
+        cdef Waiting waiting
+        cdef bint more = True
+        while more and session.bulk:
+            more = False
+            for key in list(session.bulk):
+                if session.sent - session.credited + self.fragment_bytes > self.bulk_window:
+                    return 0
+                lane = session.bulk[key]
+                waiting = lane[0]
+                if not waiting.started and self.settled(waiting):
+                    lane.popleft()
+                else:
+                    self.put_piece(session, waiting)
+                    if waiting.dropped:
+                        lane.popleft()
+                if not lane:
+                    del session.bulk[key]
+                more = True
+        session.clear = session.welcomed and not session.blocked
+        return 0
+
+    cdef int put_piece(self, Session session, Waiting waiting) except -1:
+        """The next fragment, or the whole of a small message that had to stay behind a large one."""
+        cdef AgentMessage message = waiting.message
+        cdef int64_t whole = PyBytes_GET_SIZE(message.payload)
+        cdef int64_t start = waiting.fragment * self.fragment_bytes
+        cdef int64_t size = min(self.fragment_bytes, whole - start)
+        cdef uint32_t count = <uint32_t>((whole + self.fragment_bytes - 1) // self.fragment_bytes)
+        cdef uint8_t* p
+        cdef uint8_t* end
+        if count <= 1:
+            self.encode(session, message)
+            return self.finish_waiting(waiting)
+        if waiting.fragment == 0:
+            waiting.started = True
+            self.age(message)
+        p = session.data.begin(MESSAGE, OPTIONAL_FIELDS, message.encoded_size(size) + 32)
+        end = message.write(p, <const uint8_t*>PyBytes_AS_STRING(message.payload) + start, size,
+                            waiting.fragment, count)
+        self.account(session, session.data.finish(p, end - p))
+        waiting.fragment += 1
+        if waiting.fragment < count:
+            session.sent_messages -= 1
+            self.messages_sent -= 1
+            return 0
+        return self.finish_waiting(waiting)
+
+    cdef int drain_local(self, Route port) except -1:
+        cdef Waiting waiting
+        while port.waiting and not port.stopped:
+            waiting = port.waiting.popleft()
+            if not self.settled(waiting):
+                self.messages_local += 1
+                self.deliver_here(port, waiting.message)
+                self.finish_waiting(waiting)
+        return 0
+
+    def send_message(self, AgentMessage message not None, uint64_t from_agent):
+        """Send a user's message of any type from `from_agent`; something to await, as of `Port.send`."""
+        cdef AgentMessage copy = copy_message(message)
+        copy.from_agent = from_agent
+        return self.post(self.resolve(copy.to_id), copy, True)
+
+    cdef int expire_waiting(self, queue) except -1:
+        cdef Waiting waiting
+        for waiting in queue:
+            if waiting.dropped:
+                continue
+            if waiting.deadline_ns <= self.now_ns:
+                self.fail_waiting(waiting, Congested(
+                    f"agent {waiting.route.record.label} or the link to it had no room for "
+                    f"{self.config.send_wait_ms_max} ms (send_wait_ms_max); nothing was sent"))
+            elif waiting.deadline_ns < self.wake_ns:
+                self.wake_ns = waiting.deadline_ns
+        return 0
+
+
+cdef inline bulk_key(AgentMessage message):
+    return (message.from_agent, message.to_id, message.level)

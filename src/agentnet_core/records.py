@@ -1,0 +1,145 @@
+"""The nouns of the network: what a message, an agent and a node are called and can be.
+
+Plain data, no behaviour; every room below may hold these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from hashlib import blake2b
+from typing import Any
+
+
+class MessageType(IntEnum):
+    """What a message is for; the number is its form on the wire."""
+
+    STATE_SYNC = 0
+    COMMAND = 1
+    QUERY = 2
+    RESPONSE = 3
+    HEARTBEAT = 4
+    BROADCAST = 5
+
+
+class MessagePriority(IntEnum):
+    """Strict within a mailbox, but one in sixteen goes to the longest waiting lower level."""
+
+    LOW = 0
+    NORMAL = 1
+    HIGH = 2
+    CRITICAL = 3
+
+
+class NodeStatus(Enum):
+    """ACTIVE: fresh heartbeats. INACTIVE: alive, its event loop does not answer.
+    DISCONNECTED: unreachable. MAINTENANCE: draining by request."""
+
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+    DISCONNECTED = "disconnected"
+    MAINTENANCE = "maintenance"
+
+
+class AgentRecord:
+    """One registered agent as the directory keeps it: slots, because there are many."""
+
+    __slots__ = ("agent_id", "broadcasts", "capabilities", "metadata", "name", "node_id")
+
+    def __init__(
+        self,
+        agent_id: int,
+        node_id: str,
+        name: str | None = None,
+        capabilities: tuple[str, ...] = (),
+        metadata: dict[str, str] | None = None,
+        broadcasts: bool = True,
+    ) -> None:
+        self.agent_id = agent_id
+        self.node_id = node_id
+        self.name = name
+        self.capabilities = capabilities
+        self.metadata = metadata
+        self.broadcasts = broadcasts
+
+    @property
+    def label(self) -> str:
+        """What errors and tables call it: its name, or else its id."""
+        return self.name if self.name is not None else str(self.agent_id)
+
+    def __repr__(self) -> str:
+        return f"<AgentRecord {self.label} on {self.node_id}>"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentNode:
+    """One registered agent on its node; address and port are the node's advertised ones.
+
+    ``last_heartbeat``: nanoseconds since the epoch at which the node was last heard from.
+    """
+
+    node_id: str
+    agent_id: int
+    address: str
+    port: int
+    capabilities: list[str]
+    status: NodeStatus
+    last_heartbeat: int
+    metadata: dict[str, str]
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node as another sees it. ``incarnation`` grows with each start of the same node id."""
+
+    node_id: str
+    incarnation: int
+    addresses: tuple[str, ...]
+    status: NodeStatus = NodeStatus.ACTIVE
+    last_heartbeat: int = 0
+    plaintext: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened, by value. ``kind`` is one of the constants of this class."""
+
+    kind: str
+    node_id: str = ""
+    agent_id: int = 0
+    name: str | None = None
+    detail: str = ""
+    count: int = 1
+    error: BaseException | None = field(default=None, compare=False)
+
+    JOINED = "joined"
+    LEFT = "left"
+    LOST = "lost"
+    AGENT_REGISTERED = "agent_registered"
+    AGENT_GONE = "agent_gone"
+    AGENT_CONFLICT = "agent_conflict"
+    UNDELIVERABLE = "undeliverable"
+    HANDLER_FAILED = "handler_failed"
+    LINK_REFUSED = "link_refused"
+    LINK_LOST = "link_lost"
+    EVENTS_MISSED = "events_missed"
+
+
+def agent_id_of(agent: int | str) -> int:
+    """The id of an agent given by id or by name: an id stays, a name is hashed (BLAKE2b, 8 bytes).
+
+    >>> agent_id_of(7)
+    7
+    >>> agent_id_of("reader") == agent_id_of("reader")
+    True
+    """
+    if isinstance(agent, str):
+        return int.from_bytes(blake2b(agent.encode(), digest_size=8).digest(), "big") or 1
+    return agent
+
+
+def describe(value: Any, limit: int = 80) -> str:
+    """A short form of a value that a peer sent, safe to print: control characters escaped."""
+    text = ascii(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
