@@ -41,7 +41,7 @@ from agentnet_core.handshake import (
     judge,
 )
 from agentnet_core.listing import Confirm
-from agentnet_core.membership import Dial, Membership, NodeRecord, decode_members, encode_members
+from agentnet_core.membership import Dial, Membership
 from agentnet_core.message import Origin
 from agentnet_core.records import AgentRecord, Event, Member
 
@@ -93,8 +93,7 @@ class Control:
 
     def set_addresses(self, addresses: tuple[str, ...]) -> None:
         """Where other nodes reach this one."""
-        self.addresses = addresses
-        self.membership.me = replace(self.membership.me, addresses=addresses)
+        self.addresses = self.membership.addresses = addresses
 
     def found(self, network_uuid: bytes, others: tuple[str, ...]) -> None:
         """Start a network; ``others`` are dialled, and nobody waits for them."""
@@ -213,8 +212,7 @@ class Control:
         elif kind == WELCOME and session in self._agreed and not session.welcomed:
             self._on_welcome(session, Welcome.decode(body))
         elif kind == MEMBERS and session.welcomed:
-            records, last = decode_members(body)
-            self.membership.learn(records, self.engine.now_ns, session.node_id, last=last)
+            self.membership.learn(body, self.engine.now_ns)
             self._turn(self.engine.now_ns)
         elif kind == AGENTS and session.welcomed:
             self._on_agents(session, body)
@@ -246,9 +244,7 @@ class Control:
         local: Hello = replace(session.hello, network_uuid=self.network_uuid)
         session.set_checksum(bool(max(local.checksum, remote.checksum)))
         if is_self(local, remote):
-            dial = self._dials.pop(session, None)
-            if dial is not None:
-                self.membership.is_self(dial, self.engine.now_ns)
+            self.membership.is_self(session.address)
             raise HandshakeRefused(f"{session.address} is this node itself")
         if local.network == remote.network and not local.network_uuid and not remote.network_uuid:
             raise JoinFailed(
@@ -305,15 +301,13 @@ class Control:
         dial = self._dials.pop(session, None)
         self._synced[node_id] = False
         hello: Hello = session.hello
-        self.membership.link_up(
-            node_id, session.incarnation, hello.addresses, engine.now_ns, dial=dial, plaintext=hello.plaintext
-        )
-        for body in encode_members(self.membership.records()):
+        self.membership.link_up(node_id, session.incarnation, hello.addresses, engine.now_ns, hello.plaintext, dial)
+        for body in self.membership.frames():
             engine.put_control(session, MEMBERS, body)
-        newcomer = encode_members([NodeRecord(node_id, session.incarnation, hello.addresses)])
+        introduction = self.membership.introduction(node_id)
         for other in list(engine.sessions.values()):
             if other is not session:
-                engine.put_control(other, MEMBERS, newcomer[0])
+                engine.put_control(other, MEMBERS, introduction)
         for body in self.directory.snapshot_frames():
             engine.put_control(session, AGENTS, body)
         self._sent_version[node_id] = self.directory.version
@@ -399,7 +393,7 @@ class Control:
     def tick(self, now_ns: int) -> int:
         """What is due; the time of the next thing."""
         self._turn(now_ns)
-        next_ns = min(self._next_dial_ns(), self._check_links(now_ns))
+        next_ns = min(self.membership.next_deadline_ns(), self._check_links(now_ns))
         next_ns = min(next_ns, self._check_probes(now_ns), self._check_confirmations(now_ns))
         if self._joining is not None:
             self._check_joined()
@@ -416,11 +410,7 @@ class Control:
             if event.kind == Event.LOST:
                 self._report(self.directory.forget(event.node_id))
             self.engine.event(event)
-        self.engine.wake_ns = min(self.engine.wake_ns, self._next_dial_ns())
-
-    def _next_dial_ns(self) -> int:
-        next_ns = self.membership.next_deadline_ns()
-        return NEVER if next_ns is None else next_ns
+        self.engine.wake_ns = min(self.engine.wake_ns, self.membership.next_deadline_ns())
 
     def _check_links(self, now_ns: int) -> int:
         """Ping the silent, close the mute; the time of the next look."""
