@@ -117,12 +117,12 @@ class Bench:
 
         return handler
 
-    def counter_async(self) -> Callable[[object], Awaitable[None]]:
+    def counter_async(self) -> Callable[[Any], Awaitable[None]]:
         """The same as a coroutine function, written out: a call more would count against its system."""
         targets = accumulate(self.task.phases)
         seen, target = 0, next(targets)
 
-        async def handler(_: object) -> None:
+        async def handler(_: Any) -> None:
             nonlocal seen, target
             seen += 1
             if seen == target:

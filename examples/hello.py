@@ -13,7 +13,7 @@ async def main() -> None:
         await alpha.join_network()  # nobody to join: this founds a network
         await beta.join_network(alpha.addresses)  # returns when alpha's agents are known here
         writer = await beta.register_agent("writer")
-        [found] = beta.find("read")  # by capability; agents have a name and an id
+        [found] = beta.agents(capability="read")  # on whatever node they live
         answer = await writer.request(found.agent_id, b"no server to run")
         print(f"{found.name} on {found.node_id}: {answer}")
 

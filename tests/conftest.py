@@ -1,4 +1,4 @@
-"""What every test shares: the event loops that tests run on.
+"""What every test shares: the event loops that tests run on, and a cluster of nodes.
 
 An async test runs on uvloop, as nodes do, or on asyncio's own loop where there is no uvloop. One that
 must hold on both says so:
@@ -11,7 +11,10 @@ and where there is no uvloop, that half is reported as skipped.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,6 +22,9 @@ try:
     import uvloop
 except ImportError:
     uvloop = None
+
+if TYPE_CHECKING:
+    from networks import Certificates, Cluster
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -32,3 +38,28 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
         return factories
     usual = "uvloop" if "uvloop" in factories else "asyncio"
     return {usual: factories[usual]}
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Certificates]:
+    """One authority for all tests, made when the first asks."""
+    from networks import Certificates
+
+    folder: Path = tmp_path_factory.mktemp("certificates")
+    return cache(lambda: Certificates(folder))
+
+
+@pytest.fixture
+def scheme() -> str:
+    """Of the links in `cluster`; a test that must hold on several is parametrised by this name."""
+    return "tcp"
+
+
+@pytest.fixture
+async def cluster(scheme: str, certificates: Callable[[], Certificates]) -> AsyncIterator[Cluster]:
+    """Makes nodes on this test's event loop; at the end they leave, and must leave nothing."""
+    from networks import Cluster
+
+    made = Cluster(scheme, certificates)
+    yield made
+    await made.close()

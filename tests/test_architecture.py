@@ -3,6 +3,8 @@
 ROOMS is the list to read. A room is a module; its .py or .pyx, .pxd and .pyi together. It imports
 only from steps above its own: nothing below, nothing beside. That counts every import, also inside
 a function and under TYPE_CHECKING, for what is hidden there still ties two rooms together.
+Where an upper room holds a lower one, it states what it asks of it as a Protocol: the engine of
+its control (in outflow.pyi), agents and links of the manager.
 
 agentnet_core is sans-IO: it reads no clock, draws no random number, and starts nothing.
 """
@@ -28,9 +30,9 @@ agentnet_core.errors
 agentnet_core.config
 agentnet_core.records
 agentnet_core.framing
-agentnet_core.message agentnet_core.body
-agentnet_core.mailbox agentnet_core.listing
-agentnet_core.handshake agentnet_core.directory agentnet_core.membership
+agentnet_core.body agentnet_core.message
+agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake
+agentnet_core.directory agentnet_core.membership
 agentnet_core.session
 agentnet_core.outflow
 agentnet_core.calls
@@ -38,18 +40,23 @@ agentnet_core.engine
 agentnet_core.control
 agentnet_core
 
-agentnet.config agentnet.identity
-agentnet.certs agentnet.payload
+agentnet.config
+agentnet.identity agentnet.payload agentnet.certs
 agentnet.transport.base
 agentnet.transport.sockets
 agentnet.transport.tcp agentnet.transport.tls
 agentnet.transport
-agentnet.link agentnet.runner
+agentnet.runner
+agentnet.link
 agentnet.agent
 agentnet.manager
 agentnet.app
 agentnet
+agentnet.demo.words agentnet.tables
+agentnet.demo.worker agentnet.demo.coordinator
+agentnet.demo.fleet
 agentnet.demo
+agentnet.demo.show
 agentnet.cli
 """
 STEPS = [line.split() for line in ROOMS.split("\n") if line.strip()]

@@ -43,6 +43,7 @@ class Echo(asyncio.BufferedProtocol):
         self.made = made
         self.transport: asyncio.Transport | None = None
         self.got = bytearray()
+        self.heard = asyncio.Event()
         self.lost: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
         self._buffer = memoryview(bytearray(32 * 1024))
 
@@ -58,6 +59,7 @@ class Echo(asyncio.BufferedProtocol):
         data = bytes(self._buffer[:nbytes])
         if self.made is None:
             self.got += data
+            self.heard.set()
         else:
             assert self.transport is not None
             self.transport.write(data)
@@ -248,6 +250,7 @@ class TestEveryTransport:
             transport.abort()
 
     @needs_proc
+    @pytest.mark.timeout(300)  # takes two seconds, on a machine that has nothing else to do
     async def test_200_connections_leave_nothing(self, scheme: str, config: NetworkConfig) -> None:
         async with serving(scheme, config) as server:
             await connect_and_close(server)
@@ -325,7 +328,8 @@ async def connect_and_close(server: Server, *, abort: bool = False) -> None:
     count = len(server.connections)
     transport, protocol = await server.transport.dial(server.address, Echo)
     transport.write(b"x")
-    await until(lambda: protocol.got == b"x")
+    await asyncio.wait_for(protocol.heard.wait(), 20)
+    assert protocol.got == b"x"
     (accepted,) = server.connections[count:]
     if abort:
         transport.abort()
@@ -443,11 +447,8 @@ class TestTlsRefuses:
             assert told.definite
             await until(lambda: server.refused)
             ((reason, peer),) = server.refused
-            with pytest.raises(AssertionError, match=f"its certificate is refused: ({listener_says})"):
-                raise AssertionError(reason)
-            assert peer == "{}:{}".format(
-                *transport.get_extra_info("sockname", ("127.0.0.1", peer.split(":")[1]))
-            )
+            assert re.fullmatch(f"its certificate is refused: ({listener_says})", reason)
+            assert re.fullmatch(r"127\.0\.0\.1:[0-9]+", peer)
             assert server.connections == []
             await self._others_notice_nothing(server)
 

@@ -14,19 +14,31 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
 from agentnet.payload import declared_type, decode, to_bytes
 from agentnet.runner import Runner
 from agentnet_core.engine import Port
-from agentnet_core.outflow import SENT, Pause
 from agentnet_core.errors import ConfigError, HandlerFailed, PayloadMismatch
 from agentnet_core.message import AgentMessage
-from agentnet_core.records import AgentRecord, Event
+from agentnet_core.outflow import SENT, Pause
+from agentnet_core.records import AgentRecord, Event, MessagePriority
 
 if TYPE_CHECKING:
-    from agentnet.manager import AgentNetworkManager
+    from agentnet_core.engine import Engine
 
+    class _Node(Protocol):
+        """What an agent asks of its node; the manager is one."""
+
+        busy: dict[Agent, None]
+        handlers_failed: int
+        turned_ns: int
+
+        @property
+        def engine(self) -> Engine: ...
+
+
+T = TypeVar("T")
 Handler = Callable[[Any], Any]
 log = logging.getLogger("agentnet.agent")
 
@@ -58,9 +70,7 @@ class Agent(Port):
 
     __slots__ = ("_concurrency", "_failures", "_handler", "_logged_ns", "_net", "_reader", "_runners")
 
-    def __init__(
-        self, net: AgentNetworkManager, record: AgentRecord, handler: Handler | None, concurrency: int
-    ) -> None:
+    def __init__(self, net: _Node, record: AgentRecord, handler: Handler | None, concurrency: int) -> None:
         super().__init__(net.engine, record)
         self._net = net
         self._handler = handler
@@ -76,8 +86,31 @@ class Agent(Port):
 
     @property
     def name(self) -> str | None:
-        name: str | None = self.record.name
-        return name
+        return self.record.name
+
+    if TYPE_CHECKING:
+        # At run time these are the Port's own; here its tokens are known to be futures.
+        @overload
+        def request(
+            self,
+            to: int | str,
+            payload: Any,
+            *,
+            timeout: float | None = None,
+            priority: MessagePriority | int = ...,
+            reply: type[T],
+        ) -> asyncio.Future[T]: ...
+        @overload
+        def request(
+            self,
+            to: int | str,
+            payload: Any,
+            *,
+            timeout: float | None = None,
+            priority: MessagePriority | int = ...,
+            reply: Any = None,
+        ) -> asyncio.Future[Any]: ...
+        def request(self, to: int | str, payload: Any, **options: Any) -> asyncio.Future[Any]: ...
 
     def breathe(self) -> Awaitable[None]:
         # The clock may be looked at here, not in the core: a millisecond without a turn is enough.
@@ -93,7 +126,9 @@ class Agent(Port):
     async def messages(self) -> AsyncIterator[AgentMessage]:
         """Its mail, message by message, instead of a handler; answer requests with `reply`."""
         if self._handler is not None:
-            raise ConfigError(f"agent {self.record.label} has a handler: messages() is for agents without one")
+            raise ConfigError(
+                f"agent {self.record.label} has a handler: messages() is for agents without one"
+            )
         while self.engine.ports.get(self.agent_id) is self:
             message = self.take()
             if message is not None:
@@ -169,10 +204,14 @@ class Agent(Port):
         return tasks
 
     def cancel(self) -> list[asyncio.Task[None]]:
-        """Stop its handler now; the tasks."""
-        tasks = [runner.task for runner in self._runners or []]
-        for task in tasks:
-            task.cancel()
+        """Stop its handlers now; their tasks. A handler that asks for this itself is let finish."""
+        tasks = []
+        for runner in list(self._runners or []):
+            if runner.task is asyncio.current_task():
+                runner.retire()
+            else:
+                runner.task.cancel()
+                tasks.append(runner.task)
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
         return tasks
@@ -216,7 +255,7 @@ def prepare_handler(handler: Handler | None, label: str, pool: Executor) -> Hand
         return None
     if not callable(handler):
         raise ConfigError(f"agent {label}: handler {handler!r} is not callable")
-    call = handler if inspect.isroutine(handler) or isinstance(handler, type) else handler.__call__
+    call = handler if inspect.isroutine(handler) or isinstance(handler, type) else cast(Any, handler).__call__
     if inspect.isasyncgenfunction(handler) or inspect.isasyncgenfunction(call):
         raise ConfigError(f"agent {label}: a handler that yields is not supported; return the answer")
     is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)

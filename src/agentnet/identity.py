@@ -22,7 +22,14 @@ FILE = "node.json"
 class NodeIdentity:
     """``incarnation`` of this start; ``network_uuid`` as last kept, or empty."""
 
-    def __init__(self, incarnation: int, network_uuid: bytes, path: Path | None, lock: IO[str] | None, who: dict[str, str]):
+    def __init__(
+        self,
+        incarnation: int,
+        network_uuid: bytes,
+        path: Path | None,
+        lock: IO[str] | None,
+        who: dict[str, str],
+    ):
         self.incarnation = incarnation
         self.network_uuid = network_uuid
         self._path = path
@@ -94,7 +101,9 @@ def _lock(folder: Path) -> IO[str]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
-        raise ConfigError(f"data_dir={str(folder)!r} is in use by another process: give each node its own") from None
+        raise ConfigError(
+            f"data_dir={str(folder)!r} is in use by another process: give each node its own"
+        ) from None
     return lock
 
 

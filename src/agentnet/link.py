@@ -10,17 +10,25 @@ from __future__ import annotations
 import asyncio
 import time
 from time import monotonic_ns
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from agentnet_core.errors import LinkLost, NetworkError
 from agentnet_core.records import Event
 
 if TYPE_CHECKING:
-    from agentnet.manager import AgentNetworkManager
     from agentnet.transport import Transport
+    from agentnet_core.control import Control
     from agentnet_core.engine import Engine
     from agentnet_core.membership import Dial
     from agentnet_core.session import Session
+
+    class _Node(Protocol):
+        """What a link asks of its node; the manager is one."""
+
+        @property
+        def control(self) -> Control: ...
+        def turn(self) -> None: ...
+
 
 LINGER_S = 2.0
 """A closed link may take this long to write what it still holds."""
@@ -31,7 +39,7 @@ class Link(asyncio.BufferedProtocol):
 
     __slots__ = ("_dial", "_engine", "_gone", "_kind", "_net", "_transport", "_view", "session")
 
-    def __init__(self, net: AgentNetworkManager, engine: Engine, kind: Transport, dial: Dial | None) -> None:
+    def __init__(self, net: _Node, engine: Engine, kind: Transport, dial: Dial | None) -> None:
         self._net = net
         self._engine = engine
         self._kind = kind
@@ -65,9 +73,11 @@ class Link(asyncio.BufferedProtocol):
         return self._view
 
     def buffer_updated(self, nbytes: int) -> None:
-        engine = self._engine
+        engine, session = self._engine, self.session
+        if session is None:
+            return  # its peer was refused already
         engine.now_ns = monotonic_ns()
-        engine.receive(self.session, nbytes)
+        engine.receive(session, nbytes)
         if engine.has_mail:
             self._net.turn()
 
@@ -88,7 +98,9 @@ class Link(asyncio.BufferedProtocol):
             if exc is not None and not self.session.welcomed:
                 error = self._kind.refusal(exc, self.session.address)
             else:
-                error = LinkLost(f"{self.session.address} closed the connection" + (f": {exc}" if exc else ""))
+                error = LinkLost(
+                    f"{self.session.address} closed the connection" + (f": {exc}" if exc else "")
+                )
             self._engine.down(self.session, error)
 
     # -- from the manager
@@ -115,7 +127,6 @@ class Link(asyncio.BufferedProtocol):
             asyncio.get_running_loop().call_later(LINGER_S, self.abort)
         if session is not None:
             self._engine.forget_session(session)
-
 
     def abort(self) -> None:
         """Close at once, whatever is unwritten."""

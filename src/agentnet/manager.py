@@ -8,14 +8,17 @@ starts ends in `leave_network`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import monotonic_ns
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
+from weakref import WeakSet
 
 from agentnet.agent import Agent, AgentSpec, Handler, prepare_handler
 from agentnet.config import Address, NetworkConfig
@@ -31,6 +34,8 @@ from agentnet_core.errors import ConfigError, NetworkError, NotRunning, OutageEr
 from agentnet_core.membership import Dial
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import AgentNode, AgentRecord, Event, Member, MessageType, agent_id_of
+
+log = logging.getLogger("agentnet.manager")
 
 MS = 1_000_000
 TICK_NS_MAX = 250 * MS
@@ -57,10 +62,15 @@ class AgentNetworkManager:
         self._listeners: list[Listener] = []
         self._transports: dict[str, Transport] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._streams: list[_EventStream] = []
+        # Whoever drops a stream is not asked to close it; but while a task waits in it, it stays.
+        self._streams: WeakSet[_EventStream] = WeakSet()
+        self._waiting_streams: set[_EventStream] = set()
+        self._events_missed = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
         self._refused_early = 0
+        self._joining: asyncio.Future[None] | None = None
+        self._leaving: asyncio.Future[None] | None = None
         self._left = False
 
     # -- life
@@ -80,20 +90,24 @@ class AgentNetworkManager:
         agents.  JoinFailed when nobody answered before ``join_ms_max``; HandshakeRefused when all
         that answered would not have it; ConfigError for a bad address.
         """
-        if self._engine is not None or self._left:
-            raise NotRunning(f"node {self.node_id} has joined already: a manager joins once")
+        if self._engine is not None or self._leaving is not None:
+            state = "joined already" if self._leaving is None else "left its network"
+            raise NotRunning(f"node {self.node_id} has {state}: a manager joins once, make a new one")
         if isinstance(bootstrap_nodes, str):
-            raise ConfigError(f"bootstrap_nodes={bootstrap_nodes!r}: expected a list of addresses, write [...]")
+            raise ConfigError(
+                f"bootstrap_nodes={bootstrap_nodes!r}: expected a list of addresses, write [...]"
+            )
         bootstrap = tuple(str(Address.parse(text, "bootstrap node")) for text in bootstrap_nodes)
-        self._start()
+        identity = self._start()
         try:
             await self._listen()
             if bootstrap and bootstrap[0] not in self.addresses:
-                await self._await(lambda token: self.control.join(bootstrap, token))
+                self._joining = asyncio.get_running_loop().create_future()
+                await self._await(lambda token: self.control.join(bootstrap, token), self._joining)
             else:
                 # The first of a list that all nodes share founds the network, the others find it.
-                self.control.found(self._identity.new_uuid(), bootstrap[1:])
-            self._identity.keep(self.control.network_uuid)
+                self.control.found(identity.new_uuid(), bootstrap[1:])
+            identity.keep(self.control.network_uuid)
             declared, self._declared = self._declared, []
             if declared:
                 await self.register_agents(declared)
@@ -106,34 +120,47 @@ class AgentNetworkManager:
 
         Handlers that are not done after ``leave_ms_max`` are cancelled.  Doing it twice is fine.
         """
-        engine, self._left = self._engine, True
-        if engine is None or self._identity is None:
+        if self._leaving is not None:
+            await asyncio.wait([self._leaving])
             return
-        identity, self._identity = self._identity, None
+        self._leaving = asyncio.get_running_loop().create_future()
+        try:
+            if self._identity is not None:
+                await self._leave(self._identity)
+        finally:
+            self._left = True
+            self._leaving.set_result(None)
+
+    async def _leave(self, identity: NodeIdentity) -> None:
         deadline = time.monotonic() + self.config.leave_ms_max / 1000
+        if self._joining is not None and not self._joining.done():
+            self._joining.set_exception(NotRunning(f"node {self.node_id} left while it was joining"))
         for listener in self._listeners:
             listener.close()
         await self._stop_agents(deadline)
         self.control.leave()
         links: list[Link] = [session.link for session, _ in self.turn_out()]
-        for task in list(self._tasks):
+        tasks = self._tasks - {asyncio.current_task()}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(link.wait_closed(deadline) for link in links))
         for listener in self._listeners:
             await listener.wait_closed()
         if self._timer is not None:
             self._timer.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
-        for stream in self._streams:
+        for stream in list(self._streams):
             stream.end()
         identity.close()
 
-    def _start(self) -> None:
+    def _start(self) -> NodeIdentity:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._identity = identity = load_identity(self.config.data_dir, self.node_id, self.config.network)
-        self._pool = ThreadPoolExecutor(self.config.handler_threads, thread_name_prefix=f"agentnet-{self.node_id}")
+        self._pool = ThreadPoolExecutor(
+            self.config.handler_threads, thread_name_prefix=f"agentnet-{self.node_id}"
+        )
         self._engine = engine = Engine(
             self.node_id,
             identity.incarnation,
@@ -151,13 +178,15 @@ class AgentNetworkManager:
             network_uuid=identity.network_uuid,
             plaintext=any(not address.secure for address in self.config.listen_addresses),
         )
+        self.control.watched = bool(self._streams)
         self._node = Agent(self, self.control.node_record, None, 1)
+        return identity
 
     async def _listen(self) -> None:
         for address in self.config.listen_addresses:
             kind = self._transport(address.scheme)
             kind.check_own(self.node_id)
-            self._listeners.append(await kind.listen(address, lambda kind=kind: self._link(kind), self._on_refused))
+            self._listeners.append(await kind.listen(address, partial(self._link, kind), self._on_refused))
         advertised = self.config.advertise_addresses or [listener.address for listener in self._listeners]
         self.control.set_addresses(tuple(str(address) for address in advertised))
 
@@ -174,25 +203,32 @@ class AgentNetworkManager:
         self.engine.event(Event(Event.LINK_REFUSED, peer, detail=reason))
 
     async def _stop_agents(self, deadline: float) -> None:
-        agents = [port for port in self.engine.ports.values() if isinstance(port, Agent)]
+        engine = self._engine
+        assert engine is not None
+        agents = [port for port in engine.ports.values() if isinstance(port, Agent)]
         self.control.withdraw()
-        tasks = [task for agent in agents for task in agent.retire()]
+        # A handler may be what leaves: it cannot wait for itself.
+        tasks = {task for agent in agents for task in agent.retire()} - {asyncio.current_task()}
+        running = tasks
         if tasks:
             _, running = await asyncio.wait(tasks, timeout=max(0.0, deadline - time.monotonic()))
-            for agent in agents:
-                agent.cancel()
-            if running:
-                await asyncio.wait(running, timeout=1.0)
         for agent in agents:
-            self.engine.remove_port(agent)
+            # First the mailbox, else its next message would be begun.
+            engine.remove_port(agent)
             agent.cancel()
+        if running:
+            await asyncio.wait(running, timeout=1.0)
 
     # -- the driver
 
     @property
     def engine(self) -> Engine:
+        if self._left:
+            raise NotRunning(f"node {self.node_id} has left its network")
         if self._engine is None:
-            raise NotRunning(f"node {self.node_id} has not joined a network: await net.join_network([...]) first")
+            raise NotRunning(
+                f"node {self.node_id} has not joined a network: await net.join_network([...]) first"
+            )
         return self._engine
 
     def turn(self) -> None:
@@ -217,7 +253,7 @@ class AgentNetworkManager:
             settle(ready.settle, self._decode)
         for event in ready.events:
             for stream in self._streams:
-                stream.put(event)
+                self._events_missed += stream.put(event)
         if engine.wake_ns < self._timer_ns or self._timer is None:
             self._arm(min(engine.wake_ns, now + TICK_NS_MAX))
         return closing
@@ -236,6 +272,7 @@ class AgentNetworkManager:
         engine.tick(now)
         for agent in list(self.busy):
             agent.rest_if_idle(now - self.config.agent_idle_ms * MS)
+        self.control.watched = bool(self._streams)
         self._timer = None
         self.turn()
 
@@ -256,9 +293,11 @@ class AgentNetworkManager:
             self.engine.now_ns = monotonic_ns()
             self.control.dial_failed(dial, OutageError(f"{dial.address}: {error}"))
 
-    async def _await(self, start: Callable[[asyncio.Future[None]], None]) -> None:
+    async def _await(
+        self, start: Callable[[asyncio.Future[None]], None], token: asyncio.Future[None] | None = None
+    ) -> None:
         """Start something that settles a token, and wait for it."""
-        token = self._loop.create_future()
+        token = token or self._loop.create_future()
         self.engine.now_ns = monotonic_ns()
         start(token)
         self.turn()
@@ -302,14 +341,16 @@ class AgentNetworkManager:
         self, agents: Sequence[AgentSpec | int | str], *, timeout: float | None = None
     ) -> list[Agent]:
         """Register many agents at once: one confirmation for all. See `register_agent`."""
+        engine = self.engine
         made = [self._make(spec if isinstance(spec, AgentSpec) else AgentSpec(agent=spec)) for spec in agents]
         timeout_ns = self.config.register_ms_max * MS if timeout is None else int(timeout * 1e9)
-        engine = self.engine
         replaced = [engine.ports.get(agent.agent_id) for agent in made]
-        await self._await(lambda token: self.control.register(made, token, timeout_ns))
-        for old in replaced:
-            if isinstance(old, Agent):
-                old.cancel()
+        try:
+            await self._await(lambda token: self.control.register(made, token, timeout_ns))
+        finally:
+            for old in replaced:
+                if isinstance(old, Agent) and engine.ports.get(old.agent_id) is not old:
+                    old.cancel()
         return made
 
     def _make(self, spec: AgentSpec) -> Agent:
@@ -337,6 +378,9 @@ class AgentNetworkManager:
         def declare(handler: Handler) -> Handler:
             spec = AgentSpec(agent=agent, capabilities=tuple(capabilities), handler=handler, **options)
             if self._engine is None:
+                # As in `register_agent`, the last of one id counts: a notebook's cell may run twice.
+                same = agent_id_of(agent)
+                self._declared = [other for other in self._declared if agent_id_of(other.agent) != same]
                 self._declared.append(spec)
             else:
                 self._spawn(self._register_late(spec))
@@ -345,7 +389,15 @@ class AgentNetworkManager:
         return declare
 
     async def _register_late(self, spec: AgentSpec) -> None:
-        await self.register_agents([spec])
+        try:
+            await self.register_agents([spec])
+        except NetworkError as error:
+            log.error("agent %s was not registered: %s", spec.agent, error)
+            name = spec.agent if isinstance(spec.agent, str) else None
+            found = Event(
+                Event.AGENT_CONFLICT, self.node_id, agent_id_of(spec.agent), name, str(error), error=error
+            )
+            self.engine.event(found)
 
     async def unregister_agent(self, agent: Agent | int | str) -> None:
         """Take an agent of this node away; what it had not handled is refused, definitely."""
@@ -357,7 +409,7 @@ class AgentNetworkManager:
         self.control.unregister([port])
         if isinstance(port, Agent):
             tasks = port.cancel()
-            if tasks and asyncio.current_task() not in tasks:
+            if tasks:
                 await asyncio.wait(tasks)
 
     # -- messages
@@ -402,8 +454,7 @@ class AgentNetworkManager:
 
     def request(self, to: int | str, payload: Any, **options: Any) -> asyncio.Future[Any]:
         """As `Agent.request`, from the first agent of this node or the node itself."""
-        future: asyncio.Future[Any] = self._sender(None).request(to, payload, **options)
-        return future
+        return self._sender(None).request(to, payload, **options)
 
     # -- views
 
@@ -414,23 +465,26 @@ class AgentNetworkManager:
 
     def members(self) -> list[Member]:
         """Every node known, this one among them."""
-        return self.control.members()
+        return cast(Control, self.engine.control).members()
 
     def agents(self, capability: str | None = None) -> list[AgentNode]:
         """Every agent known, or those with a capability, in the order of their ids."""
-        directory = self.control.directory
+        directory = cast(Control, self.engine.control).directory
         records = directory.agents() if capability is None else directory.find(capability)
         members = {member.node_id: member for member in self.members()}
-        return [_agent_node(record, members[record.node_id]) for record in records if record.node_id in members]
+        return [
+            _agent_node(record, members[record.node_id]) for record in records if record.node_id in members
+        ]
 
     def stats(self) -> dict[str, int]:
         """Every counter of this node, by name."""
+        engine = self._engine if self._engine is not None else self.engine
         return {
-            **self.engine.stats(),
+            **engine.stats(),
             "agents": len(self.control.directory),
             "handlers_failed": self.handlers_failed,
             "connections_refused": self._refused_early,
-            "events_missed": sum(stream.missed for stream in self._streams),
+            "events_missed": self._events_missed,
         }
 
     def events(self) -> AsyncIterator[Event]:
@@ -438,33 +492,34 @@ class AgentNetworkManager:
 
         Who reads too slowly misses the oldest; an EVENTS_MISSED event says how many.
         """
-        stream = _EventStream(self.config.events_max, self._forget_stream)
-        self._streams.append(stream)
-        self.control.watched = True
+        stream = _EventStream(self.config.events_max, self._waiting_streams)
+        if self._left:
+            stream.end()
+        self._streams.add(stream)
+        if self._engine is not None:
+            self.control.watched = True
         return stream
-
-    def _forget_stream(self, stream: _EventStream) -> None:
-        if stream in self._streams:
-            self._streams.remove(stream)
-        self.control.watched = bool(self._streams)
 
 
 class _EventStream:
     """One reader's bounded queue of events."""
 
-    def __init__(self, limit: int, forget: Callable[[_EventStream], None]) -> None:
-        self.missed = 0
+    def __init__(self, limit: int, waiting: set[_EventStream]) -> None:
         self._queue: deque[Event] = deque(maxlen=limit)
-        self._told = 0
-        self._forget = forget
+        self._missed = 0
+        self._waiting = waiting
         self._ended = False
         self._waiter: asyncio.Future[None] | None = None
 
-    def put(self, event: Event) -> None:
-        if len(self._queue) == self._queue.maxlen:
-            self.missed += 1
+    def put(self, event: Event) -> bool:
+        """Append it; whether the oldest had to go for it."""
+        if self._ended:
+            return False
+        full = len(self._queue) == self._queue.maxlen
+        self._missed += full
         self._queue.append(event)
         self._notify()
+        return full
 
     def end(self) -> None:
         self._ended = True
@@ -479,24 +534,25 @@ class _EventStream:
 
     async def __anext__(self) -> Event:
         while True:
-            if self.missed > self._told:
-                count, self._told = self.missed - self._told, self.missed
+            if self._missed:
+                count, self._missed = self._missed, 0
                 return Event(Event.EVENTS_MISSED, count=count, detail=f"{count} events were not read in time")
             if self._queue:
                 return self._queue.popleft()
             if self._ended:
-                self._forget(self)
                 raise StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()
+            self._waiting.add(self)
             try:
                 await self._waiter
             finally:
                 self._waiter = None
+                self._waiting.discard(self)
 
     async def aclose(self) -> None:
         """Read no more."""
-        self._forget(self)
         self.end()
+        self._queue.clear()
 
 
 def _agent_node(record: AgentRecord, member: Member) -> AgentNode:

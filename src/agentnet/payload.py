@@ -37,8 +37,8 @@ def to_bytes(value: Any) -> tuple[bytes, int]:
         return msgpack.packb(value, default=_plain, use_bin_type=True), CONTENT_MSGPACK
     except (TypeError, ValueError, OverflowError) as error:
         raise PayloadMismatch(
-            f"a payload of type {type(value).__qualname__} cannot be sent: {error}; expected bytes, a MessagePack "
-            f"value, a dataclass, a msgspec Struct or a Pydantic model"
+            f"a payload of type {type(value).__qualname__} cannot be sent: {error}; expected bytes, a "
+            f"MessagePack value, a dataclass, a msgspec Struct or a Pydantic model"
         ) from None
 
 
@@ -111,7 +111,9 @@ def _convert_collection(value: Any, origin: type, args: tuple[Any, ...], what: s
             raise _mismatch(what, field, "dict", value)
         key_hint, value_hint = args or (Any, Any)
         return {
-            convert(k, key_hint, what, f"{field} key"): convert(v, value_hint, what, f"{field}[{describe(k, 20)}]")
+            convert(k, key_hint, what, f"{field} key"): convert(
+                v, value_hint, what, f"{field}[{describe(k, 20)}]"
+            )
             for k, v in value.items()
         }
     if not isinstance(value, (list, tuple)):
@@ -134,9 +136,15 @@ def _convert_dataclass(value: Any, hint: Any, what: str, field: str) -> Any:
         if key not in known:
             raise _mismatch(what, f"{field}.{describe(key, 40)}", f"a field of {_name(hint)}", value[key])
     hints = typing.get_type_hints(hint)
-    found = {name: convert(value[name], hints[name], what, f"{field}.{name}") for name in known if name in value}
+    found = {
+        name: convert(value[name], hints[name], what, f"{field}.{name}") for name in known if name in value
+    }
     for name, f in known.items():
-        if name not in found and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+        if (
+            name not in found
+            and f.default is dataclasses.MISSING
+            and f.default_factory is dataclasses.MISSING
+        ):
             raise PayloadMismatch(f"{what}: {field}.{name}: expected {_name(hints[name])}, got nothing")
     return hint(**found)
 
@@ -150,7 +158,9 @@ def _by_library(read: Callable[[Any], Any], value: Any, what: str, hint: Any) ->
 
 
 def _mismatch(what: str, field: str, expected: str, got: Any) -> PayloadMismatch:
-    return PayloadMismatch(f"{what}: {field}: expected {expected}, got {type(got).__name__} {describe(got, 60)}")
+    return PayloadMismatch(
+        f"{what}: {field}: expected {expected}, got {type(got).__name__} {describe(got, 60)}"
+    )
 
 
 def _name(hint: Any) -> str:
@@ -166,4 +176,3 @@ def declared_type(handler: Callable[..., Any]) -> Any:
         return None
     hint = hints.get(parameters[0].name) if parameters else None
     return None if hint is AgentMessage or hint is Any else hint
-

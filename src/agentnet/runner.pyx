@@ -151,13 +151,15 @@ cdef class Runner:
 
     cdef int failed(self, object error) except -1:
         cdef AgentMessage message = self.message
-        cdef bint cancelled = isinstance(error, CancelledError) and self.task is not None and self.task.cancelling()
+        cdef bint cancelled = (isinstance(error, CancelledError) and self.task is not None
+                               and self.task.cancelling())
         self.message = None
         self.mail = None
         if cancelled or not isinstance(error, (Exception, CancelledError)):
             if message is not None:
                 self.engine.reply(message, b"", 0, (HandlerFailed.code, (
-                    f"agent {self.port.record.label} on node {self.engine.node_id} was stopped while it handled this")))
+                    f"agent {self.port.record.label} on node {self.engine.node_id} was stopped while it "
+                    f"handled this")))
             raise error
         if message is not None:
             self.report(message, error)

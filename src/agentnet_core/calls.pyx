@@ -46,7 +46,8 @@ cdef class Calls(Outflow):
             return 0
         del self.pending[message.correlation]
         if message.failure is not None:
-            self.settle(pending.token, from_code(message.failure[0], message.failure[1].decode("utf-8", "replace")))
+            text = message.failure[1].decode("utf-8", "replace")
+            self.settle(pending.token, from_code(message.failure[0], text))
         else:
             self.settle(pending.token, message, pending.hint)
         return 0
@@ -104,7 +105,8 @@ cdef class Calls(Outflow):
                 if pending is not None:
                     self.settle(pending.token, error)
             else:
-                self.event(Event(Event.UNDELIVERABLE, self.node_id, message.to_id, detail=str(error), error=error))
+                self.event(Event(Event.UNDELIVERABLE, self.node_id, message.to_id,
+                                 detail=str(error), error=error))
         elif session is not None:
             text = str(error).encode("utf-8", "replace")[:512]
             start = session.control.begin(REFUSED, 0, 1 + 4 * 9 + 5 + len(text))
@@ -129,7 +131,8 @@ cdef class Calls(Outflow):
         if not (read_array(&c, &n) and n == 5 and read_uint(&c, &seq) and read_uint(&c, &correlation)
                 and read_uint(&c, &to) and read_uint(&c, &code) and read_bin(&c, &data, &n)):
             raise ProtocolError("REFUSED frame: expected [seq, correlation, to, code, text]")
-        error = from_code(<int>code, PyBytes_FromStringAndSize(<const char*>data, n).decode("utf-8", "replace"))
+        text = PyBytes_FromStringAndSize(<const char*>data, n).decode("utf-8", "replace")
+        error = from_code(<int>code, text)
         if correlation:
             pending = self.pending.get(correlation)
             if pending is not None and pending.session is session:
@@ -144,8 +147,8 @@ cdef class Calls(Outflow):
         del self.pending[correlation]
         if pending.waiting is not None and not pending.waiting.dropped and not pending.waiting.started:
             self.drop(pending.waiting)
-            error = Congested(f"agent {pending.waiting.route.record.label} or the link to it had no room in time; "
-                              f"the request was not sent")
+            error = Congested(f"agent {pending.waiting.route.record.label} or the link to it had no room "
+                              f"in time; the request was not sent")
         else:
             error = RequestTimeout(f"no answer from agent {pending.to_id} in time; the outcome is unknown")
         self.settle(pending.token, error)

@@ -107,7 +107,5 @@ class EngineConfig:
 def check_name(kind: str, name: str) -> str:
     """``name``, if it can name a node or a network; ConfigError otherwise."""
     if not isinstance(name, str) or not NAME.match(name):
-        raise ConfigError(
-            f"{kind} {name!r}: expected 1 to 64 of A-Z a-z 0-9 . _ - , for example 'node-1'"
-        )
+        raise ConfigError(f"{kind} {name!r}: expected 1 to 64 of A-Z a-z 0-9 . _ - , for example 'node-1'")
     return name

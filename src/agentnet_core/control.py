@@ -12,6 +12,7 @@ the dialler's `join`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +116,7 @@ class Control:
         self._refused(dial.address, error)
         self._check_joined()
 
-    def register(self, ports: list[Port], token: Any, timeout_ns: int) -> None:
+    def register(self, ports: Sequence[Port], token: Any, timeout_ns: int) -> None:
         """Take agents of this node; the token settles when every linked node has confirmed them.
 
         AgentExists or LimitReached, definite, before anything has changed.
@@ -133,7 +134,7 @@ class Control:
         self._settle(settled)
         self.engine.wake_ns = min(self.engine.wake_ns, self.engine.now_ns + timeout_ns)
 
-    def unregister(self, ports: list[Port]) -> None:
+    def unregister(self, ports: Sequence[Port]) -> None:
         """Drop agents of this node; what is in their mailboxes is refused."""
         applied = self.directory.unregister([port.agent_id for port in ports])
         for port in ports:
@@ -182,7 +183,9 @@ class Control:
         dial = self._dials.pop(session, None)
         self._agreed.pop(session, None)
         self._probes.pop(session, None)
-        was_current = self._synced.pop(session.node_id, None) is not None and not self._linked(session.node_id)
+        was_current = self._synced.pop(session.node_id, None) is not None and not self._linked(
+            session.node_id
+        )
         if was_current:
             self._sent_version.pop(session.node_id, None)
             self._settle(self.confirmations.lost(session.node_id))
@@ -256,7 +259,8 @@ class Control:
         if agreed.credit_bytes < room or agreed.frame_bytes_max < room:
             raise HandshakeRefused(
                 f"node {remote.node_id!r} takes frames of {agreed.frame_bytes_max} bytes and a window of "
-                f"{agreed.credit_bytes}: node {local.node_id!r} needs {room} of both (fragment_bytes and 1024)"
+                f"{agreed.credit_bytes}: node {local.node_id!r} needs {room} of both "
+                f"(fragment_bytes and 1024)"
             )
         refusal = self.membership.refusal(agreed.node_id, agreed.incarnation)
         if refusal is not None and agreed.node_id not in self.engine.sessions:
@@ -270,7 +274,9 @@ class Control:
     def _on_welcome(self, session: Session, welcome: Welcome) -> None:
         agreed = self._agreed[session]
         if agreed.arbiter:
-            raise ProtocolError(f"WELCOME from node {session.node_id!r}, which is not the arbiter of this pair")
+            raise ProtocolError(
+                f"WELCOME from node {session.node_id!r}, which is not the arbiter of this pair"
+            )
         agreed.check(welcome)
         self._decide(session, arbiter=False)
 
@@ -301,7 +307,9 @@ class Control:
         dial = self._dials.pop(session, None)
         self._synced[node_id] = False
         hello: Hello = session.hello
-        self.membership.link_up(node_id, session.incarnation, hello.addresses, engine.now_ns, hello.plaintext, dial)
+        self.membership.link_up(
+            node_id, session.incarnation, hello.addresses, engine.now_ns, hello.plaintext, dial
+        )
         for body in self.membership.frames():
             engine.put_control(session, MEMBERS, body)
         introduction = self.membership.introduction(node_id)
@@ -353,15 +361,21 @@ class Control:
             port = self.engine.ports.get(record.agent_id)
             if port is not None:
                 self.engine.remove_port(port)
-            text = f"agent {record.label} belongs to node {owner}, which keeps it; this node's is unregistered"
+            text = (
+                f"agent {record.label} belongs to node {owner}, which keeps it; this node's is unregistered"
+            )
             self.engine.event(
-                Event(Event.AGENT_CONFLICT, owner, record.agent_id, record.name, text, error=AgentExists(text))
+                Event(
+                    Event.AGENT_CONFLICT, owner, record.agent_id, record.name, text, error=AgentExists(text)
+                )
             )
         if applied.lost_mine:
             self._publish()
         for record, limit in applied.refused:
             self.engine.event(
-                Event(Event.AGENT_CONFLICT, record.node_id, record.agent_id, record.name, f"not taken: {limit}")
+                Event(
+                    Event.AGENT_CONFLICT, record.node_id, record.agent_id, record.name, f"not taken: {limit}"
+                )
             )
 
     def _agent_event(self, kind: str, record: AgentRecord) -> None:
@@ -383,9 +397,12 @@ class Control:
         for done in settled:
             for token, _ in self._confirming.pop(done.version, ()):
                 lost = [
-                    f"{agent_id} ({owner or 'over a limit'}, says {who})" for agent_id, owner, who in done.conflicts
+                    f"{agent_id} ({owner or 'over a limit'}, says {who})"
+                    for agent_id, owner, who in done.conflicts
                 ]
-                error = AgentExists(f"agents not taken by other nodes: {', '.join(lost[:8])}") if lost else None
+                error = (
+                    AgentExists(f"agents not taken by other nodes: {', '.join(lost[:8])}") if lost else None
+                )
                 self.engine.settle(token, error)
 
     # -- time
@@ -433,10 +450,14 @@ class Control:
             silent_ns = now_ns - session.heard_ns
             if silent_ns >= config.link_silence_ms_max * MS:
                 self.engine.down(
-                    session, LinkLost(f"node {session.node_id} was silent for {config.link_silence_ms_max} ms")
+                    session,
+                    LinkLost(f"node {session.node_id} was silent for {config.link_silence_ms_max} ms"),
                 )
                 continue
-            if silent_ns >= config.ping_interval_ms * MS and now_ns >= session.pinged_ns + config.ping_interval_ms * MS:
+            if (
+                silent_ns >= config.ping_interval_ms * MS
+                and now_ns >= session.pinged_ns + config.ping_interval_ms * MS
+            ):
                 self.engine.ping(session)
             next_ns = min(next_ns, max(session.heard_ns, session.pinged_ns) + config.ping_interval_ms * MS)
         return next_ns
@@ -454,7 +475,9 @@ class Control:
                 del self._probes[session]
                 self._close(session, verdict.close)
             elif now_ns >= asked_ns + self._probe_ns():
-                self.engine.down(old, LinkLost(f"node {old.node_id} was started again; its old process is silent"))
+                self.engine.down(
+                    old, LinkLost(f"node {old.node_id} was started again; its old process is silent")
+                )
                 next_ns = now_ns
             else:
                 next_ns = min(next_ns, now_ns + 20 * MS)
@@ -466,7 +489,10 @@ class Control:
             for item in [item for item in waiting if item[1] <= now_ns]:
                 missing = ", ".join(self.confirmations.missing(version))
                 self.engine.settle(
-                    item[0], Unconfirmed(f"the agents are registered, but nodes {missing} have not confirmed it in time")
+                    item[0],
+                    Unconfirmed(
+                        f"the agents are registered, but nodes {missing} have not confirmed it in time"
+                    ),
                 )
                 waiting.remove(item)
             if not waiting:
@@ -501,7 +527,9 @@ class Control:
         self.engine.settle(token, error)
 
     def _join_error(self, bootstrap: tuple[str, ...]) -> JoinFailed:
-        reasons = "; ".join(f"{address}: {self._refusals.get(address, 'no answer')}" for address in bootstrap[:8])
+        reasons = "; ".join(
+            f"{address}: {self._refusals.get(address, 'no answer')}" for address in bootstrap[:8]
+        )
         return JoinFailed(
             f"no node of network {self.config.network!r} let this one in within {self.config.join_ms_max} ms "
             f"({reasons}); start the first node with join_network([])"

@@ -109,7 +109,9 @@ cdef class Port(Route):
         cdef Route route
         cdef Session session
         cdef Py_ssize_t size
-        cdef int64_t timeout_ns = engine.request_timeout_ns if timeout is None else <int64_t>(<double>timeout * 1e9)
+        cdef int64_t timeout_ns = engine.request_timeout_ns
+        if timeout is not None:
+            timeout_ns = <int64_t>(<double>timeout * 1e9)
         token = engine.make_token()
         try:
             if len(engine.pending) >= engine.pending_max:
@@ -158,7 +160,7 @@ cdef class Port(Route):
         return self.box
 
     cpdef AgentMessage take(self):
-        """The next message to handle, expired ones passed over; None, and it is parked, when there is none."""
+        """The next message to handle, expired ones passed over; None, and it is parked, if there is none."""
         cdef AgentMessage message
         cdef Engine engine = self.engine
         cdef Session session
@@ -213,7 +215,8 @@ cdef class Engine(Calls):
     `ready()` gets something to do. `now_ns`: monotonic.
     """
 
-    def __init__(self, str node_id, uint64_t incarnation, config, int64_t now_ns, *, make_token, to_bytes, wake):
+    def __init__(self, str node_id, uint64_t incarnation, config, int64_t now_ns, *,
+                 make_token, to_bytes, wake):
         self.config = config
         self.node_id, self.incarnation = node_id, incarnation
         self.origin = Origin(node_id, incarnation)
@@ -258,8 +261,9 @@ cdef class Engine(Calls):
             if not session.welcomed:
                 session.handshake_bytes += n
                 if session.handshake_bytes > self.config.handshake_bytes_max:
-                    raise ProtocolError(f"{session.handshake_bytes} bytes before the link was welcomed: expected at "
-                                        f"most {self.config.handshake_bytes_max} (handshake_bytes_max)")
+                    raise ProtocolError(
+                        f"{session.handshake_bytes} bytes before the link was welcomed: expected at most "
+                        f"{self.config.handshake_bytes_max} (handshake_bytes_max)")
             session.decoder.begin(n)
             while session.decoder.next(&frame):
                 if frame.kind == MESSAGE:
@@ -362,12 +366,12 @@ cdef class Engine(Calls):
             if frame.kind == PING:
                 self.put_control_u64(session, PONG, value)
             return 0
-        self.control.receive(session, frame.kind, PyBytes_FromStringAndSize(<const char*>frame.body, frame.size))
+        self.control.receive(session, frame.kind,
+                             PyBytes_FromStringAndSize(<const char*>frame.body, frame.size))
         return 0
 
     cdef int on_stop(self, Session session, uint64_t agent_id) except -1:
         cdef Route route = self.routes.get(agent_id)
-        cdef Waiting waiting
         if route is None or route.session is not session:
             return 0
         route.stopped = True
@@ -532,7 +536,8 @@ cdef class Engine(Calls):
         self.listeners.pop(port.agent_id, None)
         self.last_port = None
         self.drop_routes(port.record)
-        error = AgentStopped(f"agent {port.record.label} on node {self.node_id} was unregistered before it saw the message")
+        error = AgentStopped(f"agent {port.record.label} on node {self.node_id} was unregistered before it "
+                             f"saw the message")
         while port.waiting:
             waiting = port.waiting.popleft()
             if not waiting.dropped:

@@ -132,6 +132,7 @@ cdef class Outbox:
     cdef readonly Py_ssize_t waiting
     cdef readonly bint checksum
     cdef Py_ssize_t chunk_bytes
+    cdef uint32_t chain         # checksum of the last frame
     cdef Chunk open
     cdef object full            # deque of Chunk
     cdef list pool
@@ -156,6 +157,7 @@ cdef class Decoder:
     cdef readonly Py_ssize_t frame_bytes_max
     cdef public bint checksum
     cdef readonly uint64_t offset
+    cdef uint32_t[2] chains     # checksums of the last frames: control, messages
     cdef const uint8_t* at
     cdef const uint8_t* end
     cdef uint8_t* rest

@@ -1,7 +1,9 @@
 """Bytes to frames and back.
 
 A frame is `u32 length, u8 kind, u8 flags, body[, u32 crc32c]`, big-endian; `length` counts what
-follows it.  The decoder takes bytes as they come (whole, byte by byte, with a tail) and gives
+follows it.  The checksum covers kind, flags and body, and goes on from that of the frame before it
+in its lane (messages are one lane, all else the other), so that whole frames that are lost, swapped
+or repeated are noticed, too.  The decoder takes bytes as they come (whole, byte by byte, with a tail) and gives
 whole frames, views into the arena that die with the next read; a frame over the limit is refused
 by its length alone, before anything is held for it.  The encoder writes into chunks that a
 transport can write from without a copy.  MessagePack is written fixed-width, so that a message
@@ -236,7 +238,8 @@ cdef bint skip_value(Cursor* c, int depth) noexcept nogil:
             return False
         if n == 1:
             return skip_bytes(c, 3 + <Py_ssize_t>c.at[1])
-        return skip_bytes(c, 2 + n + (<Py_ssize_t>get_u16(c.at + 1) if n == 2 else <Py_ssize_t>get_u32(c.at + 1)))
+        return skip_bytes(c, 2 + n + (<Py_ssize_t>get_u16(c.at + 1) if n == 2
+                                      else <Py_ssize_t>get_u32(c.at + 1)))
     return False                # 0xc1 is never used
 
 
@@ -327,7 +330,8 @@ cdef class Outbox:
         """End the frame whose body is `size` bytes; how many it takes on the wire."""
         cdef Py_ssize_t total = FRAME_HEAD_BYTES + size
         if self.checksum:
-            put_u32(body + size, agentnet_crc32c_extend(0, body - 2, size + 2))
+            self.chain = agentnet_crc32c_extend(self.chain, body - 2, size + 2)
+            put_u32(body + size, self.chain)
             total += CHECKSUM_BYTES
         put_u32(body - FRAME_HEAD_BYTES, <uint32_t>(total - 4))
         self.open.used += total
@@ -436,13 +440,13 @@ cdef class Decoder:
         cdef const uint8_t* p = self.at
         cdef Py_ssize_t left = self.end - p
         cdef Py_ssize_t tail = CHECKSUM_BYTES if self.checksum else 0
-        cdef uint32_t length
+        cdef uint32_t length, chain
         if left < 4:
             return 0
         length = get_u32(p)
         if length > <uint64_t>self.frame_bytes_max or length < 2 + tail:
-            raise ProtocolError(
-                f"frame of {length} bytes at byte {self.offset}: expected {2 + tail} to {self.frame_bytes_max}")
+            raise ProtocolError(f"frame of {length} bytes at byte {self.offset}: expected {2 + tail} to "
+                                f"{self.frame_bytes_max}")
         if left - 4 < <Py_ssize_t>length:
             return 0
         frame.kind = p[4]
@@ -450,8 +454,12 @@ cdef class Decoder:
         frame.body = p + FRAME_HEAD_BYTES
         frame.size = <uint32_t>(length - 2 - tail)
         frame.wire_size = length + 4
-        if tail and get_u32(frame.body + frame.size) != agentnet_crc32c_extend(0, p + 4, length - CHECKSUM_BYTES):
-            raise ProtocolError(f"frame at byte {self.offset}: its checksum does not match, the bytes were damaged")
+        if tail:
+            chain = agentnet_crc32c_extend(self.chains[frame.kind == MESSAGE], p + 4, length - CHECKSUM_BYTES)
+            if chain != get_u32(frame.body + frame.size):
+                raise ProtocolError(f"frame at byte {self.offset}: its checksum does not match, "
+                                    f"bytes were damaged or lost")
+            self.chains[frame.kind == MESSAGE] = chain
         self.at = p + 4 + length
         self.offset += 4 + length
         return 1

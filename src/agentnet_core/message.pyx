@@ -162,7 +162,8 @@ cdef class AgentMessage:
         pairs = []
         for key, value in sorted(fields.items()):
             if not isinstance(key, int) or not is_carried(key):
-                raise ConfigError(f"optional field {key!r}: expected a reserved number that agentnet does not read")
+                raise ConfigError(f"optional field {key!r}: expected a reserved number that agentnet does "
+                                  f"not read")
             pairs.append(msgpack.packb(key) + msgpack.packb(value))
         self.extras = b"".join(pairs) if pairs else None
         self.extras_count = <uint32_t>len(pairs)
@@ -214,7 +215,8 @@ cdef class AgentMessage:
             return p
         count = 1 if fragments else 0
         if first:
-            count += (self.id is not None) + (self.content != 0) + (self.failure is not None) + self.extras_count
+            count += (self.id is not None) + (self.content != 0) + (self.failure is not None)
+            count += self.extras_count
         p[0] = 0xde
         p[1] = <uint8_t>(count >> 8)
         p[2] = <uint8_t>count
@@ -381,7 +383,8 @@ cdef int read_any_width(AgentMessage message, Cursor* c) except -1:
             break
         message.payload = PyBytes_FromStringAndSize(<const char*>data, n)
         return 0
-    raise ProtocolError(f"message: {field} is missing, out of range or of another type, near byte {c.at - start}")
+    raise ProtocolError(f"message: {field} is missing, out of range or of another type, near byte "
+                        f"{c.at - start}")
 
 
 cdef inline bint is_carried(key):
@@ -415,7 +418,8 @@ cdef int read_optional(AgentMessage message, Cursor* c) except -1:
             ok = read_uint(c, &value) and value <= CONTENT_MSGPACK
             message.content = <uint8_t>value
         elif key == FIELD_FAILURE:
-            ok = read_array(c, &n) and n == 2 and read_uint(c, &value) and value < 65536 and read_bin(c, &data, &n)
+            ok = read_array(c, &n) and n == 2 and read_uint(c, &value) and value < 65536
+            ok = ok and read_bin(c, &data, &n)
             if ok:
                 message.failure = (<int>value, PyBytes_FromStringAndSize(<const char*>data, n))
         elif is_carried(key):
@@ -424,7 +428,8 @@ cdef int read_optional(AgentMessage message, Cursor* c) except -1:
                 carried = carried or []
                 carried.append(PyBytes_FromStringAndSize(<const char*>pair, c.at - pair))
         else:
-            raise ProtocolError(f"message: optional field {key} is unknown to this version and must be understood")
+            raise ProtocolError(f"message: optional field {key} is unknown to this version and must be "
+                                f"understood")
     if not ok or c.at != c.end:
         raise ProtocolError(f"message: optional fields malformed near byte {c.at - start} (field {key})")
     if carried is not None:

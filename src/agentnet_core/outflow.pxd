@@ -8,8 +8,6 @@ cdef enum:
     FRAME_OVERHEAD_BYTES = 10   # head and checksum
 
 
-
-
 cdef class Ready:
     cdef readonly list send
     cdef readonly list close

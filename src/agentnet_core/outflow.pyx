@@ -201,7 +201,8 @@ cdef class Outflow:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
         cdef uint8_t* p = session.data.begin(MESSAGE, 0, PLAIN_HEAD_BYTES + size)
         self.seq += 1
-        write_plain(p, from_id, to_id, self.seq, correlation, type, level, 0, self.now_ns + self.wall_offset_ns,
+        write_plain(p, from_id, to_id, self.seq, correlation, type, level, 0,
+                    self.now_ns + self.wall_offset_ns,
                     <const uint8_t*>PyBytes_AS_STRING(payload), <uint32_t>size)
         return self.account(session, session.data.finish(p, PLAIN_HEAD_BYTES + size))
 
@@ -310,8 +311,9 @@ cdef class Outflow:
             return True
         if waiting.message.deadline_ns and self.now_ns >= waiting.message.deadline_ns:
             self.messages_expired += 1
-            self.fail_waiting(waiting, Expired(f"the ttl of the message to agent {waiting.route.record.label} ran "
-                                               f"out while it waited; it was not sent"))
+            self.fail_waiting(waiting, Expired(
+                f"the ttl of the message to agent {waiting.route.record.label} ran out while it waited; "
+                f"it was not sent"))
             return True
         return False
 

@@ -95,7 +95,8 @@ cdef class Session:
         parts.size += size
         if parts.size > bytes_max or self.assembly_bytes > total_max:
             raise ProtocolError(f"message {piece.seq}: {parts.size} bytes in fragments and "
-                                f"{self.assembly_bytes} on this link: expected at most {bytes_max} and {total_max}")
+                                f"{self.assembly_bytes} on this link: expected at most {bytes_max} and "
+                                f"{total_max}")
         parts.pieces.append(piece.payload)
         parts.next_index += 1
         if parts.next_index < parts.count:

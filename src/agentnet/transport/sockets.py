@@ -4,6 +4,10 @@ Accepting is done here and not by ``create_server``, because event loops report 
 handshake to nobody: here each one runs in a task of its own, fails into ``on_refused``, and
 holds up no other.  At most ``2 * nodes_max`` are half-open; one more drops the oldest, because
 an honest handshake takes milliseconds and a silent one would wait for its deadline.
+
+Both sides enter the loop by ``connect_accepted_socket``, diallers too.  ``create_connection(sock=)``
+of uvloop takes the socket over one turn late: if the peer has closed by then, the descriptor is
+closed twice, and the second time it may be another connection's.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from agentnet.config import Address, NetworkConfig, is_loopback, refuse_plaintext
-from agentnet.transport.base import OnRefused, P
+from agentnet.transport.base import OnRefused
 from agentnet_core.errors import ConfigError, NetworkError, OutageError
 
 BACKLOG = 1024
@@ -27,11 +31,34 @@ UNSENT_BYTES = 128 * 1024
 """What the kernel takes beyond what it can send; more would be a queue that no priority reaches."""
 ACCEPT_PAUSE_S = 1.0
 """After accept failed for want of descriptors or memory."""
-FAMILIES = (socket.AF_INET, socket.AF_INET6)
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
-Opener = Callable[[socket.socket, asyncio.BufferedProtocol], Awaitable[None]]
-"""Makes a connection of an accepted socket, which it then owns; a NetworkError says why it could not."""
+
+class Opening:
+    """A connected socket on its way to being a connection."""
+
+    __slots__ = ("dropped", "handed_over", "made", "peer", "sock")
+
+    def __init__(self, sock: socket.socket, peer: str) -> None:
+        self.sock = sock
+        self.peer = peer
+        self.handed_over = False  # a transport owns the socket
+        self.made = False  # no handshake is under way any more
+        self.dropped = False
+
+    def hang_up(self) -> None:
+        """End the connection from outside: its transport, or its handshake, sees the end.
+
+        Cancelling what makes the connection may instead close it between ``connection_made`` and
+        the return, and then uvloop never calls ``connection_lost``.
+        """
+        with contextlib.suppress(OSError):  # it has ended already
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+
+Opener = Callable[[Opening, asyncio.BufferedProtocol], Awaitable[None]]
+"""Makes the connection, and owns the socket; a NetworkError says why it could not."""
 
 
 def show_peer(name: Any) -> str:
@@ -43,7 +70,7 @@ def show_peer(name: Any) -> str:
 
 
 def why(error: BaseException) -> str:
-    """The reason in an OSError, without its number."""
+    """The reason in an error of the system, without its number."""
     if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno:
         return os.strerror(error.errno)
     text = getattr(error, "strerror", None) or str(error)
@@ -101,7 +128,7 @@ async def bind(address: Address, config: NetworkConfig) -> socket.socket:
     raise OutageError(f"cannot listen at {address}: {why(failure)}") from failure
 
 
-async def connect(address: Address, config: NetworkConfig) -> socket.socket:
+async def connect(address: Address, config: NetworkConfig) -> Opening:
     """A socket connected to the first place of ``address`` that answers."""
     if address.port == 0:
         raise ConfigError(f"dial {address}: expected a port above 0; 0 only means something in listen")
@@ -123,49 +150,25 @@ async def connect(address: Address, config: NetworkConfig) -> socket.socket:
             sock.close()
             raise
         else:
-            return sock
+            return Opening(sock, show_peer(place))
     assert failure is not None  # look_up gives at least one place
     raise OutageError(f"dial {address}: {why(failure)}") from failure
 
 
-def hang_up(sock: socket.socket) -> None:
-    """End the connection of ``sock`` from outside: its transport, or its handshake, sees the end.
-
-    Cancelling what makes the connection instead may close it between ``connection_made`` and the
-    return, and then uvloop never calls ``connection_lost``.
-    """
-    with contextlib.suppress(OSError):  # it has ended already
-        sock.shutdown(socket.SHUT_RDWR)
-
-
-async def finish(
-    opening: Coroutine[Any, Any, tuple[asyncio.Transport, P]], sock: socket.socket
-) -> tuple[asyncio.Transport, P]:
-    """What ``opening`` makes of ``sock``; if the wait is cancelled, the connection ends by itself."""
-    task = asyncio.get_running_loop().create_task(opening)
+async def finish(making: Coroutine[Any, Any, asyncio.Transport], opening: Opening) -> asyncio.Transport:
+    """What ``making`` gives; if the wait is cancelled, it is ended and its connection closed."""
+    task = asyncio.get_running_loop().create_task(making, name=f"dial {opening.peer}")
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        hang_up(sock)
+        opening.hang_up()
         task.add_done_callback(_abandon)
         raise
 
 
-def _abandon(task: asyncio.Task[tuple[asyncio.Transport, Any]]) -> None:
+def _abandon(task: asyncio.Task[asyncio.Transport]) -> None:
     if not task.cancelled() and task.exception() is None:
-        task.result()[0].abort()
-
-
-class _Opening:
-    """An accepted socket on its way to being a connection."""
-
-    __slots__ = ("dropped", "handed_over", "peer", "sock")
-
-    def __init__(self, sock: socket.socket, peer: str) -> None:
-        self.sock = sock
-        self.peer = peer
-        self.handed_over = False
-        self.dropped = False
+        task.result().abort()
 
 
 class SocketListener:
@@ -186,7 +189,7 @@ class SocketListener:
         self._opener = opener
         self._on_refused = on_refused
         self._half_open_max = 2 * config.nodes_max
-        self._half_open: dict[asyncio.Task[None], _Opening] = {}  # the oldest first
+        self._half_open: dict[asyncio.Task[None], Opening] = {}  # the oldest first
         self._dropped: set[asyncio.Task[None]] = set()
         loop = asyncio.get_running_loop()
         self._accepting = loop.create_task(self._accept(sock), name=f"accept {self.address}")
@@ -216,20 +219,21 @@ class SocketListener:
                 self._on_refused(f"cannot accept: {why(error)}", "")
                 await asyncio.sleep(ACCEPT_PAUSE_S if error.errno in EXHAUSTED else 0)
             else:
-                self._begin(_Opening(accepted, show_peer(name)))
+                self._begin(Opening(accepted, show_peer(name)))
 
-    def _begin(self, opening: _Opening) -> None:
+    def _begin(self, opening: Opening) -> None:
         if len(self._half_open) >= self._half_open_max:
-            oldest = next(iter(self._half_open))
-            reason = f"dropped as the oldest of {self._half_open_max} half-open connections (2 * nodes_max)"
-            self._on_refused(reason, self._half_open[oldest].peer)
-            self._drop(oldest)
+            task, oldest = next(iter(self._half_open.items()))
+            self._drop(task)
+            if oldest.dropped:
+                bound = f"{self._half_open_max} half-open connections (2 * nodes_max)"
+                self._on_refused(f"dropped as the oldest of {bound}", oldest.peer)
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._open(opening), name=f"open {opening.peer}")
         self._half_open[task] = opening
         task.add_done_callback(lambda done: self._ended(done, opening))
 
-    async def _open(self, opening: _Opening) -> None:
+    async def _open(self, opening: Opening) -> None:
         try:
             tune(opening.sock, self._config)
         except OSError as error:  # the peer is gone already
@@ -238,18 +242,19 @@ class SocketListener:
         protocol = self._protocol_factory()
         opening.handed_over = True
         try:
-            await self._opener(opening.sock, protocol)
+            await self._opener(opening, protocol)
         except NetworkError as error:
             if not opening.dropped:
                 self._on_refused(str(error), opening.peer)
 
     def _drop(self, task: asyncio.Task[None]) -> None:
         opening = self._half_open.pop(task)
-        opening.dropped = True
         self._dropped.add(task)
-        hang_up(opening.sock)
+        if not opening.made:
+            opening.dropped = True
+            opening.hang_up()
 
-    def _ended(self, task: asyncio.Task[None], opening: _Opening) -> None:
+    def _ended(self, task: asyncio.Task[None], opening: Opening) -> None:
         self._half_open.pop(task, None)
         self._dropped.discard(task)
         if not opening.handed_over:

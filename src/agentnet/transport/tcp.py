@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable
 from typing import ClassVar
 
 from agentnet.config import Address, NetworkConfig, is_loopback
 from agentnet.transport.base import Listener, OnRefused, P
-from agentnet.transport.sockets import SocketListener, bind, connect, finish, why
+from agentnet.transport.sockets import Opening, SocketListener, bind, connect, finish, why
 from agentnet_core.errors import NetworkError, OutageError
 
 log = logging.getLogger("agentnet.transport")
@@ -38,23 +37,27 @@ class TcpTransport:
         host = sock.getsockname()[0]
         if not is_loopback(host):
             log.warning("%s is plaintext beyond loopback: anyone on the way can read and forge it", address)
-        return SocketListener(sock, address, self._config, protocol_factory, self._open, on_refused)
+        return SocketListener(sock, address, self._config, protocol_factory, self._accept, on_refused)
 
     async def dial(self, address: Address, protocol_factory: Callable[[], P]) -> tuple[asyncio.Transport, P]:
         protocol = protocol_factory()
-        sock = await connect(address, self._config)
-        loop = asyncio.get_running_loop()
+        opening = await connect(address, self._config)
         try:
-            return await finish(loop.create_connection(lambda: protocol, sock=sock), sock)
+            return await finish(self._make(opening, protocol), opening), protocol
         except OSError as error:
             raise OutageError(f"dial {address}: {why(error)}") from error
 
-    async def _open(self, accepted: socket.socket, protocol: asyncio.BufferedProtocol) -> None:
-        loop = asyncio.get_running_loop()
+    async def _accept(self, opening: Opening, protocol: asyncio.BufferedProtocol) -> None:
         try:
-            await loop.connect_accepted_socket(lambda: protocol, accepted)
+            await self._make(opening, protocol)
         except OSError as error:
             raise OutageError(why(error)) from error
+
+    async def _make(self, opening: Opening, protocol: asyncio.BufferedProtocol) -> asyncio.Transport:
+        opening.made = True  # there is no handshake
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_accepted_socket(lambda: protocol, opening.sock)
+        return transport
 
     def peer_identity(self, transport: asyncio.Transport) -> str | None:
         return None

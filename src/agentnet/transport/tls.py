@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from agentnet import certs
 from agentnet.config import Address, NetworkConfig, missing_certificates
 from agentnet.transport.base import Listener, OnRefused, P
-from agentnet.transport.sockets import SocketListener, bind, connect, finish, show_peer, why
+from agentnet.transport.sockets import Opening, SocketListener, bind, connect, finish, show_peer, why
 from agentnet_core.errors import ConfigError, HandshakeRefused, NetworkError, OutageError
 
 ALPN = "agentnet/1"
@@ -48,9 +47,9 @@ REASONS = {
     "TLSV1_ALERT_ACCESS_DENIED": "it refuses our certificate",
 }
 
-_connecting: ContextVar[list[tuple[socket.socket, int]]] = ContextVar("connecting")
-"""The socket whose handshake begins in this context, and how many bytes it may bring; taken once,
-because whatever task is started later from the connection inherits its context."""
+_beginning: ContextVar[list[tuple[Opening, int]]] = ContextVar("beginning")
+"""Whose handshake begins in this context, and how many bytes it may bring; taken once, because
+whatever task is started later from the connection inherits its context."""
 
 
 class _Handshake(ssl.SSLObject):
@@ -62,7 +61,7 @@ class _Handshake(ssl.SSLObject):
 
     incoming: ssl.MemoryBIO
     outgoing: ssl.MemoryBIO
-    sock: socket.socket
+    opening: Opening
     bytes_left: int
 
     def do_handshake(self) -> None:
@@ -76,11 +75,12 @@ class _Handshake(ssl.SSLObject):
             self._send_alert(error)
             raise
         self._count(waiting - self.incoming.pending)
+        self.opening.made = True
 
     def _count(self, taken: int) -> None:
         self.bytes_left -= taken
         if self.bytes_left < 0:
-            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "the handshake is over handshake_bytes_max")
+            raise ssl.SSLError("the handshake is over handshake_bytes_max")
 
     def _send_alert(self, error: ssl.SSLError) -> None:
         alert = self.outgoing.read()
@@ -90,19 +90,26 @@ class _Handshake(ssl.SSLObject):
         # a courtesy: what this side knows does not depend on it.
         if alert:
             with contextlib.suppress(OSError):
-                self.sock.send(alert)
+                self.opening.sock.send(alert)
 
 
 class _Context(ssl.SSLContext):
     sslobject_class = _Handshake
 
     def wrap_bio(
-        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **options: Any
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
     ) -> _Handshake:
-        made = super().wrap_bio(incoming, outgoing, *args, **options)
+        # The loop takes both sides for servers, for both enter by connect_accepted_socket; the
+        # context knows better. There is no host name to compare, and no session to resume.
+        made = super().wrap_bio(incoming, outgoing, self.protocol is ssl.PROTOCOL_TLS_SERVER)
         assert isinstance(made, _Handshake)
         made.incoming, made.outgoing = incoming, outgoing
-        made.sock, made.bytes_left = _connecting.get().pop()
+        made.opening, made.bytes_left = _beginning.get().pop()
         return made
 
 
@@ -144,42 +151,37 @@ class TlsTransport:
         on_refused: OnRefused,
     ) -> Listener:
         sock = await bind(address, self._config)
-        return SocketListener(sock, address, self._config, protocol_factory, self._open, on_refused)
+        return SocketListener(sock, address, self._config, protocol_factory, self._accept, on_refused)
 
     async def dial(self, address: Address, protocol_factory: Callable[[], P]) -> tuple[asyncio.Transport, P]:
         protocol = protocol_factory()
-        sock = await connect(address, self._config)
-        token = _connecting.set([(sock, self._config.handshake_bytes_max)])
-        opening = asyncio.get_running_loop().create_connection(
+        opening = await connect(address, self._config)
+        try:
+            return await finish(self._make(opening, protocol, self._client), opening), protocol
+        except OSError as error:
+            raise _explain(error, f"dial {address}: ") from error
+
+    async def _accept(self, opening: Opening, protocol: asyncio.BufferedProtocol) -> None:
+        try:
+            await self._make(opening, protocol, self._server)
+        except OSError as error:
+            raise _explain(error) from error
+
+    async def _make(
+        self, opening: Opening, protocol: asyncio.BufferedProtocol, context: _Context
+    ) -> asyncio.Transport:
+        _beginning.set([(opening, self._config.handshake_bytes_max)])  # in this task's own context
+        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
             lambda: protocol,
-            sock=sock,
-            ssl=self._client,
-            server_hostname="",  # none to compare
+            opening.sock,
+            ssl=context,
             ssl_handshake_timeout=self._handshake_s,
             ssl_shutdown_timeout=SHUTDOWN_S,
         )
-        try:
-            transport, _ = await finish(opening, sock)
-            _check_complete(transport)
-        except OSError as error:
-            raise _explain(error, f"dial {address}: ") from error
-        finally:
-            _connecting.reset(token)
-        return transport, protocol
-
-    async def _open(self, accepted: socket.socket, protocol: asyncio.BufferedProtocol) -> None:
-        _connecting.set([(accepted, self._config.handshake_bytes_max)])  # in the context of this task only
-        try:
-            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: protocol,
-                accepted,
-                ssl=self._server,
-                ssl_handshake_timeout=self._handshake_s,
-                ssl_shutdown_timeout=SHUTDOWN_S,
-            )
-            _check_complete(transport)
-        except OSError as error:
-            raise _explain(error) from error
+        # A peer that vanishes in the middle can end the wait without an error.
+        if transport.get_extra_info("ssl_object") is None:
+            raise ConnectionResetError
+        return transport
 
     def peer_identity(self, transport: asyncio.Transport) -> str | None:
         peer = show_peer(transport.get_extra_info("peername"))
@@ -244,20 +246,13 @@ def _why_not(error: Exception) -> str:
     return why(error)
 
 
-def _check_complete(transport: asyncio.Transport) -> None:
-    # A peer that vanishes in the middle can end the wait without an error.
-    if transport.get_extra_info("ssl_object") is None:
-        raise ConnectionResetError("closed during the handshake")
-
-
 def _explain(error: OSError, prefix: str = "") -> NetworkError:
     """The error of our tree for a handshake that failed with ``error``."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return HandshakeRefused(f"{prefix}its certificate is refused: {error.verify_message}")
     if isinstance(error, ssl.SSLError):
-        return HandshakeRefused(
-            prefix + REASONS.get(error.reason or "", f"TLS failed: {error.reason or why(error)}")
-        )
+        reason = getattr(error, "reason", None) or ""  # only OpenSSL's own have one
+        return HandshakeRefused(prefix + REASONS.get(reason, f"TLS failed: {reason or why(error)}"))
     if isinstance(error, ConnectionAbortedError) and error.errno is None:  # the loop's own
         return OutageError(f"{prefix}the TLS handshake was not done in time")
     return OutageError(f"{prefix}closed during the TLS handshake; is the other side tls:// too?")

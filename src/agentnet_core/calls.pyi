@@ -1,0 +1,21 @@
+from typing import Any
+
+from typing_extensions import disjoint_base
+
+from agentnet_core.errors import NetworkError
+from agentnet_core.message import AgentMessage
+from agentnet_core.outflow import Outflow
+
+@disjoint_base
+class Pending: ...
+
+@disjoint_base
+class Calls(Outflow):
+    def reply(
+        self,
+        request: AgentMessage,
+        payload: bytes,
+        content: int = 0,
+        failure: tuple[int, str] | None = None,
+    ) -> Any | None: ...  # None: it is on its way; else the driver's token to await
+    def refuse(self, message: AgentMessage, error: NetworkError) -> int: ...

@@ -1,0 +1,120 @@
+"""AGENTS and CONFIRM on the wire: what a directory makes of what others send."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agentnet_core.body import pack
+from agentnet_core.config import EngineConfig
+from agentnet_core.directory import Directory
+from agentnet_core.errors import ProtocolError
+from agentnet_core.listing import INTERNED_MAX, Capabilities, Confirm, read_update, wire_form
+from agentnet_core.records import AgentRecord, agent_id_of
+
+
+def directory(node_id: str, *agent_ids: int) -> Directory:
+    made = Directory(node_id, EngineConfig())
+    made.register([AgentRecord(agent_id, node_id) for agent_id in agent_ids])
+    return made
+
+
+def body(*records: Any, version: Any = 1, first: Any = True, last: Any = True, removals: Any = ()) -> bytes:
+    return pack([version, first, last, records, removals])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (body(version=-1), "AGENTS version: expected an integer from 0"),
+        (body(first=1), "AGENTS first: expected true or false, got 1"),
+        (body(last=None), "AGENTS last: expected true or false, got None"),
+        (body(removals=[0]), "AGENTS removed id: expected an integer from 1"),
+        (body(removals=7), "expected a list, got 7"),
+        (body(7), "AGENTS record: expected a list of 5 to 6, got 7"),
+        (body([1, None, [], None]), "AGENTS record: expected a list of 5 to 6"),
+        (body([0, None, [], None, 1]), "AGENTS id: expected an integer from 1"),
+        (body([1, "reader", [], None, 1]), f"agent 'reader': expected the id {agent_id_of('reader')}, got 1"),
+        (body([1, 5, [], None, 1]), "agent name: expected a text, not empty, got 5"),
+        (body([1, None, None, None, 1]), "AGENTS capabilities: expected a list, got None"),
+        (body([1, None, [[]], None, 1]), r"capability: expected a text, not empty, got \[\]"),
+        (body([1, None, ["x" * 129], None, 1]), "129 bytes, expected at most 128"),
+        (body([1, None, ["x"] * 65, None, 1]), "capabilities: 65, expected at most 64"),
+        (body([1, None, [], [], 1]), "agent metadata: expected a map of texts"),
+        (body([1, None, [], {"a": 1}, 1]), "agent metadata: expected texts, got 1"),
+        (body([1, None, [], None, 2]), "AGENTS flags: expected an integer from 0 to 1, got 2"),
+        (body([1, None, [], None, 1, {5: 0}]), "AGENTS record fields: expected only numbers from 64, got 5"),
+        (b"\x90", "AGENTS: expected a list of 5 values"),
+        (b"\x05", "AGENTS: expected a list of 5 values"),
+        (b"\x95\x01\xc3\xc3\x05\x90", "AGENTS: expected a list of records"),
+    ],
+)
+def test_a_wrong_list_is_refused_and_changes_nothing(wrong: bytes, said: str) -> None:
+    b = directory("b")
+    b.apply("a", directory("a", 5).snapshot_frames()[0])
+    with pytest.raises(ProtocolError, match=said):
+        b.apply("a", wrong)
+    assert [record.agent_id for record in b.agents()] == [5]
+
+
+def test_a_later_release_may_say_more_of_an_agent() -> None:
+    b = directory("b")
+    b.apply("a", body([1, None, ["x"], {"k": "v"}, 0, {64: "more"}]))
+    record = b.get(1)
+    assert record is not None
+    assert wire_form(record) == (1, None, ("x",), {"k": "v"}, 0)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 3) | st.text(max_size=2),
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.integers(0, 9), inner, max_size=2),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(values | st.tuples(st.integers(0, 3), st.booleans(), st.booleans(), values, values), st.binary())
+def test_garbage_is_taken_or_a_protocol_error(value: Any, tail: bytes) -> None:
+    for bytes_in in (pack(value), tail, pack(value) + tail):
+        for read in (lambda b: directory("b", 1).apply("a", b), Confirm.decode):
+            try:
+                read(bytes_in)
+            except ProtocolError:
+                continue
+
+
+names = st.text(min_size=1, max_size=20).filter(lambda name: len(name.encode()) <= 256)
+published = st.builds(
+    lambda name, agent_id, capabilities, metadata, broadcasts: AgentRecord(
+        agent_id_of(name) if name else agent_id, "a", name, tuple(capabilities), metadata or None, broadcasts
+    ),
+    st.none() | names,
+    st.integers(1, 2**64 - 1),
+    st.lists(st.text(min_size=1, max_size=20), max_size=4),
+    st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=3),
+    st.booleans(),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(published, max_size=12, unique_by=lambda record: record.agent_id), st.integers(40, 400))
+def test_a_directory_reads_what_another_wrote(records: list[AgentRecord], max_bytes: int) -> None:
+    a, b = directory("a"), directory("b")
+    a.register(records)
+    for part in a.snapshot_frames(max_bytes):
+        b.apply("a", part)
+    assert list(map(wire_form, b.agents())) == list(map(wire_form, a.agents()))
+
+
+def test_equal_capabilities_are_held_once() -> None:
+    known = Capabilities()
+    frames = directory("a").snapshot_frames()
+    update = read_update("a", body([1, None, ["x", "y"], None, 1], [2, None, ["x", "y"], None, 1]), known)
+    assert update.records[0].capabilities is update.records[1].capabilities
+    for i in range(INTERNED_MAX + 1):
+        read_update("a", body([1, None, [str(i)], None, 1]), known)
+    assert len(known._known) <= INTERNED_MAX
+    assert read_update("a", frames[0], known).records == []

@@ -1,0 +1,404 @@
+"""Which nodes there are and whom to dial: single decisions, and a full mesh on a virtual clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agentnet_core.body import pack
+from agentnet_core.config import EngineConfig
+from agentnet_core.errors import HandshakeRefused, ProtocolError
+from agentnet_core.membership import (
+    NEVER,
+    Dial,
+    Membership,
+    NodeRecord,
+    decode_members,
+    encode_members,
+)
+from agentnet_core.records import Event, NodeStatus
+
+MS = 1_000_000
+CONFIG = EngineConfig()
+
+
+class Fixed:
+    """Jitter without chance."""
+
+    def __init__(self, value: float = 0.0) -> None:
+        self.value = value
+
+    def random(self) -> float:
+        return self.value
+
+
+def membership(node_id: str = "m", rng: Fixed | None = None, **limits: int) -> Membership:
+    return Membership(node_id, 5, [f"tcp://{node_id}:1"], EngineConfig(**limits), rng or Fixed())
+
+
+def told(*node_ids: str, incarnation: int = 1) -> bytes:
+    return encode_members([NodeRecord(i, incarnation, (f"tcp://{i}:1",)) for i in node_ids])[0]
+
+
+def up(
+    one: Membership, node_id: str, now_ns: int = 0, incarnation: int = 1, dial: Dial | None = None
+) -> None:
+    one.link_up(node_id, incarnation, [f"tcp://{node_id}:1"], now_ns, dial=dial)
+
+
+def kinds(one: Membership) -> list[tuple[str, str]]:
+    return [(event.kind, event.node_id) for event in one.drain_events()]
+
+
+def status(one: Membership) -> dict[str, NodeStatus]:
+    return {member.node_id: member.status for member in one.members()}
+
+
+# -- whom to dial, and when
+
+
+def test_the_greater_node_dials_at_once_and_the_lesser_a_little_later() -> None:
+    one = membership("m")
+    one.learn(told("a", "z"), 0)
+    assert one.tick(0) == [Dial("tcp://a:1", "a")]
+    assert one.next_deadline_ns() == 500 * MS
+    assert one.tick(500 * MS - 1) == []
+    assert one.tick(500 * MS) == [Dial("tcp://z:1", "z")]
+    assert one.tick(600 * MS) == [], "one dial at a time for each"
+
+
+@pytest.mark.parametrize(("jitter", "share"), [(0.0, 0.5), (0.5, 0.75), (1 - 1e-9, 1.0)])
+def test_backoff_doubles_from_min_to_max_and_half_of_it_is_jitter(jitter: float, share: float) -> None:
+    one = membership("m", Fixed(jitter))
+    one.learn(told("a"), 0)
+    now, waits = 0, []
+    for _ in range(9):
+        (dial,) = one.tick(now)
+        one.dial_failed(dial, "refused", now)
+        due = min(one.next_deadline_ns(), now + 10_000 * MS)
+        if due == CONFIG.node_lost_ms * MS:
+            one.tick(due)
+            due = one.next_deadline_ns()
+        assert one.tick(due - 1) == []
+        waits.append((due - now) / MS)
+        now = due
+    assert waits == pytest.approx(
+        [share * wait for wait in (50, 100, 200, 400, 800, 1600, 3200, 5000, 5000)], rel=1e-4
+    )
+
+
+def test_the_addresses_of_a_node_take_turns() -> None:
+    one = membership("m")
+    one.learn(pack([["a", 1, ["tcp://x:1", "tcp://x:2"]]]), 0)
+    now, dialled = 0, []
+    for _ in range(4):
+        (dial,) = one.tick(now)
+        dialled.append(dial.address)
+        one.dial_failed(dial, "refused", now)
+        now = one.next_deadline_ns()
+    assert dialled == ["tcp://x:1", "tcp://x:2"] * 2
+
+
+def test_an_address_is_dialled_once_at_a_time() -> None:
+    one = membership("m")
+    one.bootstrap(["tcp://x:1"], 0)
+    (dial,) = one.tick(0)
+    one.learn(pack([["a", 1, ["tcp://x:1"]], ["b", 1, ["tcp://x:1"]]]), 0)
+    assert one.tick(0) == []
+    assert one.next_deadline_ns() == 50 * MS
+    one.dial_failed(dial, "refused", 0)
+    assert one.tick(50 * MS) == [Dial("tcp://x:1", "a")]
+
+
+def test_a_node_without_addresses_is_waited_for() -> None:
+    one = membership("m")
+    one.learn(pack([["a", 1, []]]), 0)
+    assert one.tick(0) == []
+    assert one.next_deadline_ns() == CONFIG.node_lost_ms * MS
+    assert one.tick(one.next_deadline_ns()) == []
+    assert one.next_deadline_ns() == NEVER
+
+
+def test_a_link_that_ends_soon_counts_as_a_failed_dial() -> None:
+    one = membership("m")
+    now = 0
+    waits = []
+    for _ in range(4):
+        up(one, "a", now)
+        one.link_down("a", now + 1)
+        waits.append(one.next_deadline_ns() - now - 1)
+        now = one.next_deadline_ns()
+    assert waits == [25 * MS, 50 * MS, 100 * MS, 200 * MS]
+    up(one, "a", now)
+    one.link_down("a", now + CONFIG.redial_ms_max * MS)
+    assert one.next_deadline_ns() == now + CONFIG.redial_ms_max * MS
+
+
+def test_a_failed_dial_of_a_linked_node_is_no_failure() -> None:
+    one = membership("m")
+    one.learn(told("a"), 0)
+    (dial,) = one.tick(0)
+    up(one, "a", 0)  # its own dial was faster
+    one.dial_failed(dial, "duplicate link", 0, node_id="a")
+    one.link_down("a", 0)
+    assert one.next_deadline_ns() == 25 * MS
+    assert one.dial_reasons() == {}
+    assert one.tick(25 * MS) == [dial]
+
+
+def test_a_dial_that_finds_another_node_is_a_failure_of_the_first() -> None:
+    one = membership("m")
+    one.learn(told("a"), 0)
+    (dial,) = one.tick(0)
+    up(one, "b", 0, dial=dial)
+    assert one.linked() == ["b"]
+    assert one.dial_reasons() == {"a": "node 'b' is there"}
+    assert one.tick(25 * MS) == [dial]
+
+
+# -- bootstrap
+
+
+def test_a_bootstrap_address_is_dialled_until_its_node_is_known() -> None:
+    one = membership("m")
+    one.bootstrap(["tcp://x:1", "tcp://y:1", "tcp://x:1"], 0)
+    x, y = one.tick(0)
+    assert (x, y) == (Dial("tcp://x:1"), Dial("tcp://y:1"))
+    assert not one.joined(0)
+    one.dial_failed(y, "refused", 0)
+    assert one.dial_reasons() == {"tcp://y:1": "refused"}
+    up(one, "z", 0, dial=x)
+    assert one.joined(0)
+    assert one.tick(25 * MS) == [y]
+    one.dial_failed(y, "duplicate link", 30 * MS, node_id="z")
+    assert one.next_deadline_ns() == NEVER
+    one.link_down("z", 9000 * MS)
+    assert one.tick(9500 * MS) == [Dial("tcp://z:1", "z")], "both names of it are known to be z"
+    one.dial_failed(Dial("tcp://z:1", "z"), "refused", 9500 * MS)
+    assert one.tick(one.next_deadline_ns()) == [Dial("tcp://x:1", "z")], (
+        "where it was found may be all that works"
+    )
+
+
+def test_a_bootstrap_address_that_a_known_node_advertises_is_its() -> None:
+    one = membership("m")
+    one.learn(told("a"), 0)
+    one.bootstrap(["tcp://a:1"], 0)
+    (dial,) = one.tick(0)
+    assert dial.node_id == "a"
+    up(one, "a", 0, dial=dial)
+    assert one.next_deadline_ns() == NEVER
+
+
+def test_a_nodes_own_address_is_dropped() -> None:
+    one = membership("m")
+    one.bootstrap(["tcp://m:1", "tcp://x:1"], 0)
+    mine, _ = one.tick(0)
+    one.is_self("tcp://m:1")
+    one.dial_failed(mine, "this node itself", 0)
+    assert one.bootstrap_left() == ["tcp://x:1"]
+    assert one.dial_reasons() == {}
+    one.is_self("tcp://x:1")
+    assert one.joined(0), "nobody else was named"
+
+
+def test_a_join_waits_for_all_that_are_known() -> None:
+    one = membership("m")
+    assert one.joined(0), "an empty list founds a network"
+    one.bootstrap(["tcp://z:1"], 0)
+    (seed,) = one.tick(0)
+    up(one, "z", 0, dial=seed)
+    one.learn(told("a", "b", "m", "z"), 0)
+    assert not one.joined(0)
+    a, b = one.tick(0)
+    up(one, "a", 0, dial=a)
+    assert not one.joined(0)
+    one.dial_failed(b, "refused", 0)
+    assert one.joined(0)
+    one.learn(told("x"), 0)
+    assert not one.joined(0)
+    assert one.joined(CONFIG.node_lost_ms * MS)
+
+
+# -- what becomes of a node
+
+
+def test_a_node_joins_is_lost_and_comes_back() -> None:
+    one = membership("m")
+    up(one, "a")
+    assert status(one) == {"a": NodeStatus.ACTIVE, "m": NodeStatus.ACTIVE}
+    one.link_down("a", 0)
+    up(one, "a", 1)
+    assert kinds(one) == [("joined", "a")], "a short break is no event"
+    one.link_down("a", 10_000 * MS)
+    assert status(one)["a"] is NodeStatus.DISCONNECTED
+    (dial,) = one.tick(10_000 * MS)
+    one.dial_failed(dial, "no route", 10_000 * MS)
+    one.tick(15_000 * MS)
+    (lost,) = one.drain_events()
+    assert (lost.kind, lost.node_id, lost.detail) == ("lost", "a", "no link for 5000 ms: no route")
+    one.dial_failed(dial, "no route", 16_000 * MS)
+    assert one.next_deadline_ns() == 18_500 * MS, "half of redial_ms_max, and no jitter here"
+    up(one, "a", 17_000 * MS)
+    assert kinds(one) == [("joined", "a")]
+
+
+def test_a_node_that_was_never_linked_is_lost_without_a_word() -> None:
+    one = membership("m")
+    one.learn(told("z"), 0)
+    one.tick(6000 * MS)
+    assert kinds(one) == []
+    assert one.joined(6000 * MS)
+
+
+def test_a_node_that_left_does_not_come_back_by_hearsay() -> None:
+    one = membership("m")
+    up(one, "a", incarnation=3)
+    one.left("a")
+    one.link_down("a", 0)
+    one.learn(told("a", incarnation=3), 0)
+    assert kinds(one) == [("joined", "a"), ("left", "a")]
+    assert list(status(one)) == ["m"]
+    assert one.tick(0) == []
+    reason = one.refusal("a", 3)
+    assert reason is not None
+    assert "node 'a' has left the network as incarnation 3" in reason
+    with pytest.raises(HandshakeRefused, match="has left"):
+        up(one, "a", incarnation=3)
+    one.left("nobody")
+    up(one, "a", incarnation=4)
+    assert one.refusal("a", 4) is None
+    assert kinds(one) == [("joined", "a")]
+
+
+def test_a_left_bootstrap_node_is_not_dialled() -> None:
+    one = membership("m")
+    one.bootstrap(["tcp://x:1"], 0)
+    (dial,) = one.tick(0)
+    up(one, "a", 0, dial=dial)
+    one.left("a")
+    assert one.tick(10_000 * MS) == []
+    assert one.next_deadline_ns() == NEVER
+
+
+def test_the_left_are_remembered_up_to_nodes_max() -> None:
+    one = membership("m", nodes_max=3)
+    for node_id in "abcd":
+        up(one, node_id)
+        one.left(node_id)
+    assert [one.refusal(node_id, 1) is None for node_id in "abcd"] == [True, False, False, False]
+
+
+def test_a_lower_incarnation_is_ignored_and_a_higher_one_takes_its_place() -> None:
+    one = membership("m")
+    one.learn(told("a", incarnation=5), 0)
+    one.learn(told("a", incarnation=4), 0)
+    assert one.incarnation_of("a") == 5
+    reason = one.refusal("a", 4)
+    assert reason is not None
+    assert "incarnation 4 of node 'a' is dead, it runs as 5 now" in reason
+    one.learn(told("a", incarnation=6), 0)
+    assert one.incarnation_of("a") == 6
+    up(one, "a", incarnation=6)
+    one.learn(told("a", incarnation=9), 0)
+    assert one.incarnation_of("a") == 6, "hearsay does not shake a link"
+    up(one, "a", incarnation=7)
+    events = one.drain_events()
+    assert [e.kind for e in events] == ["joined", "lost", "joined"]
+    assert events[1].detail == "replaced by incarnation 7"
+    one.link_down("a", 0)
+    one.learn(told("a", incarnation=8), 0)
+    assert kinds(one) == [("lost", "a")]
+    assert one.incarnation_of("nobody") is None
+
+
+def test_no_more_than_nodes_max_are_known() -> None:
+    one = membership("m", nodes_max=3)
+    up(one, "a")
+    one.learn(told("b", "c", "d", "a"), 0)
+    assert list(status(one)) == ["a", "b", "m"]
+    _, refused = one.drain_events()
+    assert (refused.kind, refused.node_id, refused.count) == ("link_refused", "c", 2)
+    assert "nodes_max=3: no room for 2 nodes" in refused.detail
+    reason = one.refusal("c", 1)
+    assert reason is not None
+    assert "one too many for nodes_max=3 of 'm'" in reason
+    one.tick(5000 * MS)
+    up(one, "c", 5000 * MS)  # the lost one makes room
+    assert list(status(one)) == ["a", "c", "m"]
+    assert one.refusal("b", 1) is not None
+
+
+def test_the_oldest_lost_node_is_forgotten_first() -> None:
+    one = membership("m", nodes_max=4)
+    for at, node_id in enumerate("abc"):
+        up(one, node_id)
+        one.link_down(node_id, at)
+    one.tick(60_000 * MS)
+    one.learn(told("d"), 60_000 * MS)
+    assert list(status(one)) == ["b", "c", "d", "m"]
+    one.dial_failed(Dial("tcp://a:1", "a"), "too late", 60_000 * MS)
+
+
+def test_events_are_bounded() -> None:
+    one = membership("m", nodes_max=2)
+    for incarnation in range(10):
+        up(one, "a", incarnation=incarnation)
+    events = one.drain_events()
+    assert len(events) == 9
+    assert (events[-1].kind, events[-1].count) == (Event.EVENTS_MISSED, 11)
+    assert one.drain_events() == []
+
+
+# -- MEMBERS
+
+
+def test_a_node_tells_of_itself_and_of_those_it_is_linked_to() -> None:
+    one = membership("m")
+    up(one, "a")
+    one.learn(told("z"), 0)
+    up(one, "b", incarnation=3)
+    one.link_down("a", 0)
+    assert one.records() == [NodeRecord("m", 5, ("tcp://m:1",)), NodeRecord("b", 3, ("tcp://b:1",))]
+    assert [decode_members(body) for body in one.frames()] == [one.records()]
+    assert decode_members(one.introduction("b")) == [NodeRecord("b", 3, ("tcp://b:1",))]
+
+
+def test_many_members_are_cut_into_frames() -> None:
+    records = [NodeRecord(f"node-{i}", i, ("tcp://127.0.0.1:7400",)) for i in range(200)]
+    bodies = encode_members(records, 300)
+    assert max(map(len, bodies)) <= 300
+    assert [record for body in bodies for record in decode_members(body)] == records
+    assert encode_members([]) == [b"\x90"]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (7, "MEMBERS: expected a list, got 7"),
+        ([7], "MEMBERS record: expected a list, got 7"),
+        ([["a", 1]], "MEMBERS record: expected a list of 3, got '2 elements'"),
+        ([["no name", 1, []]], "MEMBERS node id: expected 1 to 64 of"),
+        ([["a", -1, []]], "MEMBERS incarnation: expected an integer from 0"),
+        ([["a", 1, ["x"]]], "MEMBERS addresses: expected addresses such as"),
+        ([["b", 1, []], ["a", 1, 7]], "MEMBERS addresses: expected a list, got 7"),
+    ],
+)
+def test_wrong_members_are_refused_and_change_nothing(value: Any, said: str) -> None:
+    one = membership("m")
+    with pytest.raises(ProtocolError, match=said):
+        one.learn(pack(value), 0)
+    assert list(status(one)) == ["m"]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.binary(max_size=60))
+def test_garbage_is_a_protocol_error(body: bytes) -> None:
+    try:
+        decode_members(body)
+    except ProtocolError:
+        return
+    assert body == b"\x90" or b"\x93" in body

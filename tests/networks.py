@@ -1,0 +1,480 @@
+"""Nodes for tests: several in one event loop or in processes of their own, over loopback sockets.
+
+`Cluster` makes them and, at its end, checks that leaving left nothing: no task, no descriptor.
+`Relay` is a wire that can be cut or frozen, `FakePeer` and `Impostor` speak the wire by hand, so that
+they can say whatever is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import ssl
+import struct
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from agentnet import AgentNetworkManager, Event, NetworkConfig, NetworkError, NodeStatus
+from agentnet.certs import init_authority, issue_certificate
+from agentnet.transport.tls import ALPN
+from agentnet_core.config import EngineConfig
+from agentnet_core.framing import crc32c
+from agentnet_core.handshake import Close, Hello, Welcome
+
+HELLO, WELCOME, CLOSE, PING, PONG, CREDIT, STOP, GO = range(8)
+MEMBERS, AGENTS, CONFIRM = 8, 9, 10
+MESSAGE, REFUSED = 16, 17
+
+SECONDS = 20.0
+"""What a condition may take on a busy machine before the test has failed."""
+
+
+async def until(condition: Callable[[], Any], seconds: float = SECONDS) -> Any:
+    """The first true result of ``condition``."""
+    async with asyncio.timeout(seconds):
+        while not (result := condition()):
+            await asyncio.sleep(0.002)
+        return result
+
+
+async def soon(awaitable: Any, seconds: float = SECONDS) -> Any:
+    """The result, or a failed test."""
+    async with asyncio.timeout(seconds):
+        return await awaitable
+
+
+async def answered(net: AgentNetworkManager, to: int | str, payload: Any = b"", **options: Any) -> Any:
+    """The answer to a request that is repeated for as long as it definitely was not carried out."""
+    async with asyncio.timeout(SECONDS):
+        while True:
+            try:
+                return await net.request(to, payload, **options)
+            except NetworkError as error:
+                if not error.definite:
+                    raise
+            await asyncio.sleep(0.01)
+
+
+def open_files() -> list[str]:
+    """What every descriptor of this process is, numbers left out."""
+    found = []
+    for number in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+        except FileNotFoundError:
+            continue  # the one of the listing itself
+    return sorted(found)
+
+
+def own_threads() -> list[str]:
+    """Names of the threads that nodes made."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("agentnet-")]
+
+
+class Watch:
+    """Every event of a node from now on, in a list; `wait` for one of a kind."""
+
+    def __init__(self, net: AgentNetworkManager) -> None:
+        self.seen: list[Event] = []
+        self._stream = net.events()
+        self._task = asyncio.get_running_loop().create_task(self._read(), name="watch")
+
+    async def _read(self) -> None:
+        async for event in self._stream:
+            self.seen.append(event)
+
+    def of(self, kind: str, **fields: Any) -> list[Event]:
+        return [
+            event
+            for event in self.seen
+            if event.kind == kind and all(getattr(event, name) == value for name, value in fields.items())
+        ]
+
+    async def wait(self, kind: str, **fields: Any) -> Event:
+        event: Event = (await until(lambda: self.of(kind, **fields)))[0]
+        return event
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+class Certificates:
+    """One authority for a test run; a certificate for each node that asks."""
+
+    def __init__(self, folder: Path, network: str = "default") -> None:
+        self.folder = folder
+        self.network = network
+        init_authority(folder, network)
+
+    def of(self, node_id: str) -> dict[str, str]:
+        """What NetworkConfig takes."""
+        if not (self.folder / f"{node_id}.pem").exists():
+            issue_certificate(self.folder, self.network, node_id)
+        return {
+            "certificate": str(self.folder / f"{node_id}.pem"),
+            "private_key": str(self.folder / f"{node_id}-key.pem"),
+            "ca": str(self.folder / "ca.pem"),
+        }
+
+    def client(self, node_id: str) -> ssl.SSLContext:
+        """For a peer that speaks by hand."""
+        files = self.of(node_id)
+        return client_context(files)
+
+
+def client_context(files: dict[str, str]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.load_verify_locations(files["ca"])
+    context.load_cert_chain(files["certificate"], files["private_key"])
+    context.set_alpn_protocols([ALPN])
+    return context
+
+
+class Cluster:
+    """Makes nodes of one scheme, and ends them."""
+
+    def __init__(self, scheme: str, certificates: Callable[[], Certificates]) -> None:
+        self.scheme = scheme
+        self.nets: list[AgentNetworkManager] = []
+        self._certificates = certificates
+        self._watches: list[Watch] = []
+        self._tasks = asyncio.all_tasks()
+        self._files = open_files()
+
+    @property
+    def certificates(self) -> Certificates:
+        return self._certificates()
+
+    def config(self, node_id: str, **settings: Any) -> NetworkConfig:
+        """A config for that node; ``settings`` go before the usual ones."""
+        usual: dict[str, Any] = {"listen": f"{self.scheme}://127.0.0.1:0"}
+        if self.scheme == "tls":
+            usual |= self.certificates.of(node_id)
+        return NetworkConfig(**{**usual, **settings})
+
+    def make(self, node_id: str, **settings: Any) -> AgentNetworkManager:
+        """A node that has not joined."""
+        net = AgentNetworkManager(node_id, self.config(node_id, **settings))
+        self.nets.append(net)
+        return net
+
+    async def start(self, *node_ids: str, **settings: Any) -> list[AgentNetworkManager]:
+        """Nodes that are linked, all with all; the first founds the network if there is none yet."""
+        made = []
+        for node_id in node_ids:
+            known = [net for net in self.nets if linked(net)]
+            net = self.make(node_id, **settings)
+            await soon(net.join_network(known[0].addresses if known else []))
+            made.append(net)
+        await self.meshed()
+        return made
+
+    async def meshed(self) -> None:
+        """Return when all nodes that have joined know and reach each other."""
+        await until(lambda: all(len(active(net)) == len(self.joined) for net in self.joined))
+
+    @property
+    def joined(self) -> list[AgentNetworkManager]:
+        return [net for net in self.nets if linked(net)]
+
+    def watch(self, net: AgentNetworkManager) -> Watch:
+        watch = Watch(net)
+        self._watches.append(watch)
+        return watch
+
+    async def close(self) -> None:
+        """Leave with all nodes; whatever is left then fails the test."""
+        await soon(asyncio.gather(*(net.leave_network() for net in self.nets)))
+        for watch in self._watches:
+            await watch.close()
+        await until_nothing_left(self._tasks, self._files)
+
+
+def linked(net: AgentNetworkManager) -> bool:
+    return net._engine is not None and not net._left
+
+
+def active(net: AgentNetworkManager) -> list[str]:
+    """Ids of the nodes that it is linked to, and its own."""
+    return [member.node_id for member in net.members() if member.status is NodeStatus.ACTIVE]
+
+
+async def until_nothing_left(tasks: set[asyncio.Task[Any]], files: list[str]) -> None:
+    """Fail unless soon no task, socket or thread of a node is left."""
+
+    def left() -> str:
+        running = [repr(task) for task in asyncio.all_tasks() - tasks if task is not asyncio.current_task()]
+        # Only sockets: an event loop opens other descriptors when it first needs them.
+        sockets = sum("socket:" in name for name in open_files()) - sum("socket:" in name for name in files)
+        return "; ".join([*running, *([f"{sockets} sockets"] if sockets > 0 else []), *own_threads()])
+
+    try:
+        await until(lambda: not left(), 10)
+    except TimeoutError:
+        raise AssertionError(f"left behind: {left()}") from None
+
+
+# -- wires
+
+
+class Relay:
+    """Forwards connections to a port; can cut them, refuse new ones, or stop moving bytes."""
+
+    def __init__(self) -> None:
+        self.target = ("", 0)
+        self.refusing = False
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+
+    def aim(self, address: str) -> None:
+        """Forward to an agentnet address."""
+        host, _, port = address.rpartition("://")[2].rpartition(":")
+        self.target = (host, int(port))
+
+    @property
+    def connections(self) -> int:
+        return len(self._writers) // 2
+
+    def cut(self) -> None:
+        """End every connection, as a crash of the network would."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    def freeze(self) -> None:
+        """Move no more bytes; connections stay open."""
+        self._flowing.clear()
+
+    def thaw(self) -> None:
+        self._flowing.set()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refusing:
+            writer.transport.abort()
+            return
+        far_reader, far_writer = await asyncio.open_connection(*self.target)
+        for source, sink in ((reader, far_writer), (far_reader, writer)):
+            self._writers.add(sink)
+            task = asyncio.get_running_loop().create_task(self._pump(source, sink))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                await self._flowing.wait()
+                sink.write(data)
+                await sink.drain()
+        except ConnectionError:
+            pass
+        finally:
+            sink.close()
+            self._writers.discard(sink)
+
+    async def close(self) -> None:
+        self._server.close()
+        self.thaw()
+        self.cut()
+        await until(lambda: not self._tasks)
+
+
+@asynccontextmanager
+async def relay() -> AsyncIterator[Relay]:
+    made = Relay()
+    await made.open()
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+class FakePeer:
+    """One end of a link, by hand: sends whatever it is told to, reads frames."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, secure: bool) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.secure = secure
+        self.checksum = True
+        self.hello: Hello | None = None
+
+    @classmethod
+    async def dial(cls, address: str, context: ssl.SSLContext | None = None) -> FakePeer:
+        host, _, port = address.rpartition("://")[2].rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+        return cls(reader, writer, context is not None)
+
+    def write(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    def send(self, kind: int, body: bytes, flags: int = 0) -> None:
+        self.writer.write(frame(kind, body, flags, checksum=self.checksum))
+
+    async def read(self) -> tuple[int, bytes] | None:
+        """The next frame, None at the end of the connection."""
+        try:
+            (length,) = struct.unpack(">I", await soon(self.reader.readexactly(4)))
+            data = await soon(self.reader.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+        end = length
+        if self.checksum:
+            end -= 4
+            assert struct.unpack(">I", data[end:])[0] == crc32c(data[:end])
+        if data[0] == HELLO:
+            self.hello = Hello.decode(data[2:end])
+            self.checksum = not self.secure
+        return data[0], data[2:end]
+
+    async def expect(self, kind: int) -> bytes:
+        """The body of the next frame of that kind; others are passed over."""
+        while (got := await self.read()) is not None:
+            if got[0] == kind:
+                return got[1]
+            assert got[0] != CLOSE, Close.decode(got[1])
+        raise AssertionError(f"the connection ended before a frame of kind {kind}")
+
+    async def closing(self) -> Close | None:
+        """Why the other side closed, as far as it said so; returns when it has closed."""
+        said = None
+        while (got := await self.read()) is not None:
+            if got[0] == CLOSE:
+                said = Close.decode(got[1])
+        return said
+
+    def greet(self, node_id: str, **fields: Any) -> None:
+        """Say HELLO as that node; ``fields`` go before the usual ones."""
+        self.send(HELLO, hello(node_id, **fields).encode())
+
+    async def join(self, node_id: str, **fields: Any) -> None:
+        """Pass the handshake; ``node_id`` must be lower than the other's, which then says WELCOME."""
+        self.greet(node_id, **fields)
+        await self.expect(HELLO)
+        assert self.hello is not None
+        assert node_id < self.hello.node_id
+        Welcome.decode(await self.expect(WELCOME))
+
+    async def close(self) -> None:
+        self.writer.transport.abort()
+        try:
+            await self.writer.wait_closed()
+        except OSError:
+            pass
+
+
+def frame(kind: int, body: bytes, flags: int = 0, *, checksum: bool = True) -> bytes:
+    """A frame as it goes over the wire."""
+    inner = struct.pack(">BB", kind, flags) + body
+    if checksum:
+        inner += struct.pack(">I", crc32c(inner))
+    return struct.pack(">I", len(inner)) + inner
+
+
+def hello(node_id: str, **fields: Any) -> Hello:
+    usual: dict[str, Any] = {
+        "network": "default",
+        "incarnation": 1,
+        "credit_bytes": EngineConfig().link_window_bytes,
+        "checksum": 1,
+    }
+    return Hello(node_id=node_id, **{**usual, **fields})
+
+
+class Impostor:
+    """A server at a port of its own that does with each connection what ``behave`` does."""
+
+    def __init__(self, behave: Callable[[FakePeer], Any]) -> None:
+        self._behave = behave
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def __aenter__(self) -> str:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return f"tcp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        peer = FakePeer(reader, writer, secure=False)
+        try:
+            await self._behave(peer)
+        except asyncio.CancelledError:
+            pass  # the test is over
+        finally:
+            await peer.close()
+            self._tasks.discard(task)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await until(lambda: not self._tasks)
+
+
+# -- processes
+
+
+class NodeProcess:
+    """A node in a process of its own: agents ``echo-ID`` (answers what it got) and ``count-ID``."""
+
+    def __init__(self, process: asyncio.subprocess.Process, ready: dict[str, Any]) -> None:
+        self.process = process
+        self.addresses: list[str] = ready["addresses"]
+
+    @classmethod
+    async def start(cls, node_id: str, bootstrap: Iterable[str], settings: dict[str, Any]) -> NodeProcess:
+        order = json.dumps({"node_id": node_id, "bootstrap": list(bootstrap), "settings": settings})
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(Path(__file__).with_name("node_process.py")),
+            order,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert process.stdout is not None
+        line = await soon(process.stdout.readline())
+        if not line:
+            await process.wait()
+            raise AssertionError(f"node {node_id} did not start")
+        return cls(process, json.loads(line))
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    async def end(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        await soon(self.process.communicate())
+
+
+@asynccontextmanager
+async def node_process(
+    node_id: str, bootstrap: Iterable[str] = (), **settings: Any
+) -> AsyncIterator[NodeProcess]:
+    process = await NodeProcess.start(node_id, bootstrap, settings)
+    try:
+        yield process
+    finally:
+        await process.end()
+
+
+STOP_SIGNAL, CONTINUE_SIGNAL = (
+    (signal.SIGSTOP, signal.SIGCONT) if hasattr(signal, "SIGSTOP") else (signal.SIGTERM, signal.SIGTERM)
+)

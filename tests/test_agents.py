@@ -1,0 +1,627 @@
+"""Agents: registered where everybody can see it, handled message by message, awaited as asyncio means it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from networks import (
+    AGENTS,
+    CONTINUE_SIGNAL,
+    STOP_SIGNAL,
+    Cluster,
+    FakePeer,
+    answered,
+    node_process,
+    soon,
+    until,
+)
+
+from agentnet import (
+    Agent,
+    AgentExists,
+    AgentMessage,
+    AgentNetworkManager,
+    AgentSpec,
+    ConfigError,
+    Event,
+    HandlerFailed,
+    LimitReached,
+    MessagePriority,
+    MessageType,
+    NetworkError,
+    NoSuchAgent,
+    Unconfirmed,
+)
+
+both_loops = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
+
+
+async def echo(message: AgentMessage) -> bytes:
+    return message.payload
+
+
+class Inbox:
+    """A handler that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.messages: list[AgentMessage] = []
+
+    async def __call__(self, message: AgentMessage) -> int:
+        self.messages.append(message)
+        return len(self.messages)
+
+    @property
+    def payloads(self) -> list[bytes]:
+        return [message.payload for message in self.messages]
+
+    async def wait(self, count: int) -> list[bytes]:
+        await until(lambda: len(self.messages) >= count)
+        return self.payloads
+
+
+class TestRegister:
+    @both_loops
+    async def test_every_node_can_use_it_at_once(self, cluster: Cluster) -> None:
+        nets = await cluster.start("n1", "n2", "n3", "n4")
+        for number in range(5):
+            for net in nets:
+                name = f"{net.node_id}-{number}"
+                agent = await soon(net.register_agent(name, ["echo", name], echo))
+                assert (agent.name, agent.id) == (name, agent.agent_id)
+                for other in nets:
+                    assert [a.agent_id for a in other.agents(name)] == [agent.id]
+                    assert await soon(other.request(name, b"x")) == b"x"
+        assert all(len(net.agents("echo")) == 20 for net in nets)
+
+    async def test_by_id(self, cluster: Cluster) -> None:
+        one, two = await cluster.start("n1", "n2")
+        agent = await two.register_agent(2**64 - 1, handler=echo)
+        assert (agent.id, agent.name) == (2**64 - 1, None)
+        assert await one.request(2**64 - 1, b"x") == b"x"
+        with pytest.raises(NoSuchAgent):
+            await one.request(2**64 - 2, b"x")
+
+    async def test_again_replaces_it(self, cluster: Cluster) -> None:
+        one, two = await cluster.start("n1", "n2")
+        old = Inbox()
+        first = await two.register_agent("x", ["a"], old)
+        assert await one.request("x", b"1") == 1
+        second = await two.register_agent("x", ["b"], echo, broadcasts=False)
+        assert (await one.request("x", b"2"), old.payloads) == (b"2", [b"1"])
+        for net in (one, two):
+            assert net.agents("a") == []
+            assert [a.agent_id for a in net.agents("b")] == [second.id] == [first.id]
+        await one.broadcast_message(b"all")
+        assert await one.request("x", b"3") == b"3"
+        assert old.payloads == [b"1"]
+
+    async def test_what_a_replaced_one_had_not_handled_is_refused(self, cluster: Cluster) -> None:
+        one, two = await cluster.start("n1", "n2")
+        begun = asyncio.Event()
+
+        async def hangs(message: AgentMessage) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        await two.register_agent("x", handler=hangs)
+        first, second = one.request("x", b"1"), one.request("x", b"2")
+        await soon(begun.wait())
+        await two.register_agent("x", handler=echo)
+        with pytest.raises(NetworkError) as caught:
+            await soon(first)
+        assert not caught.value.definite
+        with pytest.raises(NetworkError) as caught:
+            await soon(second)
+        assert caught.value.definite
+        assert await one.request("x", b"3") == b"3"
+
+    async def test_another_nodes_is_refused(self, cluster: Cluster) -> None:
+        one, two = await cluster.start("n1", "n2")
+        await one.register_agent("x", handler=echo)
+        with pytest.raises(AgentExists, match="agent x is registered on node 'n1' already") as caught:
+            await two.register_agent("x", handler=echo)
+        assert caught.value.definite
+        with pytest.raises(AgentExists):
+            await two.register_agents(["y", "x"])
+        assert [agent.name for agent in two.agents()] == ["x"]
+        assert await two.request("x", b"still") == b"still"
+        await one.unregister_agent("x")
+        await until(lambda: not two.agents())
+        await two.register_agent("x", handler=echo)
+        assert await one.request("x", b"moved") == b"moved"
+
+    async def test_two_nodes_at_once(self, cluster: Cluster) -> None:
+        nets = await cluster.start("n1", "n2", "n3")
+        outcomes = await soon(
+            asyncio.gather(*(net.register_agent("x", handler=echo) for net in nets), return_exceptions=True)
+        )
+        assert isinstance(outcomes[0], Agent)
+        for outcome in outcomes[1:]:
+            assert isinstance(outcome, AgentExists)
+        for net in nets:
+            assert [(agent.name, agent.node_id) for agent in net.agents()] == [("x", "n1")]
+            assert await soon(net.request("x", b"1")) == b"1"
+
+    async def test_a_peer_that_never_confirms_is_named(self, cluster: Cluster) -> None:
+        one, two = await cluster.start("n1", "n2")
+        peer = await FakePeer.dial(one.addresses[0])
+        await peer.join("0-mute", network_uuid=one.control.network_uuid)
+        await peer.expect(AGENTS)
+        with pytest.raises(Unconfirmed, match="nodes 0-mute have not confirmed") as caught:
+            await one.register_agent("x", handler=echo, timeout=0.2)
+        assert not caught.value.definite
+        assert await two.request("x", b"registered all the same") == b"registered all the same"
+        waiting = asyncio.ensure_future(one.register_agent("y", handler=echo))
+        await peer.expect(AGENTS)
+        assert not waiting.done()
+        await peer.close()
+        # Nobody waits for a node without a link.
+        assert (await soon(waiting)).name == "y"
+
+    async def test_a_peer_that_is_stopped_is_named(self, cluster: Cluster) -> None:
+        (one,) = await cluster.start("n1")
+        async with node_process("n2", one.addresses, listen="tcp://127.0.0.1:0") as process:
+            assert await answered(one, "echo-n2", b"x") == b"x"
+            process.signal(STOP_SIGNAL)
+            with pytest.raises(Unconfirmed, match="nodes n2 have not confirmed"):
+                await soon(one.register_agent("x", handler=echo, timeout=0.3))
+            process.signal(CONTINUE_SIGNAL)
+            await soon(one.register_agent("y", handler=echo))
+            assert await one.request("echo-n2", b"x") == b"x"
+
+    @pytest.mark.parametrize(
+        ("arguments", "text"),
+        [
+            ({"agent": 0}, "0 is the node itself"),
+            ({"agent": 2**64}, r"1 to 2\*\*64-1"),
+            ({"agent": -1}, "expected an id"),
+            ({"agent": True}, "expected an id .int. or a name"),
+            ({"agent": None}, "expected an id .int. or a name"),
+            ({"agent": ""}, "not empty"),
+            ({"agent": "x", "concurrency": 0}, "concurrency=0"),
+            ({"agent": "x", "handler": "no"}, "not callable"),
+            ({"agent": "x", "capabilities": [""]}, "not empty"),
+            ({"agent": "x", "capabilities": "read"}, "capabilities"),
+            ({"agent": "x", "capabilities": [1]}, "capability: expected a text"),
+            ({"agent": "x", "metadata": {"k": 1}}, "expected texts"),
+        ],
+    )
+    async def test_what_cannot_be_registered(
+        self, cluster: Cluster, arguments: dict[str, Any], text: str
+    ) -> None:
+        (net,) = await cluster.start("n1")
+        with pytest.raises(NetworkError, match=text) as caught:
+            await net.register_agent(**arguments)
+        assert caught.value.definite
+        assert net.agents() == []
+
+    @pytest.mark.parametrize("size", [0, 2])
+    async def test_a_handler_takes_one_message(self, cluster: Cluster, size: int) -> None:
+        (net,) = await cluster.start("n1")
+
+        async def none() -> None: ...
+
+        async def two(one: Any, other: Any) -> None: ...
+
+        with pytest.raises(ConfigError, match="agent x: .*one argument"):
+            await net.register_agent("x", handler=two if size else none)
+
+    async def test_over_a_limit(self, cluster: Cluster) -> None:
+        (net,) = await cluster.start("n1", agents_max=10)
+        with pytest.raises(LimitReached, match="agents_max=10"):
+            await net.register_agents(list(range(1, 12)))
+        with pytest.raises(LimitReached, match="metadata_bytes_max"):
+            await net.register_agent("x", metadata={"k": "v" * 5000})
+        assert len(await net.register_agents(list(range(1, 11)))) == 10
+
+    async def test_many_at_once(self, cluster: Cluster) -> None:
+        one, two = await cluster.start("n1", "n2")
+        specs = [AgentSpec(agent=f"bulk-{n}", capabilities=("bulk",), handler=echo) for n in range(5000)]
+        agents = await soon(one.register_agents(specs))
+        assert len(two.agents("bulk")) == len(agents) == 5000
+        assert await two.request("bulk-4999", b"x") == b"x"
+        three = cluster.make("n3")
+        await soon(three.join_network(two.addresses))
+        assert len(three.agents("bulk")) == 5000
+        await two.register_agents([1, "named", AgentSpec(agent="spec", broadcasts=False)])
+        assert len(one.agents()) == 5003
+
+    async def test_unregister(self, cluster: Cluster) -> None:
+        one, two = await cluster.start("n1", "n2")
+        agent = await two.register_agent("x", handler=echo)
+        watch = cluster.watch(one)
+        for handle in (agent, "x", agent.id):
+            await two.unregister_agent(handle)
+            await watch.wait(Event.AGENT_GONE, name="x", node_id="n2")
+            watch.seen.clear()
+            with pytest.raises(NoSuchAgent):
+                await one.request("x", b"")
+            agent = await two.register_agent("x", handler=echo)
+            assert await one.request("x", b"1") == b"1"
+        with pytest.raises(NoSuchAgent, match="'n1'"):
+            await one.unregister_agent("x")
+        with pytest.raises(NoSuchAgent):
+            await one.unregister_agent("never")
+
+
+class TestDecorator:
+    async def test_before_and_after_the_join(self, cluster: Cluster) -> None:
+        (one,) = await cluster.start("n1")
+        two = cluster.make("n2")
+
+        @two.agent("early", ["a"], concurrency=2)
+        async def early(message: AgentMessage) -> bytes:
+            return b"early"
+
+        await soon(two.join_network(one.addresses))
+        assert await one.request("early", b"") == b"early"
+
+        @two.agent("late", ["a"], metadata={"k": "v"})
+        async def late(message: AgentMessage) -> bytes:
+            return b"late"
+
+        assert await answered(one, "late") == b"late"
+        assert [agent.metadata for agent in one.agents("a") if agent.name == "late"] == [{"k": "v"}]
+        assert await early(AgentMessage(b"")) == b"early"  # it stays a function
+
+    @pytest.mark.parametrize("joined", [False, True])
+    async def test_a_cell_that_runs_twice(self, cluster: Cluster, joined: bool) -> None:
+        net = cluster.make("n1")
+        if joined:
+            await net.join_network([])
+        for version in range(3):
+
+            @net.agent("reader", ["read"])
+            async def reader(message: AgentMessage, version: int = version) -> int:
+                return version
+
+            if joined:
+                await until(lambda: net.agents("read"))
+        if not joined:
+            await net.join_network([])
+
+        async def newest() -> bool:
+            return bool(await net.request("reader", b"") == 2)
+
+        async with asyncio.timeout(10):
+            while not await newest():
+                await asyncio.sleep(0.01)
+        assert len(net.agents()) == 1
+
+    async def test_a_late_failure_is_logged_and_an_event(
+        self, cluster: Cluster, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        one, two = await cluster.start("n1", "n2")
+        await one.register_agent("x", handler=echo)
+        watch = cluster.watch(two)
+        two.agent("x")(echo)
+        event = await watch.wait(Event.AGENT_CONFLICT, name="x")
+        assert isinstance(event.error, AgentExists)
+        assert "agent x was not registered: agent x is registered on node 'n1'" in caplog.text
+
+
+class TestHandlers:
+    async def test_a_plain_function_runs_in_a_thread(self, cluster: Cluster) -> None:
+        one, two = await cluster.start("n1", "n2", handler_threads=2)
+        inside: list[str] = []
+        gate = threading.Semaphore(0)
+
+        def blocks(message: AgentMessage) -> str:
+            inside.append(threading.current_thread().name)
+            assert gate.acquire(timeout=20)
+            return threading.current_thread().name
+
+        await two.register_agent("blocks", handler=blocks, concurrency=10)
+        await two.register_agent("echo", handler=echo)
+        answers = [one.request("blocks", b"") for _ in range(5)]
+        await until(lambda: len(inside) == 2)
+        assert await soon(one.request("echo", b"meanwhile")) == b"meanwhile"
+        assert len(inside) == 2
+        gate.release(5)
+        names = await soon(asyncio.gather(*answers))
+        assert len(set(names)) == 2
+        assert all(name.startswith("agentnet-n2") for name in names)
+
+    async def test_a_plain_function_may_return_an_awaitable(self, cluster: Cluster) -> None:
+        (net,) = await cluster.start("n1")
+        await net.register_agent("x", handler=lambda message: echo(message))
+        assert await soon(net.request("x", b"y")) == b"y"
+
+    async def test_objects_methods_and_partials(self, cluster: Cluster) -> None:
+        from functools import partial
+
+        (net,) = await cluster.start("n1")
+
+        class Counter:
+            def __init__(self) -> None:
+                self.seen = 0
+
+            async def count(self, message: AgentMessage) -> int:
+                self.seen += 1
+                return self.seen
+
+        async def with_option(option: str, message: AgentMessage) -> str:
+            return option
+
+        await net.register_agent("object", handler=Inbox())
+        await net.register_agent("method", handler=Counter().count)
+        await net.register_agent("partial", handler=partial(with_option, "given"))
+        assert await net.request("object", b"") == 1
+        assert await net.request("method", b"") == 1
+        assert await net.request("partial", b"") == "given"
+
+    async def test_concurrency(self, cluster: Cluster) -> None:
+        one, two = await cluster.start("n1", "n2")
+        inside, most = 0, 0
+        gate = asyncio.Event()
+
+        async def handle(message: AgentMessage) -> bytes:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            await gate.wait()
+            inside -= 1
+            return message.payload
+
+        await two.register_agent("three", handler=handle, concurrency=3)
+        answers = [one.request("three", b"%d" % n) for n in range(10)]
+        await until(lambda: inside == 3)
+        await asyncio.sleep(0.02)
+        assert inside == 3
+        gate.set()
+        assert await soon(asyncio.gather(*answers)) == [b"%d" % n for n in range(10)]
+        assert most == 3
+        gate.clear()
+        inside = 0
+        answers = [one.request("three", b"%d" % n) for n in range(4)]
+        await until(lambda: inside == 3)
+        gate.set()
+        await soon(asyncio.gather(*answers))
+
+    @both_loops
+    async def test_one_at_a_time_and_in_its_own_task(self, cluster: Cluster) -> None:
+        one, two = await cluster.start("n1", "n2")
+        tasks = []
+        inside = 0
+
+        async def handle(message: AgentMessage) -> int:
+            nonlocal inside
+            inside += 1
+            tasks.append(asyncio.current_task())
+            if message.payload == b"await":
+                await asyncio.sleep(0)
+            tasks.append(asyncio.current_task())
+            assert inside == 1
+            inside -= 1
+            return len(tasks)
+
+        await two.register_agent("x", handler=handle)
+        payloads = [b"await", b"at once"] * 20
+        await soon(asyncio.gather(*(one.request("x", payload) for payload in payloads)))
+        assert len(tasks) == 80
+        assert len(set(tasks)) == 1
+        assert tasks[0] is not None
+        assert tasks[0].get_name() == "agent x"
+
+    @both_loops
+    async def test_timeouts_and_task_groups_inside(self, cluster: Cluster) -> None:
+        (net,) = await cluster.start("n1")
+
+        async def handle(message: AgentMessage) -> str:
+            if message.payload == b"timeout":
+                try:
+                    async with asyncio.timeout(0.01):
+                        await asyncio.Event().wait()
+                except TimeoutError:
+                    return "timed out"
+            if message.payload == b"wait_for":
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(asyncio.sleep(10), 0.01)
+                return "waited"
+            async with asyncio.TaskGroup() as group:
+                parts = [group.create_task(asyncio.sleep(0, n)) for n in range(3)]
+            return str([part.result() for part in parts])
+
+        await net.register_agent("x", handler=handle)
+        assert await soon(net.request("x", b"timeout")) == "timed out"
+        assert await soon(net.request("x", b"wait_for")) == "waited"
+        assert await soon(net.request("x", b"group")) == "[0, 1, 2]"
+
+    async def test_a_handler_that_calls_another_agent(self, cluster: Cluster) -> None:
+        one, two = await cluster.start("n1", "n2")
+        await one.register_agent("leaf", handler=echo)
+
+        async def relays(message: AgentMessage) -> bytes:
+            answer: bytes = await two.request("leaf", message.payload + b"!")
+            return answer
+
+        await two.register_agent("relays", handler=relays)
+        assert await one.request("relays", b"x") == b"x!"
+
+
+class TestMessages:
+    @both_loops
+    async def test_instead_of_a_handler(self, cluster: Cluster) -> None:
+        one, two = await cluster.start("n1", "n2")
+        agent = await two.register_agent("box")
+
+        async def read() -> list[bytes]:
+            got = []
+            async for message in agent.messages():
+                got.append(message.payload)
+                if message.message_type is MessageType.QUERY:
+                    await agent.reply(message, {"seen": len(got)})
+            return got
+
+        sender = await one.register_agent("sender")
+        await sender.send("box", b"before anybody reads")
+        reading = asyncio.ensure_future(read())
+        assert await soon(sender.request("box", b"question")) == {"seen": 2}
+        await sender.send("box", b"last")
+        await until(lambda: agent.pending_messages == 0)
+        await two.unregister_agent(agent)
+        assert await soon(reading) == [b"before anybody reads", b"question", b"last"]
+
+    async def test_it_ends_when_the_node_leaves_or_the_agent_is_replaced(self, cluster: Cluster) -> None:
+        (net,) = await cluster.start("n1")
+
+        async def read(agent: Agent) -> int:
+            return len([message async for message in agent.messages()])
+
+        first = asyncio.ensure_future(read(await net.register_agent("x")))
+        await asyncio.sleep(0)
+        second = asyncio.ensure_future(read(await net.register_agent("x")))
+        assert await soon(first) == 0
+        await asyncio.sleep(0)
+        await net.leave_network()
+        assert await soon(second) == 0
+
+    async def test_two_readers_share_the_mail(self, cluster: Cluster) -> None:
+        (net,) = await cluster.start("n1")
+        agent = await net.register_agent("x")
+        got: list[bytes] = []
+
+        async def read() -> None:
+            async for message in agent.messages():
+                got.append(message.payload)
+                await asyncio.sleep(0)
+
+        readers = [asyncio.ensure_future(read()) for _ in range(2)]
+        await asyncio.sleep(0)
+        for number in range(10):
+            await agent.send("x", b"%d" % number)
+            await asyncio.sleep(0)
+        await until(lambda: len(got) == 10)
+        await net.unregister_agent(agent)
+        await soon(asyncio.gather(*readers))
+
+    async def test_not_beside_a_handler(self, cluster: Cluster) -> None:
+        (net,) = await cluster.start("n1")
+        agent = await net.register_agent("x", handler=echo)
+        with pytest.raises(ConfigError, match="agent x has a handler"):
+            await anext(aiter(agent.messages()))
+
+
+class TestMessage:
+    async def test_what_a_handler_sees(self, cluster: Cluster) -> None:
+        one, two = await cluster.start("n1", "n2")
+        box = Inbox()
+        await two.register_agent("box", handler=box)
+        sender = await one.register_agent("sender")
+        await sender.send("box", b"full", priority=MessagePriority.HIGH, ttl=60, message_id="mine, ü")
+        await sender.send("box", b"plain")
+        await box.wait(2)
+        full, plain = box.messages
+        assert (full.message_id, full.priority, full.message_type) == (
+            "mine, ü",
+            MessagePriority.HIGH,
+            MessageType.COMMAND,
+        )
+        assert 59 < full.ttl <= 60
+        assert (plain.ttl, plain.priority) == (0, MessagePriority.NORMAL)
+        for message in (full, plain):
+            assert (message.from_agent, message.from_node) == (sender.id, "n1")
+            assert message.to_agent is not None
+            assert abs(message.timestamp - full.timestamp) < 60e9
+        node, incarnation, sequence = plain.message_id.rsplit(":", 2)
+        assert (node, int(sequence)) == ("n1", plain.sequence)
+        assert int(incarnation) == [m.incarnation for m in two.members() if m.node_id == "n1"][0]
+
+    async def test_send_message_carries_any_type(self, cluster: Cluster) -> None:
+        one, two = await cluster.start("n1", "n2")
+        box = Inbox()
+        await two.register_agent("box", handler=box)
+        for kind in MessageType:
+            await one.send_message(AgentMessage(b"x", to_agent="box", message_type=kind))
+        await box.wait(len(MessageType))
+        assert [message.message_type for message in box.messages] == list(MessageType)
+
+    async def test_who_it_comes_from(self, cluster: Cluster) -> None:
+        one, two = await cluster.start("n1", "n2")
+        box = Inbox()
+        await two.register_agent("box", handler=box)
+
+        async def send(**options: Any) -> int:
+            await one.send_message(AgentMessage(b"", to_agent="box", **options.pop("fields", {})), **options)
+            count = len(box.messages)
+            await box.wait(count + 1)
+            return box.messages[-1].from_agent
+
+        assert await send() == 0
+        assert await one.request("box", b"from the node itself") == 2
+        first = await one.register_agent("first")
+        second = await one.register_agent("second")
+        assert await send() == first.id
+        assert await send(sender="second") == second.id
+        assert await send(sender=second) == second.id
+        assert await send(fields={"from_agent": "second"}) == second.id
+        with pytest.raises(ConfigError, match="'box' is not an agent of node n1"):
+            await send(sender="box")
+
+
+@both_loops
+async def test_messages_on_one_node_never_touch_the_wire(cluster: Cluster) -> None:
+    one, _ = await cluster.start("n1", "n2")
+    box = Inbox()
+    await one.register_agent("box", handler=box)
+    await one.register_agent("echo", handler=echo)
+    before = one.stats()
+    sender = await one.register_agent("sender")
+    for _ in range(10):
+        await sender.send("box", b"x" * 100_000)
+        assert await sender.request("echo", b"y") == b"y"
+    await box.wait(10)
+    after = one.stats()
+    assert after["messages_sent"] == before["messages_sent"]
+    assert after["messages_local"] == before["messages_local"] + 20
+    # Values are encoded all the same: agents share no object.
+    value = {"a": [1]}
+    await sender.send("box", value)
+    await box.wait(11)
+    assert box.messages[-1].value == value
+    assert box.messages[-1].value is not value
+
+
+async def test_idle_agents_give_their_task_back(cluster: Cluster) -> None:
+    one, two = await cluster.start("n1", "n2", agent_idle_ms=50)
+    await two.register_agent("x", handler=echo)
+    await two.register_agent("many", handler=echo, concurrency=4)
+
+    def running() -> list[str]:
+        return [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("agent ")]
+
+    assert running() == []
+    for _ in range(2):
+        assert await one.request("x", b"1") == b"1"
+        await soon(asyncio.gather(*(one.request("many", b"") for _ in range(8))))
+        assert "agent x" in running()
+        await until(lambda: not running())
+        assert not two.busy
+
+
+async def test_a_busy_agent_is_not_idle(cluster: Cluster) -> None:
+    (net,) = await cluster.start("n1", agent_idle_ms=20)
+    gate = asyncio.Event()
+
+    async def waits(message: AgentMessage) -> bytes:
+        await gate.wait()
+        return b"done"
+
+    await net.register_agent("x", handler=waits, concurrency=2)
+    answer = net.request("x", b"")
+    second = asyncio.get_running_loop().call_later(0.6, gate.set)
+    assert await soon(answer) == b"done"
+    assert second.when() <= asyncio.get_running_loop().time()
+    assert await soon(net.request("x", b"")) == b"done"
+
+
+async def test_100000_agents_cost_no_task(cluster: Cluster) -> None:
+    (net,) = await cluster.start("n1")
+    before = len(asyncio.all_tasks())
+    await soon(net.register_agents([AgentSpec(agent=n, handler=echo) for n in range(1, 100_001)]))
+    assert len(asyncio.all_tasks()) == before
+    assert len(net.agents()) == 100_000
+    assert await net.request(77_777, b"x") == b"x"
