@@ -9,11 +9,12 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 DAY = timedelta(days=1)
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 BOTH = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
 
 
@@ -50,9 +51,12 @@ class Authority:
         begins: timedelta = -DAY,
         ends: timedelta = DAY,
         uses: Sequence[x509.ObjectIdentifier] = BOTH,
+        rsa_bits: int = 0,
     ) -> dict[str, str]:
         """Write ``file``.pem and its key; what NetworkConfig takes. ``begins``, ``ends``: from now."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = (
+            rsa.generate_private_key(65537, rsa_bits) if rsa_bits else ec.generate_private_key(ec.SECP256R1())
+        )
         now = datetime.now(UTC)
         builder = (
             self._builder(name_of(file), key, now + begins, now + ends)
@@ -71,7 +75,7 @@ class Authority:
         return {"certificate": str(certificate), "private_key": str(private_key), "ca": str(self.ca)}
 
     def _builder(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, begins: datetime, ends: datetime
+        self, subject: x509.Name, key: Key, begins: datetime, ends: datetime
     ) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder()

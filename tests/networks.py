@@ -16,11 +16,11 @@ import struct
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from agentnet import AgentNetworkManager, Event, NetworkConfig, NetworkError, NodeStatus
+from agentnet import AgentMessage, AgentNetworkManager, Event, NetworkConfig, NetworkError, NodeStatus
 from agentnet.certs import init_authority, issue_certificate
 from agentnet.transport.tls import ALPN
 from agentnet_core.config import EngineConfig
@@ -59,6 +59,29 @@ async def answered(net: AgentNetworkManager, to: int | str, payload: Any = b"", 
                 if not error.definite:
                     raise
             await asyncio.sleep(0.01)
+
+
+async def echo(message: AgentMessage) -> bytes:
+    return message.payload
+
+
+class Inbox:
+    """A handler that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.messages: list[AgentMessage] = []
+
+    async def __call__(self, message: AgentMessage) -> int:
+        self.messages.append(message)
+        return len(self.messages)
+
+    @property
+    def payloads(self) -> list[bytes]:
+        return [message.payload for message in self.messages]
+
+    async def wait(self, count: int) -> list[bytes]:
+        await until(lambda: len(self.messages) >= count)
+        return self.payloads
 
 
 def open_files() -> list[str]:
@@ -147,6 +170,7 @@ class Cluster:
         self.nets: list[AgentNetworkManager] = []
         self._certificates = certificates
         self._watches: list[Watch] = []
+        self._peers: list[FakePeer] = []
         self._tasks = asyncio.all_tasks()
         self._files = open_files()
 
@@ -156,7 +180,8 @@ class Cluster:
 
     def config(self, node_id: str, **settings: Any) -> NetworkConfig:
         """A config for that node; ``settings`` go before the usual ones."""
-        usual: dict[str, Any] = {"listen": f"{self.scheme}://127.0.0.1:0"}
+        # Handlers that hang on purpose must not hold up the end of their test.
+        usual: dict[str, Any] = {"listen": f"{self.scheme}://127.0.0.1:0", "leave_ms_max": 1000}
         if self.scheme == "tls":
             usual |= self.certificates.of(node_id)
         return NetworkConfig(**{**usual, **settings})
@@ -191,8 +216,16 @@ class Cluster:
         self._watches.append(watch)
         return watch
 
+    async def peer(self, net: AgentNetworkManager, context: ssl.SSLContext | None = None) -> FakePeer:
+        """A connection to that node, by hand."""
+        peer = await FakePeer.dial(net.addresses[0], context)
+        self._peers.append(peer)
+        return peer
+
     async def close(self) -> None:
         """Leave with all nodes; whatever is left then fails the test."""
+        for peer in self._peers:
+            await peer.close()
         await soon(asyncio.gather(*(net.leave_network() for net in self.nets)))
         for watch in self._watches:
             await watch.close()
@@ -311,6 +344,9 @@ class FakePeer:
         self.secure = secure
         self.checksum = True
         self.hello: Hello | None = None
+        # A checksum goes on from that of the frame before it in its lane: messages, all else.
+        self._chains_in = {True: 0, False: 0}
+        self._chains_out = {True: 0, False: 0}
 
     @classmethod
     async def dial(cls, address: str, context: ssl.SSLContext | None = None) -> FakePeer:
@@ -322,7 +358,13 @@ class FakePeer:
         self.writer.write(data)
 
     def send(self, kind: int, body: bytes, flags: int = 0) -> None:
-        self.writer.write(frame(kind, body, flags, checksum=self.checksum))
+        """A frame as the wire has it."""
+        inner = struct.pack(">BB", kind, flags) + body
+        if self.checksum:
+            lane = kind == MESSAGE
+            self._chains_out[lane] = crc32c(inner, self._chains_out[lane])
+            inner += struct.pack(">I", self._chains_out[lane])
+        self.writer.write(struct.pack(">I", len(inner)) + inner)
 
     async def read(self) -> tuple[int, bytes] | None:
         """The next frame, None at the end of the connection."""
@@ -334,7 +376,9 @@ class FakePeer:
         end = length
         if self.checksum:
             end -= 4
-            assert struct.unpack(">I", data[end:])[0] == crc32c(data[:end])
+            lane = data[0] == MESSAGE
+            self._chains_in[lane] = crc32c(data[:end], self._chains_in[lane])
+            assert struct.unpack(">I", data[end:])[0] == self._chains_in[lane]
         if data[0] == HELLO:
             self.hello = Hello.decode(data[2:end])
             self.checksum = not self.secure
@@ -370,18 +414,8 @@ class FakePeer:
 
     async def close(self) -> None:
         self.writer.transport.abort()
-        try:
+        with suppress(OSError):
             await self.writer.wait_closed()
-        except OSError:
-            pass
-
-
-def frame(kind: int, body: bytes, flags: int = 0, *, checksum: bool = True) -> bytes:
-    """A frame as it goes over the wire."""
-    inner = struct.pack(">BB", kind, flags) + body
-    if checksum:
-        inner += struct.pack(">I", crc32c(inner))
-    return struct.pack(">I", len(inner)) + inner
 
 
 def hello(node_id: str, **fields: Any) -> Hello:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
 from agentnet.payload import declared_type, decode, to_bytes
 from agentnet.runner import Runner
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Handler = Callable[[Any], Any]
+H = TypeVar("H", bound=Handler)
 log = logging.getLogger("agentnet.agent")
 
 LOG_INTERVAL_NS = 1_000_000_000
@@ -51,11 +52,35 @@ class AgentSpec:
     """What `register_agents` takes for each agent; see `register_agent`."""
 
     agent: int | str
-    capabilities: tuple[str, ...] = ()
+    capabilities: Iterable[str] = ()
     handler: Handler | None = None
     metadata: dict[str, str] | None = None
     concurrency: int = 1
     broadcasts: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.capabilities, str):
+            raise ConfigError(
+                f"agent {self.agent}: capabilities={self.capabilities!r}: expected a list, write [...]"
+            )
+        if type(self.capabilities) is not tuple:
+            object.__setattr__(self, "capabilities", tuple(self.capabilities))
+
+
+class AgentOptions(TypedDict, total=False):
+    """What a handler's decorator takes beside id and capabilities; see `register_agent`."""
+
+    metadata: dict[str, str] | None
+    concurrency: int
+    broadcasts: bool
+
+
+class RequestOptions(TypedDict, total=False):
+    """What `request` takes beside receiver and payload; see `Port.request`."""
+
+    timeout: float | None
+    priority: MessagePriority | int
+    reply: Any
 
 
 class _BadPayload(Exception):
@@ -68,7 +93,7 @@ class _BadPayload(Exception):
 class Agent(Port):
     """An agent of this node: `send`, `request`, `messages`; made by `register_agent`."""
 
-    __slots__ = ("_concurrency", "_failures", "_handler", "_logged_ns", "_net", "_reader", "_runners")
+    __slots__ = ("_concurrency", "_failures", "_handler", "_logged_ns", "_net", "_readers", "_runners")
 
     def __init__(self, net: _Node, record: AgentRecord, handler: Handler | None, concurrency: int) -> None:
         super().__init__(net.engine, record)
@@ -76,7 +101,8 @@ class Agent(Port):
         self._handler = handler
         self._concurrency = concurrency
         self._runners: list[Runner] | None = None
-        self._reader: asyncio.Future[None] | None = None
+        # A tuple: an idle agent shares the empty one.
+        self._readers: tuple[asyncio.Future[None], ...] = ()
         self._failures = 0
         self._logged_ns = 0
 
@@ -89,7 +115,7 @@ class Agent(Port):
         return self.record.name
 
     if TYPE_CHECKING:
-        # At run time these are the Port's own; here its tokens are known to be futures.
+        # At run time this is the Port's own; here its token is known to be a future.
         @overload
         def request(
             self,
@@ -102,13 +128,7 @@ class Agent(Port):
         ) -> asyncio.Future[T]: ...
         @overload
         def request(
-            self,
-            to: int | str,
-            payload: Any,
-            *,
-            timeout: float | None = None,
-            priority: MessagePriority | int = ...,
-            reply: Any = None,
+            self, to: int | str, payload: Any, **options: Unpack[RequestOptions]
         ) -> asyncio.Future[Any]: ...
         def request(self, to: int | str, payload: Any, **options: Any) -> asyncio.Future[Any]: ...
 
@@ -134,11 +154,12 @@ class Agent(Port):
             if message is not None:
                 yield message
                 continue
-            self._reader = asyncio.get_running_loop().create_future()
+            waiter = asyncio.get_running_loop().create_future()
+            self._readers += (waiter,)
             try:
-                await self._reader
+                await waiter
             finally:
-                self._reader = None
+                self._readers = tuple(other for other in self._readers if other is not waiter)
 
     async def reply(self, message: AgentMessage, payload: Any) -> None:
         """Answer a request that came out of `messages`."""
@@ -150,8 +171,7 @@ class Agent(Port):
     def wake(self) -> None:
         """There is mail and nobody to handle it: called by the manager."""
         if self._handler is None:
-            if self._reader is not None and not self._reader.done():
-                self._reader.set_result(None)
+            self._wake_readers()
             return
         runners = self._runners
         if runners is None:
@@ -185,8 +205,11 @@ class Agent(Port):
                 self._runners = None
                 self._net.busy.pop(self, None)
                 self.rest()
-        if not task.cancelled():
-            task.exception()  # BaseException was raised into the loop already
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("agent %s: its task ended", self.record.label, exc_info=error)
+        # A handler that ended its task did not park it, and the next message must make a new one.
+        self.parked = True
         if self.pending_messages and self.engine.ports.get(self.agent_id) is self:
             self.wake()
 
@@ -212,9 +235,13 @@ class Agent(Port):
             else:
                 runner.task.cancel()
                 tasks.append(runner.task)
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        self._wake_readers()
         return tasks
+
+    def _wake_readers(self) -> None:
+        for waiter in self._readers:
+            if not waiter.done():
+                waiter.set_result(None)
 
     # -- failures
 
@@ -249,18 +276,43 @@ class Agent(Port):
         return f"<Agent {self.record.label} on {self.engine.node_id}>"
 
 
-def prepare_handler(handler: Handler | None, label: str, pool: Executor) -> Handler | None:
-    """``handler`` as an async function of one AgentMessage; ConfigError if it cannot be one."""
-    if handler is None:
-        return None
+@dataclass(frozen=True, slots=True)
+class HandlerShape:
+    """How a handler is called: whether it is ``async``, and the type that it declares, if any."""
+
+    is_async: bool
+    hint: Any
+
+
+def shape_of(handler: Handler, label: str) -> HandlerShape:
+    """How ``handler`` is called; ConfigError if it is none. Many agents may share what this found."""
     if not callable(handler):
         raise ConfigError(f"agent {label}: handler {handler!r} is not callable")
     call = handler if inspect.isroutine(handler) or isinstance(handler, type) else cast(Any, handler).__call__
     if inspect.isasyncgenfunction(handler) or inspect.isasyncgenfunction(call):
         raise ConfigError(f"agent {label}: a handler that yields is not supported; return the answer")
-    is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
-    hint = declared_type(call)
-    if is_async and hint is None:
+    try:
+        signature = inspect.signature(handler)
+    except (ValueError, TypeError):
+        signature = None  # some functions written in C have none
+    try:
+        if signature is not None:
+            signature.bind(None)
+    except TypeError as error:
+        raise ConfigError(
+            f"agent {label}: a handler takes one argument, the message; {handler!r} has {signature}: {error}"
+        ) from None
+    try:
+        hint = declared_type(handler)
+    except NameError as error:
+        raise ConfigError(f"agent {label}: the type of the argument of {handler!r}: {error}") from None
+    return HandlerShape(inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call), hint)
+
+
+def prepare_handler(handler: Handler, shape: HandlerShape, label: str, pool: Executor) -> Handler:
+    """``handler`` as an async function of one AgentMessage."""
+    hint = shape.hint
+    if shape.is_async and hint is None:
         return handler
 
     async def handle(message: AgentMessage) -> Any:
@@ -270,8 +322,10 @@ def prepare_handler(handler: Handler | None, label: str, pool: Executor) -> Hand
                 argument = decode(message, hint, f"agent {label}")
             except PayloadMismatch as error:
                 raise _BadPayload(error) from None
-        if is_async:
+        if shape.is_async:
             return await handler(argument)
-        return await asyncio.get_running_loop().run_in_executor(pool, handler, argument)
+        result = await asyncio.get_running_loop().run_in_executor(pool, handler, argument)
+        # A lambda around an async function looks like a plain one.
+        return await result if inspect.isawaitable(result) else result
 
     return handle

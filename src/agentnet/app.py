@@ -34,8 +34,19 @@ log = logging.getLogger("agentnet.app")
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """As `asyncio.run`, on uvloop where it is installed. In a notebook, await the coroutine instead."""
+    if _in_loop():
+        main.close()
+        raise ConfigError("an event loop runs here already, as in a notebook: write `await main()` instead")
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(main)
+
+
+def _in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def loop_factory() -> Any:
@@ -106,6 +117,8 @@ def load_app(target: str) -> App:
     module_name, colon, path = target.partition(":")
     if not colon or not path or not module_name.replace(".", "_").isidentifier():
         raise ConfigError(f"{target!r}: {EXPECTED}")
+    if module_name.endswith(".py"):
+        raise ConfigError(f"{target}: a module, not a file: write {module_name.removesuffix('.py')}:{path}")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     app: Any = _import(module_name)
@@ -158,6 +171,7 @@ async def serve(
     plain function declares agents, and an async one registers them.
     """
     async with net:
+        events = net.events()
         setup = app(net) if not isinstance(app, AgentNetworkManager) else None
         try:
             await net.join_network(join)
@@ -165,7 +179,6 @@ async def serve(
             if inspect.iscoroutine(setup):
                 setup.close()
             raise
-        events = net.events()
         if inspect.isawaitable(setup):
             await setup
         on_ready(net)

@@ -21,10 +21,12 @@ from typing import Any
 
 import click
 
-from agentnet import AgentNetworkManager, ConfigError, NetworkConfig, NetworkError, __version__
+from agentnet import AgentNetworkManager, ConfigError, JoinFailed, NetworkConfig, NetworkError, __version__
 from agentnet.app import App, Stopped, load_app, run_until_stopped, serve
 from agentnet.tables import make_table, print_all, printable
 from agentnet_core.config import check_name
+
+JOIN_HINT = "--join takes the address of a node that runs, and `agentnet run` without it starts a network"
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program to read.")
 config_option = click.option(
@@ -43,6 +45,12 @@ directory_option = click.option(
 )
 
 
+class BadSetting(click.ClickException):
+    """As a wrong option: exit code 2."""
+
+    exit_code = 2
+
+
 class Commands(click.Group):
     """Turns our errors into one line and an exit code."""
 
@@ -53,9 +61,9 @@ class Commands(click.Group):
             click.echo(f"agentnet: {stopped}", err=True)
             ctx.exit(128 + stopped.signum)
         except NetworkError as error:
-            failure = click.ClickException(str(error))
-            failure.exit_code = 2 if isinstance(error, ConfigError) else 1
-            raise failure from None
+            hint = f"; {JOIN_HINT}" if isinstance(error, JoinFailed) else ""
+            kind = BadSetting if isinstance(error, ConfigError) else click.ClickException
+            raise kind(f"{error}{hint}") from None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -79,7 +87,9 @@ def print_json(value: Any) -> None:
 @click.option("--nodes", type=click.IntRange(1, 64), default=4, show_default=True, help="Worker processes.")
 @click.option("--agents", type=click.IntRange(1, 64), default=2, show_default=True, help="Agents of each.")
 @click.option("--top", type=click.IntRange(0), default=10, show_default=True, help="Most common words shown.")
-@click.option("--letters", type=click.IntRange(1), default=4, show_default=True, help="Letters that they have.")
+@click.option(
+    "--letters", type=click.IntRange(1), default=4, show_default=True, help="Letters that they have."
+)
 @json_option
 def demo(files: tuple[Path, ...], nodes: int, agents: int, top: int, letters: int, as_json: bool) -> None:
     """Count the words of FILES with agents on several processes.
@@ -111,10 +121,17 @@ def demo(files: tuple[Path, ...], nodes: int, agents: int, top: int, letters: in
 @config_option
 @click.option("--join", multiple=True, metavar="ADDR", help="A node of the network to join; may be repeated.")
 @click.option("--listen", multiple=True, metavar="ADDR", help="Where to listen; may be repeated.")
-@click.option("--node-id", metavar="ID", help="Name of this node; else its certificate's, or the host's name.")
+@click.option(
+    "--node-id", metavar="ID", help="Name of this node; else its certificate's, or the host's name."
+)
 @json_option
 def run_app(
-    app: str, config: Path | None, join: tuple[str, ...], listen: tuple[str, ...], node_id: str | None, as_json: bool
+    app: str,
+    config: Path | None,
+    join: tuple[str, ...],
+    listen: tuple[str, ...],
+    node_id: str | None,
+    as_json: bool,
 ) -> None:
     """Run your agents as a node, in the foreground.
 
@@ -284,7 +301,9 @@ def certs_init(directory: Path, network: str, days: int, as_json: bool) -> None:
 @click.argument("node_id")
 @directory_option
 @network_option
-@click.option("--host", multiple=True, help="An IP address or host name for other TLS tools; may be repeated.")
+@click.option(
+    "--host", multiple=True, help="An IP address or host name for other TLS tools; may be repeated."
+)
 @click.option("--days", default=365, show_default=True, help="How long it is valid.")
 @json_option
 def certs_issue(
@@ -303,7 +322,3 @@ def certs_issue(
     click.echo(f'network = "{network}"')
     for name, path in files.items():
         click.echo(f"{name} = {json.dumps(path)}")  # a string of JSON is one of TOML
-
-
-if __name__ == "__main__":
-    main()

@@ -17,10 +17,20 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import monotonic_ns
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self, Unpack, cast
 from weakref import WeakSet
 
-from agentnet.agent import Agent, AgentSpec, Handler, prepare_handler
+from agentnet.agent import (
+    Agent,
+    AgentOptions,
+    AgentSpec,
+    H,
+    Handler,
+    HandlerShape,
+    RequestOptions,
+    prepare_handler,
+    shape_of,
+)
 from agentnet.config import Address, NetworkConfig
 from agentnet.identity import NodeIdentity, load_identity
 from agentnet.link import Link
@@ -86,7 +96,8 @@ class AgentNetworkManager:
     async def join_network(self, bootstrap_nodes: Sequence[str] = ()) -> None:
         """Listen, and link with the network that the bootstrap addresses belong to.
 
-        An empty list starts a network.  Returns when this node has met its peers and knows their
+        An empty list starts a network; of a list that all nodes share, the first one starts it if
+        none of the others is in one.  Returns when this node has met its peers and knows their
         agents.  JoinFailed when nobody answered before ``join_ms_max``; HandshakeRefused when all
         that answered would not have it; ConfigError for a bad address.
         """
@@ -101,12 +112,12 @@ class AgentNetworkManager:
         identity = self._start()
         try:
             await self._listen()
-            if bootstrap and bootstrap[0] not in self.addresses:
+            if bootstrap:
                 self._joining = asyncio.get_running_loop().create_future()
-                await self._await(lambda token: self.control.join(bootstrap, token), self._joining)
+                uuid = identity.new_uuid()
+                await self._await(lambda token: self.control.join(bootstrap, uuid, token), self._joining)
             else:
-                # The first of a list that all nodes share founds the network, the others find it.
-                self.control.found(identity.new_uuid(), bootstrap[1:])
+                self.control.found(identity.new_uuid())
             identity.keep(self.control.network_uuid)
             declared, self._declared = self._declared, []
             if declared:
@@ -329,7 +340,7 @@ class AgentNetworkManager:
         """
         spec = AgentSpec(
             agent=agent,
-            capabilities=tuple(capabilities),
+            capabilities=capabilities,
             handler=handler,
             metadata=metadata,
             concurrency=concurrency,
@@ -342,7 +353,11 @@ class AgentNetworkManager:
     ) -> list[Agent]:
         """Register many agents at once: one confirmation for all. See `register_agent`."""
         engine = self.engine
-        made = [self._make(spec if isinstance(spec, AgentSpec) else AgentSpec(agent=spec)) for spec in agents]
+        shapes: dict[int, HandlerShape] = {}
+        made = [
+            self._make(spec if isinstance(spec, AgentSpec) else AgentSpec(agent=spec), shapes)
+            for spec in agents
+        ]
         timeout_ns = self.config.register_ms_max * MS if timeout is None else int(timeout * 1e9)
         replaced = [engine.ports.get(agent.agent_id) for agent in made]
         try:
@@ -353,7 +368,8 @@ class AgentNetworkManager:
                     old.cancel()
         return made
 
-    def _make(self, spec: AgentSpec) -> Agent:
+    def _make(self, spec: AgentSpec, shapes: dict[int, HandlerShape]) -> Agent:
+        """``shapes``: what was found of the handlers so far, since many agents may share one."""
         agent = spec.agent
         if isinstance(agent, bool) or not isinstance(agent, (int, str)):
             raise ConfigError(f"agent {agent!r}: expected an id (int) or a name (str)")
@@ -363,20 +379,26 @@ class AgentNetworkManager:
             raise ConfigError(f"agent {agent}: concurrency={spec.concurrency}: expected 1 or more")
         name = agent if isinstance(agent, str) else None
         record = AgentRecord(
-            agent_id_of(agent), self.node_id, name, spec.capabilities, spec.metadata, spec.broadcasts
+            agent_id_of(agent), self.node_id, name, tuple(spec.capabilities), spec.metadata, spec.broadcasts
         )
-        return Agent(self, record, prepare_handler(spec.handler, record.label, self._pool), spec.concurrency)
+        handler = spec.handler
+        if handler is not None:
+            shape = shapes.get(id(handler))
+            if shape is None:
+                shape = shapes[id(handler)] = shape_of(handler, record.label)
+            handler = prepare_handler(handler, shape, record.label, self._pool)
+        return Agent(self, record, handler, spec.concurrency)
 
     def agent(
-        self, agent: int | str, capabilities: Iterable[str] = (), **options: Any
-    ) -> Callable[[Handler], Handler]:
+        self, agent: int | str, capabilities: Iterable[str] = (), **options: Unpack[AgentOptions]
+    ) -> Callable[[H], H]:
         """Decorator: the function becomes the handler of ``agent`` when the node joins.
 
         Used after the join, it registers in the background; a failure is an event and a log line.
         """
 
-        def declare(handler: Handler) -> Handler:
-            spec = AgentSpec(agent=agent, capabilities=tuple(capabilities), handler=handler, **options)
+        def declare(handler: H) -> H:
+            spec = AgentSpec(agent=agent, capabilities=capabilities, handler=handler, **options)
             if self._engine is None:
                 # As in `register_agent`, the last of one id counts: a notebook's cell may run twice.
                 same = agent_id_of(agent)
@@ -452,7 +474,7 @@ class AgentNetworkManager:
             if isinstance(outcome, BaseException):
                 raise outcome
 
-    def request(self, to: int | str, payload: Any, **options: Any) -> asyncio.Future[Any]:
+    def request(self, to: int | str, payload: Any, **options: Unpack[RequestOptions]) -> asyncio.Future[Any]:
         """As `Agent.request`, from the first agent of this node or the node itself."""
         return self._sender(None).request(to, payload, **options)
 
@@ -471,9 +493,9 @@ class AgentNetworkManager:
         """Every agent known, or those with a capability, in the order of their ids."""
         directory = cast(Control, self.engine.control).directory
         records = directory.agents() if capability is None else directory.find(capability)
-        members = {member.node_id: member for member in self.members()}
+        members = {member.node_id: (member, *_place(member)) for member in self.members()}
         return [
-            _agent_node(record, members[record.node_id]) for record in records if record.node_id in members
+            _agent_node(record, *members[record.node_id]) for record in records if record.node_id in members
         ]
 
     def stats(self) -> dict[str, int]:
@@ -555,13 +577,20 @@ class _EventStream:
         self._queue.clear()
 
 
-def _agent_node(record: AgentRecord, member: Member) -> AgentNode:
-    address = Address.parse(member.addresses[0]) if member.addresses else None
+def _place(member: Member) -> tuple[str, int]:
+    """Host and port of the first address, which may be of a scheme that this version does not know."""
+    if not member.addresses:
+        return "", 0
+    host, _, port = member.addresses[0].partition("://")[2].rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _agent_node(record: AgentRecord, member: Member, address: str, port: int) -> AgentNode:
     return AgentNode(
         node_id=record.node_id,
         agent_id=record.agent_id,
-        address=address.host if address else "",
-        port=address.port if address else 0,
+        address=address,
+        port=port,
         capabilities=list(record.capabilities),
         status=member.status,
         last_heartbeat=member.last_heartbeat,

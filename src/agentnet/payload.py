@@ -10,6 +10,7 @@ Fails with PayloadMismatch, definite, which names agent, field, expected and got
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import sys
 import types
@@ -29,9 +30,9 @@ CONTENT_MSGPACK = 1
 
 def to_bytes(value: Any) -> tuple[bytes, int]:
     """(bytes, content type) of a payload; PayloadMismatch if it cannot be sent."""
-    if isinstance(value, bytes):
+    if type(value) is bytes:
         return value, CONTENT_BYTES
-    if isinstance(value, (bytearray, memoryview)):
+    if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value), CONTENT_BYTES
     try:
         return msgpack.packb(value, default=_plain, use_bin_type=True), CONTENT_MSGPACK
@@ -61,10 +62,16 @@ def decode(message: AgentMessage, hint: Any, what: str) -> Any:
         if message.is_value:
             raise _mismatch(what, "payload", "bytes", message.value)
         return message.payload
-    value = message.value
     if not message.is_value:
-        raise _mismatch(what, "payload", _name(hint), value)
-    return convert(value, hint, what, "payload")
+        raise _mismatch(what, "payload", _name(hint), message.payload)
+    try:
+        return convert(message.value, hint, what, "payload")
+    except PayloadMismatch:
+        raise
+    except Exception as error:
+        # Bytes that are no value, or whatever the type's own code raises.
+        reason = f"{type(error).__name__}: {error}"
+        raise PayloadMismatch(f"{what}: payload: expected {_name(hint)}: {reason}") from error
 
 
 def convert(value: Any, hint: Any, what: str, field: str) -> Any:
@@ -168,11 +175,30 @@ def _name(hint: Any) -> str:
 
 
 def declared_type(handler: Callable[..., Any]) -> Any:
-    """The type that a handler declares for its one argument; None if it takes the AgentMessage itself."""
+    """The type that a handler declares for its one argument; None if it takes the AgentMessage itself.
+
+    NameError if the annotation is a text that names no type.
+    """
     try:
-        hints = typing.get_type_hints(handler)
         parameters = list(inspect.signature(handler).parameters.values())
-    except (NameError, TypeError, ValueError):
+    except (TypeError, ValueError):
         return None
-    hint = hints.get(parameters[0].name) if parameters else None
+    hint = parameters[0].annotation if parameters else inspect.Parameter.empty
+    if hint is inspect.Parameter.empty:
+        return None
+    if isinstance(hint, str):
+        if hint.rpartition(".")[2] == "AgentMessage":
+            return None  # perhaps imported for type checkers only
+        hint = _resolve(hint, handler)
     return None if hint is AgentMessage or hint is Any else hint
+
+
+def _resolve(text: str, handler: Any) -> Any:
+    """The type that an annotation of ``handler`` says as text."""
+    if isinstance(handler, functools.partial):
+        handler = handler.func
+    if not inspect.isroutine(handler) and not isinstance(handler, type):
+        handler = handler.__call__
+    handler = inspect.unwrap(getattr(handler, "__func__", handler))
+    holder = types.SimpleNamespace(__annotations__={"argument": text})
+    return typing.get_type_hints(holder, globalns=getattr(handler, "__globals__", {}))["argument"]

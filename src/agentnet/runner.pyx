@@ -143,7 +143,8 @@ cdef class Runner:
                 try:
                     payload, content = self.engine.to_bytes(result)
                 except NetworkError as error:
-                    return self.report(message, error)
+                    self.report(message, error)
+                    return 0
                 token = self.engine.reply(message, payload, content)
             if token is not None:
                 self.inner = token.__await__()

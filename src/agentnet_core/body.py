@@ -1,7 +1,7 @@
 """MessagePack bodies of control frames: unpacked within bounds, then checked value by value.
 
 In: the body of one frame, as long as the frame limit lets it be.  Out: plain Python values, or a
-ProtocolError that says field, expected and got.  ``framing.check_msgpack`` walks the bytes before
+ProtocolError that says field, expected and got.  ``check_msgpack`` walks the bytes before
 anything is built from them, so a short body cannot ask for a deep or a huge value.  Every value
 that a peer sent goes through one of the ``expect_`` functions; bool is no integer here.
 """
@@ -14,9 +14,9 @@ from typing import Any
 
 import msgpack
 
-from agentnet_core import framing
 from agentnet_core.config import NAME
 from agentnet_core.errors import ProtocolError
+from agentnet_core.framing import check_msgpack
 from agentnet_core.records import describe
 
 BODY_BYTES = 48 * 1024
@@ -44,7 +44,7 @@ class Reader:
     """Takes the values of a body one by one, so that a long list is never in memory as a whole."""
 
     def __init__(self, what: str, body: bytes | memoryview) -> None:
-        framing.check_msgpack(body, DEPTH_MAX)
+        check_msgpack(body, DEPTH_MAX)
         self._what = what
         self._unpacker = msgpack.Unpacker(raw=False, strict_map_key=False, max_buffer_size=len(body))
         self._unpacker.feed(body)

@@ -88,7 +88,9 @@ class Control:
         self._sent_version: dict[str, int] = {}
         self._confirming: dict[int, list[tuple[Any, int]]] = {}
         self._joining: tuple[Any, int, tuple[str, ...]] | None = None
+        self._founding: tuple[bool, bytes] = (False, b"")
         self._refusals: dict[str, NetworkError] = {}
+        self._ticked_ns = engine.now_ns
 
     # -- commands of the driver
 
@@ -96,19 +98,23 @@ class Control:
         """Where other nodes reach this one."""
         self.addresses = self.membership.addresses = addresses
 
-    def found(self, network_uuid: bytes, others: tuple[str, ...]) -> None:
-        """Start a network; ``others`` are dialled, and nobody waits for them."""
+    def found(self, network_uuid: bytes) -> None:
+        """Start a network."""
         self.network_uuid = network_uuid
-        self.membership.bootstrap(others, self.engine.now_ns)
-        self._turn(self.engine.now_ns)
 
-    def join(self, bootstrap: tuple[str, ...], token: Any) -> None:
-        """Find the network through ``bootstrap``; the token settles when its nodes and agents are known."""
+    def join(self, bootstrap: tuple[str, ...], new_uuid: bytes, token: Any) -> None:
+        """Find the network through ``bootstrap``; the token settles when its nodes and agents are known.
+
+        The node whose own address is the first of the list founds the network, under ``new_uuid``,
+        once each of the others has been tried and none was in one.
+        """
         now = self.engine.now_ns
         self._joining = (token, now + self.config.join_ms_max * MS, bootstrap)
+        self._founding = (bootstrap[0] in self.addresses, new_uuid)
         self._refusals.clear()
-        self.membership.bootstrap(bootstrap, now)
+        self.membership.bootstrap([a for a in bootstrap if a not in self.addresses], now)
         self._turn(now)
+        self._check_joined()
 
     def dial_failed(self, dial: Dial, error: NetworkError) -> None:
         """The driver could not connect."""
@@ -129,7 +135,8 @@ class Control:
             self.engine.add_port(port)
             self._agent_event(Event.AGENT_REGISTERED, port.record)
         self._publish()
-        settled = self.confirmations.expect(version, self.engine.sessions)
+        ids = [port.record.agent_id for port in ports]
+        settled = self.confirmations.expect(version, self.engine.sessions, ids)
         self._confirming.setdefault(version, []).append((token, self.engine.now_ns + timeout_ns))
         self._settle(settled)
         self.engine.wake_ns = min(self.engine.wake_ns, self.engine.now_ns + timeout_ns)
@@ -152,6 +159,8 @@ class Control:
         self.leaving = True
         for session in list(self.engine.links):
             if session.welcomed:
+                # The last word on what was taken, so that nothing handled counts as lost.
+                self.engine.close_account(session)
                 body = Close(Close.LEAVE, f"node {self.engine.node_id} leaves").encode()
                 self.engine.put_control(session, CLOSE, body)
             self.engine.down(session, LinkLost(f"node {self.engine.node_id} has left the network"))
@@ -248,6 +257,8 @@ class Control:
         session.set_checksum(bool(max(local.checksum, remote.checksum)))
         if is_self(local, remote):
             self.membership.is_self(session.address)
+            if self._joining is not None and session.address == self._joining[2][0]:
+                self._founding = (True, self._founding[1])
             raise HandshakeRefused(f"{session.address} is this node itself")
         if local.network == remote.network and not local.network_uuid and not remote.network_uuid:
             raise JoinFailed(
@@ -409,6 +420,11 @@ class Control:
 
     def tick(self, now_ns: int) -> int:
         """What is due; the time of the next thing."""
+        gap_ns, self._ticked_ns = now_ns - self._ticked_ns, now_ns
+        if gap_ns > 2 * self.config.ping_interval_ms * MS:
+            # This node was the one that stood still: its peers get the time back to be heard.
+            for session in self.engine.sessions.values():
+                session.heard_ns += gap_ns
         self._turn(now_ns)
         next_ns = min(self.membership.next_deadline_ns(), self._check_links(now_ns))
         next_ns = min(next_ns, self._check_probes(now_ns), self._check_confirmations(now_ns))
@@ -513,12 +529,15 @@ class Control:
             return
         token, deadline_ns, bootstrap = self._joining
         now = self.engine.now_ns
-        final = [self._refusals.get(address) for address in self.membership.bootstrap_left()]
+        tried = [self._refusals.get(address) for address in self.membership.bootstrap_left()]
         linked = bool(self._synced)
         if linked and self.membership.joined(now) and all(self._synced.values()):
             self._end_join(token, None)
-        elif not linked and final and all(isinstance(e, HandshakeRefused) for e in final):
-            self._end_join(token, final[0])
+        elif not linked and self._founding[0] and None not in tried:
+            self.found(self.network_uuid or self._founding[1])
+            self._end_join(token, None)
+        elif not linked and tried and all(isinstance(error, HandshakeRefused) for error in tried):
+            self._end_join(token, tried[0])
         elif now >= deadline_ns:
             self._end_join(token, None if linked else self._join_error(bootstrap))
 

@@ -23,7 +23,6 @@ cdef class Port(Route):
 cdef class Engine(Calls):
     cdef readonly Arena arena
     cdef readonly dict ports         # id -> Port
-    cdef dict listeners              # ports that take broadcasts, in order of registration
     cdef readonly list links         # every open Session
     cdef uint64_t last_to
     cdef Port last_port

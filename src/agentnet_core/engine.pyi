@@ -32,7 +32,17 @@ class Port(Route):
         priority: MessagePriority | int = ...,
         ttl: float = 0.0,
         message_id: str | None = None,
-    ) -> Awaitable[None]: ...
+    ) -> Awaitable[None]:
+        """Send `payload` to agent `to` (id or name); await the result.
+
+        Awaiting returns once the message is on its way (at most once; see the errors of a lost
+        link), and waits while the receiver or the link to it has no room.  `ttl`: seconds until it
+        is not worth executing any more, 0 never.
+
+        Raises NoSuchAgent, AgentUnreachable, MessageTooLarge, PayloadMismatch, Congested: all
+        definite.
+        """
+
     def send_nowait(
         self,
         to: int | str,
@@ -42,7 +52,9 @@ class Port(Route):
         priority: MessagePriority | int = ...,
         ttl: float = 0.0,
         message_id: str | None = None,
-    ) -> None: ...
+    ) -> None:
+        """As `send`, but raises Congested where `send` would wait."""
+
     def request(
         self,
         to: int | str,
@@ -51,7 +63,14 @@ class Port(Route):
         timeout: float | None = None,
         priority: MessagePriority | int = ...,
         reply: Any = None,
-    ) -> Awaitable[Any]: ...
+    ) -> Awaitable[Any]:
+        """Ask agent `to`; await the result for what its handler returned.
+
+        `timeout`: seconds. `reply`: a type to decode the answer to.  Raises, when awaited:
+        NoSuchAgent, AgentUnreachable, Expired, Congested (definite: not executed); HandlerFailed,
+        RequestTimeout, LinkLost (not definite).
+        """
+
     def breathe(self) -> Awaitable[None]: ...
     def take(self) -> AgentMessage | None: ...
     def rest(self) -> None: ...
@@ -78,6 +97,7 @@ class Engine(Calls):
     def broadcast(self, message: AgentMessage, from_agent: int, content: int = 0) -> list[Any]: ...
     def receive(self, session: Session, n: int) -> None: ...
     def put_control(self, session: Session, kind: int, body: bytes) -> None: ...
+    def close_account(self, session: Session) -> None: ...
     def ping(self, session: Session) -> None: ...
     def open(
         self, *, secure: bool, address: str, certified: str | None = None, dial: Dial | None = None

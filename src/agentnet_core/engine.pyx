@@ -64,7 +64,8 @@ cdef class Port(Route):
         cdef Route route
         cdef Session session
         cdef Py_ssize_t size
-        if type(payload) is bytes and message_id is None and 0 <= priority < 4 and ttl == 0:
+        if (type(payload) is bytes and (type(to) is str or type(to) is int) and message_id is None
+                and 0 <= priority < 4 and 0 <= message_type < 6 and ttl == 0):
             found = PyDict_GetItemWithError(engine.routes, to)
             if found != NULL:
                 route = <Route>found
@@ -88,13 +89,15 @@ cdef class Port(Route):
     def _post(self, to, payload, int message_type, int priority, double ttl, message_id, bint may_wait):
         cdef Engine engine = self.engine
         cdef AgentMessage message
+        cdef Route route
         if to is None:
             raise ConfigError("send: to is None; a broadcast is net.broadcast_message(payload)")
+        route = engine.resolve(to)
         body, content = engine.to_bytes(payload)
-        message = AgentMessage(body, to_agent=to, from_agent=self.agent_id, message_type=message_type,
+        message = AgentMessage(body, to_agent=route.agent_id, from_agent=self.agent_id, message_type=message_type,
                                priority=priority, ttl=ttl, message_id=message_id)
         message.content = content
-        return engine.post(engine.resolve(to), message, may_wait)
+        return engine.post(route, message, may_wait)
 
     def request(self, to, payload, *, timeout=None, int priority=1, reply=None):
         """Ask agent `to`; await the result for what its handler returned.
@@ -223,7 +226,7 @@ cdef class Engine(Calls):
         self.now_ns = now_ns
         self.make_token, self.to_bytes, self.wake = make_token, to_bytes, wake
         self.arena = Arena(config.frame_bytes_max)
-        self.ports, self.listeners = {}, {}
+        self.ports = {}
         self.links = []
         self.limit(config)
         self.control_bytes_max = config.control_bytes_max
@@ -334,7 +337,9 @@ cdef class Engine(Calls):
         """A copy of a broadcast to each agent of this node that takes them."""
         cdef Port port
         cdef AgentMessage copy
-        for port in self.listeners.values():
+        for port in self.ports.values():
+            if not port.record.broadcasts:
+                continue
             if is_full(port.mailbox()):
                 self.broadcasts_dropped += 1
                 self.event(Event(Event.UNDELIVERABLE, self.node_id, port.agent_id, port.record.name,
@@ -414,6 +419,11 @@ cdef class Engine(Calls):
         p = pack_u64(p, <uint64_t>session.reported_messages)
         session.control.finish(start, p - start)
         return self.mark(session)
+
+    def close_account(self, Session session not None):
+        """Give back all credit at once."""
+        if session.owed() > 0 or session.reported_messages < session.received_messages:
+            self.put_credit(session)
 
     cdef int on_credit(self, Session session, Frame* frame) except -1:
         cdef uint64_t taken = 0, messages = 0
@@ -520,10 +530,9 @@ cdef class Engine(Calls):
     # -- agents of this node
 
     def add_port(self, Port port not None):
-        self.ports[port.agent_id] = port
-        self.routes[port.agent_id] = port
-        if port.record.broadcasts:
-            self.listeners[port.agent_id] = port
+        agent_id = port.record.agent_id     # one int object serves all tables
+        self.ports[agent_id] = port
+        self.routes[agent_id] = port
         self.last_port = None
 
     def remove_port(self, Port port not None):
@@ -533,7 +542,6 @@ cdef class Engine(Calls):
         if self.ports.get(port.agent_id) is not port:
             return
         del self.ports[port.agent_id]
-        self.listeners.pop(port.agent_id, None)
         self.last_port = None
         self.drop_routes(port.record)
         error = AgentStopped(f"agent {port.record.label} on node {self.node_id} was unregistered before it "
@@ -574,8 +582,8 @@ cdef class Engine(Calls):
             elif pending.deadline_ns < self.wake_ns:
                 self.wake_ns = pending.deadline_ns
         for session in self.links:
-            if session.welcomed and session.owed() > 0:
-                self.put_credit(session)
+            if session.welcomed:
+                self.close_account(session)
             self.expire_waiting(session.blocked)
         for route in self.routes.values():
             if (<Route>route).waiting:

@@ -3,9 +3,9 @@
 A frame is `u32 length, u8 kind, u8 flags, body[, u32 crc32c]`, big-endian; `length` counts what
 follows it.  The checksum covers kind, flags and body, and goes on from that of the frame before it
 in its lane (messages are one lane, all else the other), so that whole frames that are lost, swapped
-or repeated are noticed, too.  The decoder takes bytes as they come (whole, byte by byte, with a tail) and gives
-whole frames, views into the arena that die with the next read; a frame over the limit is refused
-by its length alone, before anything is held for it.  The encoder writes into chunks that a
+or repeated are noticed, too.  The decoder takes bytes as they come (whole, byte by byte, with a
+tail) and gives whole frames, views into the arena that die with the next read; a frame over the limit
+is refused by its length alone, before anything is held for it.  The encoder writes into chunks that a
 transport can write from without a copy.  MessagePack is written fixed-width, so that a message
 is a handful of stores, and read in any width, so that any MessagePack library can speak to us.
 

@@ -18,6 +18,13 @@ class Origin:
 
 @disjoint_base
 class AgentMessage:
+    """One message between agents.
+
+    `to_agent`: id or name of the receiver, None for all agents. `ttl`: seconds until it is no longer
+    worth executing, 0 never. `timestamp`: nanoseconds since the epoch, 0 to have it stamped when sent.
+    `message_id`: any string, or None to have one generated when it is read.
+    """
+
     timestamp: int
     def __init__(
         self,
@@ -34,32 +41,55 @@ class AgentMessage:
     @property
     def payload(self) -> bytes: ...
     @property
-    def to_agent(self) -> int | None: ...
+    def to_agent(self) -> int | None:
+        """Id of the receiver; None for a broadcast."""
+
     @property
     def from_agent(self) -> int: ...
     @property
-    def message_type(self) -> MessageType | int: ...  # int: a type that this version does not know
+    def message_type(self) -> MessageType | int:
+        """What it is for; a number if a newer version sent a type that this one does not know."""
+
     @property
     def priority(self) -> MessagePriority: ...
     @property
-    def ttl(self) -> float: ...
+    def ttl(self) -> float:
+        """Seconds that were left when it was sent on to this node; 0 never expires."""
+
     @property
     def message_id(self) -> str: ...
     @property
-    def from_node(self) -> str: ...
+    def from_node(self) -> str:
+        """Id of the node that it came from; empty before it is sent."""
+
     @property
-    def sequence(self) -> int: ...
+    def sequence(self) -> int:
+        """Number of the message at its node."""
+
     @property
-    def is_value(self) -> bool: ...
+    def is_value(self) -> bool:
+        """Whether the payload is the MessagePack form of a value."""
+
     @property
-    def value(self) -> Any: ...
+    def value(self) -> Any:
+        """The payload as it was given: bytes, or the value that was sent."""
+
     @property
-    def error(self) -> tuple[int, bytes] | None: ...
+    def error(self) -> tuple[int, bytes] | None:
+        """(code, text) if this is the answer of a request that failed, else None."""
+
     @property
-    def fields(self) -> dict[int, Any]: ...
-    def with_fields(self, fields: dict[int, Any]) -> Self: ...
-    def encode(self) -> bytes: ...
+    def fields(self) -> dict[int, Any]:
+        """Optional fields that this version carries and does not read, by number."""
+
+    def with_fields(self, fields: dict[int, Any]) -> Self:
+        """The same message carrying optional `fields` {number: MessagePack value}; itself returned."""
+
+    def encode(self) -> bytes:
+        """The MessagePack form, alone: any MessagePack library reads it."""
+
     @staticmethod
-    def decode(data: bytes, origin: Origin = ...) -> AgentMessage: ...
+    def decode(data: bytes, origin: Origin = ...) -> AgentMessage:
+        """The message in `data`, as `encode` or another MessagePack library wrote it; ProtocolError."""
 
 def unpack_value(data: bytes) -> Any: ...

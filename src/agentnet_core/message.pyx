@@ -78,8 +78,8 @@ cdef class AgentMessage:
             raise ConfigError(f"message_id: expected a string of at most {ID_BYTES_MAX} bytes")
         self.payload = payload
         self.to_all = to_agent is None
-        self.to_id = 0 if to_agent is None else agent_id_of(to_agent)
-        self.from_agent = agent_id_of(from_agent)
+        self.to_id = 0 if to_agent is None else _agent_id("to_agent", to_agent)
+        self.from_agent = _agent_id("from_agent", from_agent)
         self.type = <uint8_t>message_type
         self.level = <uint8_t>priority
         self.ttl_ms = <uint32_t>(ttl * 1000)
@@ -171,7 +171,8 @@ cdef class AgentMessage:
 
     def __repr__(self):
         to = "all" if self.to_all else self.to_id
-        return (f"<AgentMessage {self.message_type.name} {self.message_id} from {self.from_agent} to {to}, "
+        kind = TYPES[self.type].name if self.type < len(TYPES) else f"type {self.type}"
+        return (f"<AgentMessage {kind} {self.message_id} from {self.from_agent} to {to}, "
                 f"{len(self.payload)} bytes>")
 
     # -- the wire
@@ -267,6 +268,12 @@ cdef class AgentMessage:
     def decode(bytes data not None, Origin origin=NOWHERE):
         """The message in `data`, as `encode` or another MessagePack library wrote it; ProtocolError."""
         return read_message(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), True, origin)
+
+
+cdef uint64_t _agent_id(str what, agent) except? 0:
+    if type(agent) is not str and (type(agent) is not int or not 0 <= agent < 2**64):
+        raise ConfigError(f"{what}={agent!r}: expected a name (str) or an id of 0 to 2**64-1")
+    return agent_id_of(agent)
 
 
 cdef uint8_t* write_plain(uint8_t* p, uint64_t from_agent, uint64_t to_agent, uint64_t seq,

@@ -85,6 +85,9 @@ class AgentWork:
     busy_ns: int = 0
     lost: str = ""
 
+    def is_lost(self) -> bool:
+        return bool(self.lost)
+
 
 @dataclass
 class Piece:
@@ -172,10 +175,10 @@ class Coordinator:
                     self._end(file, data)
 
     async def _keep_busy(self, me: Agent, work: AgentWork) -> None:
-        while not work.lost:
+        while not work.is_lost():
             piece = await self._queue.get()
             try:
-                if work.lost:  # its other request found out meanwhile
+                if work.is_lost():  # its other request found out meanwhile
                     self._queue.put_nowait(piece)
                 elif piece.file.problem:
                     self._settle(piece)

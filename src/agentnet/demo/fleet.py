@@ -44,7 +44,9 @@ class Worker:
         assert self._process.stdout is not None
         if not await self._process.stdout.readline():
             await self._drain
-            raise StartFailed(f"{self.node_id} {await self._ending()} before it was ready{self._last_words()}")
+            raise StartFailed(
+                f"{self.node_id} {await self._ending()} before it was ready{self._last_words()}"
+            )
 
     def watch(self, on_death: Callable[[Worker], None]) -> None:
         """Call ``on_death`` should the process end."""

@@ -104,7 +104,6 @@ def most_common(summary: Summary, top: int, letters: int) -> list[tuple[str, int
     return heapq.nsmallest(top, words, key=lambda item: (-item[1], item[0]))
 
 
-
 # -- as JSON
 
 
@@ -185,14 +184,16 @@ def _agents(summary: Summary) -> Table:
     for agent in sorted(summary.coordinator.agents.values(), key=lambda agent: agent.name):
         said = (f"{agent.messages:,}", f"{agent.busy_ns / 1e6:,.0f}") if agent.messages else ("-", "-")
         counted = (f"{agent.pieces:,}", decimal(agent.size), f"{agent.words:,}")
-        table.add_row(agent.node_id, f"{agent.name} (lost)" if agent.lost else agent.name, *counted, *said)
+        name = printable(agent.name) + (" (lost)" if agent.lost else "")
+        table.add_row(agent.node_id, name, *counted, *said)
     return table
 
 
 def _files(summary: Summary) -> Table:
     counted = [file for file in summary.coordinator.files if not file.problem]
     largest = heapq.nlargest(ROWS_MAX, counted, key=lambda file: file.words)
-    title = "Files" if len(largest) == len(counted) else f"The {len(largest)} largest of {len(counted):,} files"
+    part = f"The {len(largest)} largest of {len(counted):,} files"
+    title = part if len(largest) < len(counted) else "Files"
     table = make_table(title, "-file", "lines", "words")
     for file in largest:
         table.add_row(_name(file), f"{file.lines:,}", f"{file.words:,}")
@@ -226,10 +227,11 @@ def _problems(summary: Summary) -> Iterator[str]:
 def _retries(summary: Summary) -> Iterator[str]:
     by_outcome: dict[tuple[str, bool], list[tuple[str, int]]] = {}
     for (agent, error, definite), times in summary.coordinator.retries.items():
-        by_outcome.setdefault((error, definite), []).append((agent, times))
-    for (error, definite), who in sorted(by_outcome.items()):
+        by_outcome.setdefault((error, definite), []).append((printable(agent), times))
+    for (error, definite), asked in sorted(by_outcome.items()):
+        pieces = sum(times for _, times in asked)
+        names = ", ".join(sorted(agent for agent, _ in asked))
         known = "surely not counted before" if definite else "perhaps counted before, but added once"
-        pieces, names = sum(times for _, times in who), ", ".join(sorted(agent for agent, _ in who))
         yield f"{pieces} pieces of {names} were handed to other agents: {error}, {known}"
 
 

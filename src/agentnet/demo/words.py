@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PIECE_BYTES = 256 * 1024
-"""A piece takes an agent some milliseconds, so that work spreads evenly, and few agents die over much of it."""
+"""A piece takes an agent some milliseconds: work spreads evenly, and few agents die over much of it."""
 
 TEXT_SUFFIXES = (".c", ".h", ".md", ".pxd", ".py", ".pyi", ".pyx", ".toml")
 NOT_REGULAR = "not a regular file"

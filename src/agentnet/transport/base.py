@@ -6,7 +6,8 @@ A transport listens and dials; each connection is an ``asyncio.Transport`` that 
 - The factory is called before the connection is ready.  If the handshake below fails, no method
   of that protocol is ever called: there is nothing to undo.
 - ``connection_made`` comes after the whole handshake of the transport, so every byte behind it
-  is from the peer that ``peer_identity`` names.
+  is from the peer that ``peer_identity`` names.  ``connection_lost`` follows it in every case,
+  also where a dial was cancelled.
 - Under TLS 1.3 a dialler is ready before the listener has judged its certificate.  A refusal
   reaches it as ``connection_lost(error)``; ``refusal(error, peer)`` says what it means.
 - ``get_buffer`` must return a memoryview: asyncio's TLS writes to a slice of it, and a slice of a

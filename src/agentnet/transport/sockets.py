@@ -191,6 +191,8 @@ class SocketListener:
         self._half_open_max = 2 * config.nodes_max
         self._half_open: dict[asyncio.Task[None], Opening] = {}  # the oldest first
         self._dropped: set[asyncio.Task[None]] = set()
+        self._sock = sock
+        self._closing = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._accepting = loop.create_task(self._accept(sock), name=f"accept {self.address}")
         # Closed only when the task has ended: until then the loop watches its descriptor, and
@@ -202,24 +204,39 @@ class SocketListener:
         return len(self._half_open)
 
     def close(self) -> None:
-        self._accepting.cancel()
+        if not self._closing.is_set():
+            self._closing.set()
+            try:
+                self._sock.shutdown(socket.SHUT_RDWR)  # ends accept, on Linux
+            except OSError:
+                # Elsewhere. A connection that was accepted in this very turn is closed unheard.
+                self._accepting.cancel()
         for task in list(self._half_open):
             self._drop(task)
 
     async def wait_closed(self) -> None:
         self.close()
-        await asyncio.wait([self._accepting, *self._dropped])
+        await asyncio.wait([self._accepting])
+        self.close()  # what was accepted last
+        if self._dropped:
+            await asyncio.wait(self._dropped)
 
     async def _accept(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        while not self._closing.is_set():
             try:
                 accepted, name = await loop.sock_accept(sock)
             except OSError as error:
-                self._on_refused(f"cannot accept: {why(error)}", "")
-                await asyncio.sleep(ACCEPT_PAUSE_S if error.errno in EXHAUSTED else 0)
+                if not self._closing.is_set():
+                    self._on_refused(f"cannot accept: {why(error)}", "")
+                    await self._pause(ACCEPT_PAUSE_S if error.errno in EXHAUSTED else 0)
             else:
                 self._begin(Opening(accepted, show_peer(name)))
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
 
     def _begin(self, opening: Opening) -> None:
         if len(self._half_open) >= self._half_open_max:
