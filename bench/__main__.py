@@ -52,6 +52,8 @@ def play_all(scenes: Iterable[Scene], scale: Scale, pairs: int, results: list[Re
 
 
 def show(results: list[Result], *, on_stderr: bool) -> None:
+    if not results:
+        return
     console = Console(stderr=on_stderr)
     if not console.is_terminal:
         console.width = PLAIN_WIDTH

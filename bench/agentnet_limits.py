@@ -206,6 +206,6 @@ def churn(bench: Bench) -> None:
             with (
                 socket.create_connection(("127.0.0.1", bench.task.port)) as plain,
                 context.wrap_socket(plain, server_hostname="127.0.0.1") as link,
-                suppress(ssl.SSLEOFError),  # the node may just close: it has seen the end either way
+                suppress(ConnectionResetError, ssl.SSLEOFError),  # the node may close first: it is an end too
             ):
                 link.unwrap()

@@ -16,7 +16,7 @@ from bench.systems import AGENTNET
 from bench.works import Figure, Match, Scene
 
 BUSY_CORES = 0.5
-"""A client that spends more is the bottleneck of its system, which is then driven from two as well."""
+"""A client that spends more is the bottleneck: its system is then driven from two as well (not if quick)."""
 
 
 @dataclass
@@ -102,7 +102,7 @@ def play(scene: Scene, scale: Scale, pairs: int, begin: Callable[[str], None]) -
             if failure.ours:
                 break  # beside the next peer it would fail again
             continue
-        if match.doubled is not None and cores > BUSY_CORES:
+        if match.doubled is not None and cores > BUSY_CORES and not scale.quick:
             waiting.insert(0, match.doubled)
     return Played(board.results, failures, skipped)
 

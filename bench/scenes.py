@@ -5,7 +5,7 @@ A Sample is what came of it.  Rates run from just before the first send to the l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from tempfile import TemporaryDirectory
@@ -96,11 +96,11 @@ def start_broker(fleet: Fleet, system: System) -> int:
     return port
 
 
-def busiest_cores(starts: list[Note], ends: list[Note]) -> float:
-    """CPU seconds a second of the client that spent the most; 0 where none tells."""
+def busiest_cores(spans: Iterable[tuple[Note, Note]], seconds: float) -> float:
+    """CPU seconds a second of the process that spent the most between its two notes; 0 if none tells."""
     return max(
-        (end.cpu - start.cpu) / (end.at - start.at) if start.cpu is not None and end.cpu is not None else 0.0
-        for start, end in zip(starts, ends, strict=True)
+        (end.cpu - start.cpu) / seconds if start.cpu is not None and end.cpu is not None else 0.0
+        for start, end in spans
     )
 
 
@@ -129,7 +129,9 @@ def oneway(
             start_lane(fleet, system, part, ("receive", "send"), receivers)
             for part in share(system, task, lanes, fleet)
         ]
+        arrivals: list[Note] = []
         for _ in task.phases:
+            arrivals_before = arrivals
             for lane in started:
                 lane.sender.go()
             starts = [lane.sender.wait("sending") for lane in started]
@@ -138,7 +140,8 @@ def oneway(
             for lane in started:
                 lane.sender.wait("ready")
     elapsed = max(note.at for note in arrivals) - min(note.at for note in starts)
-    return Sample({work: count / elapsed}, count, busiest_cores(starts, ends))
+    spans = [*zip(starts, ends, strict=True), *zip(arrivals_before, arrivals, strict=True)]
+    return Sample({work: count / elapsed}, count, busiest_cores(spans, elapsed))
 
 
 def requests_in_flight(system: System, scale: Scale, work: str, *, lanes: int = 1, flight: int) -> Sample:
@@ -157,7 +160,7 @@ def requests_in_flight(system: System, scale: Scale, work: str, *, lanes: int = 
             for lane in started:
                 lane.sender.wait("ready")
     elapsed = max(note.at for note in ends) - min(note.at for note in starts)
-    return Sample({work: count / elapsed}, count, busiest_cores(starts, ends))
+    return Sample({work: count / elapsed}, count, busiest_cores(zip(starts, ends, strict=True), elapsed))
 
 
 def requests_one_by_one(system: System, scale: Scale, p50: str, p99: str) -> Sample:

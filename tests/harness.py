@@ -177,7 +177,7 @@ class World:
     def join(self, *names: str, config: EngineConfig | None = None) -> list[Node]:
         """Nodes of one network, all linked; the first founded it."""
         nodes = [self.node(name, config=config) for name in names]
-        nodes[0].control.found(UUID, ())
+        nodes[0].control.found(UUID)
         for node in nodes[1:]:
             token = node.join(names[0])
             self.until(lambda token=token: token.done)
@@ -490,8 +490,8 @@ class Node:
         self.turn()
         return token
 
-    def join(self, *names: str) -> Token:
-        return self.do(self.control.join, tuple(address_of(name) for name in names))
+    def join(self, *names: str, uuid: bytes = bytes(16)) -> Token:
+        return self.do(self.control.join, tuple(address_of(name) for name in names), uuid)
 
     def agent(
         self,
@@ -572,6 +572,7 @@ class Stranger:
         self.decoder = Decoder(Arena(1 << 20), True)
         self.heard: list[tuple[int, int, bytes]] = []
         self.ended: str | None = None
+        self._chains = [0, 0]
         self._out, back = Pipe(world), Pipe(world)
         self._out.writer, back.reader = self, self
         self.link = Link(node, back, self._out, address_of(name), name, None)
@@ -582,7 +583,10 @@ class Stranger:
         return self.link.session
 
     def say(self, kind: int, body: bytes, flags: int = 0) -> None:
-        self.say_bytes(frame(kind, body, flags))
+        lane = kind == MESSAGE
+        data = frame(kind, body, flags, self._chains[lane])
+        self._chains[lane] = int.from_bytes(data[-4:], "big")
+        self.say_bytes(data)
 
     def say_bytes(self, data: bytes) -> None:
         self._out.write(data)
@@ -624,7 +628,10 @@ class Stranger:
         """It never paused."""
 
 
-def frame(kind: int, body: bytes, flags: int = 0) -> bytes:
-    """One frame with its checksum, written here a second time so that nothing is tested by itself."""
+def frame(kind: int, body: bytes, flags: int = 0, chain: int = 0) -> bytes:
+    """One frame, written here a second time so that nothing is tested by itself.
+
+    ``chain``: the checksum of the frame before it in its lane.
+    """
     inner = bytes([kind, flags]) + body
-    return struct.pack(">I", len(inner) + 4) + inner + struct.pack(">I", crc32c(inner))
+    return struct.pack(">I", len(inner) + 4) + inner + struct.pack(">I", crc32c(inner, chain))

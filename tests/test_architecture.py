@@ -58,6 +58,7 @@ agentnet.demo.fleet
 agentnet.demo
 agentnet.demo.show
 agentnet.cli
+agentnet.__main__
 """
 STEPS = [line.split() for line in ROOMS.split("\n") if line.strip()]
 STEP = {room: number for number, rooms in enumerate(STEPS) for room in rooms}

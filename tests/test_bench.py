@@ -30,8 +30,8 @@ def scene(*matches: Match) -> Scene:
     return Scene((RATE,), matches)
 
 
-def played(scene: Scene, pairs: int = 1) -> tuple[dict[str, list[float]], list[str], list[str]]:
-    outcome = play(scene, Scale(quick=True), pairs, lambda _: None)
+def played(scene: Scene) -> tuple[dict[str, list[float]], list[str], list[str]]:
+    outcome = play(scene, Scale(quick=False), pairs=1, begin=lambda _: None)
     return {result.system: result.values for result in outcome.results}, outcome.failures, outcome.skipped
 
 

@@ -306,7 +306,7 @@ async def test_the_examples_work_together() -> None:
             env=environment(),
         )
         done = await end(asked)
-    assert (done.code, done.err) == (0, "")
+    assert not done.err, done.err
     assert [hit.split(": ")[-1] for hit in done.out.splitlines()] == ["class Search:", "class Hit:"]
 
 

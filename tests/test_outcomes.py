@@ -358,7 +358,7 @@ class TestHandlerFails:
             await sender.send("broken", b"")
         await until(lambda: two.stats()["handlers_failed"] == 50)
         assert 1 <= caplog.text.count("ValueError: again\n") <= 20
-        assert len(watch.of(Event.HANDLER_FAILED)) == 50
+        await until(lambda: len(watch.of(Event.HANDLER_FAILED)) == 50)
 
     @both_loops
     @pytest.mark.parametrize("how", ["raises", "cancels itself", "in a timeout", "base"])

@@ -91,9 +91,9 @@ class EngineConfig:
             value = getattr(self, field.name)
             if field.type == "int" and (type(value) is not int or value <= 0):
                 raise ConfigError(f"{field.name}={value!r}: expected an integer above 0")
-        self._check_order("fragment_bytes", "frame_bytes_max", slack=1024)
+        self._check_order("fragment_bytes", "frame_bytes_max", slack=4096)
         self._check_order("bulk_window_bytes", "link_window_bytes")
-        self._check_order("fragment_bytes", "bulk_window_bytes", slack=1024)
+        self._check_order("fragment_bytes", "bulk_window_bytes", slack=4096)
         self._check_order("redial_ms_min", "redial_ms_max")
         self._check_order("ping_interval_ms", "link_silence_ms_max")
 

@@ -23,6 +23,7 @@ from agentnet_core.errors import (
     DuplicateLink,
     HandshakeRefused,
     JoinFailed,
+    LimitReached,
     LinkLost,
     NetworkError,
     ProtocolError,
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 
 MS = 1_000_000
 NEVER = 2**63 - 1
+OPTIONAL_BYTES_MAX = 4096
+"""What a message may be on the wire beside its payload."""
 
 HELLO, WELCOME, CLOSE = 0, 1, 2
 MEMBERS, AGENTS, CONFIRM = 8, 9, 10
@@ -266,19 +269,19 @@ class Control:
                 f"{local.network!r}: one node must found it, with join_network([])"
             )
         agreed = judge(local, remote, session.certified)
-        room = self.config.fragment_bytes + 1024
+        room = self.config.fragment_bytes + OPTIONAL_BYTES_MAX
         if agreed.credit_bytes < room or agreed.frame_bytes_max < room:
             raise HandshakeRefused(
                 f"node {remote.node_id!r} takes frames of {agreed.frame_bytes_max} bytes and a window of "
                 f"{agreed.credit_bytes}: node {local.node_id!r} needs {room} of both "
-                f"(fragment_bytes and 1024)"
+                f"(fragment_bytes and {OPTIONAL_BYTES_MAX})"
             )
         refusal = self.membership.refusal(agreed.node_id, agreed.incarnation)
         if refusal is not None and agreed.node_id not in self.engine.sessions:
             raise HandshakeRefused(refusal)
         self._agreed[session] = agreed
         session.hello = remote
-        session.agree(agreed.credit_bytes, Origin(agreed.node_id, agreed.incarnation))
+        session.agree(agreed.credit_bytes, self.config.link_window_bytes, Origin(agreed.node_id, agreed.incarnation))
         if agreed.arbiter:
             self._decide(session, arbiter=True)
 
@@ -311,6 +314,12 @@ class Control:
     def _welcome(self, session: Session, *, arbiter: bool) -> None:
         engine, node_id = self.engine, session.node_id
         agreed = self._agreed[session]
+        # Much may have happened since the Hello.
+        refusal = self.membership.refusal(node_id, session.incarnation)
+        if refusal is None and self.network_uuid not in (b"", agreed.network_uuid):
+            refusal = f"node {engine.node_id!r} has joined another network of that name meanwhile"
+        if refusal is not None:
+            raise HandshakeRefused(refusal)
         self.network_uuid = agreed.network_uuid
         if arbiter:
             engine.put_control(session, WELCOME, Welcome(agreed.network_uuid).encode())
@@ -407,14 +416,7 @@ class Control:
     def _settle(self, settled: list[Settled]) -> None:
         for done in settled:
             for token, _ in self._confirming.pop(done.version, ()):
-                lost = [
-                    f"{agent_id} ({owner or 'over a limit'}, says {who})"
-                    for agent_id, owner, who in done.conflicts
-                ]
-                error = (
-                    AgentExists(f"agents not taken by other nodes: {', '.join(lost[:8])}") if lost else None
-                )
-                self.engine.settle(token, error)
+                self.engine.settle(token, _conflict_error(done.conflicts))
 
     # -- time
 
@@ -486,7 +488,10 @@ class Control:
         for session, (old, verdict, asked_ns) in list(self._probes.items()):
             if old.closed:
                 del self._probes[session]
-                self._decide(session, arbiter=self._agreed[session].arbiter)
+                try:
+                    self._decide(session, arbiter=self._agreed[session].arbiter)
+                except NetworkError as error:
+                    self.engine.fail(session, error)
             elif old.heard_ns > asked_ns and verdict.close is not None:
                 del self._probes[session]
                 self._close(session, verdict.close)
@@ -560,3 +565,12 @@ class Control:
 
 def _error_of(close: Close) -> NetworkError:
     return DuplicateLink(close.text) if close.code == Close.DUPLICATE else close.error()
+
+
+def _conflict_error(conflicts: tuple[tuple[int, str, str], ...]) -> NetworkError | None:
+    """What to tell who registered agents that other nodes did not take."""
+    if not conflicts:
+        return None
+    told = [f"{agent_id} ({owner or 'over a limit'}, says node {who})" for agent_id, owner, who in conflicts]
+    kind = AgentExists if any(owner for _, owner, _ in conflicts) else LimitReached
+    return kind(f"agents not taken by other nodes: {', '.join(told[:8])}")

@@ -21,7 +21,7 @@ from agentnet_core.framing cimport (
 )
 from agentnet_core.mailbox cimport is_full, is_high, is_low
 from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_QUERY, TYPE_RESPONSE, copy_message, read_message
-from agentnet_core.outflow cimport FLUSH_BYTES, FRAME_OVERHEAD_BYTES, Waiting
+from agentnet_core.outflow cimport FLUSH_BYTES, FRAME_OVERHEAD_BYTES, OPTIONAL_BYTES_MAX, Waiting
 from agentnet_core.calls cimport Pending
 
 from agentnet_core.errors import (
@@ -94,8 +94,8 @@ cdef class Port(Route):
             raise ConfigError("send: to is None; a broadcast is net.broadcast_message(payload)")
         route = engine.resolve(to)
         body, content = engine.to_bytes(payload)
-        message = AgentMessage(body, to_agent=route.agent_id, from_agent=self.agent_id, message_type=message_type,
-                               priority=priority, ttl=ttl, message_id=message_id)
+        message = AgentMessage(body, to_agent=route.agent_id, from_agent=self.agent_id,
+                               message_type=message_type, priority=priority, ttl=ttl, message_id=message_id)
         message.content = content
         return engine.post(route, message, may_wait)
 
@@ -277,6 +277,9 @@ cdef class Engine(Calls):
                     return
             session.decoder.keep()
             self.give_credit(session)
+            if session.control.waiting > self.control_bytes_max:
+                raise Congested(f"{session.control.waiting} bytes of control frames wait for node "
+                                f"{session.node_id}: it does not read (control_bytes_max)")
         except NetworkError as error:
             self.fail(session, error)
 
@@ -287,6 +290,9 @@ cdef class Engine(Calls):
         if not session.welcomed:
             raise ProtocolError("a MESSAGE frame before the link was welcomed")
         session.received += frame.wire_size
+        if session.received - session.reported > session.granted + OPTIONAL_BYTES_MAX:
+            raise ProtocolError(f"{session.received - session.reported} bytes of data at once: expected at "
+                                f"most {session.granted}, the credit that was given (link_window_bytes)")
         message = read_message(frame.body, frame.size, frame.flags & OPTIONAL_FIELDS, session.origin)
         if message.fragments:
             message = session.assemble(message, self.message_bytes_max, self.config.reassembly_bytes_max,
@@ -405,7 +411,7 @@ cdef class Engine(Calls):
     # -- credit
 
     cdef int give_credit(self, Session session) except -1:
-        if session.owed() * 4 >= session.window and session.owed() > 0:
+        if session.owed() * 4 >= session.granted:
             self.put_credit(session)
         return 0
 
@@ -433,8 +439,11 @@ cdef class Engine(Calls):
         if not (read_array(&c, &n) and n == 2 and read_uint(&c, &taken) and read_uint(&c, &messages)
                 and c.at == c.end):
             raise ProtocolError("CREDIT frame: expected [bytes, messages]")
-        if taken > <uint64_t>session.sent or taken < <uint64_t>session.credited:
-            raise ProtocolError(f"CREDIT for {taken} bytes: expected {session.credited} to {session.sent}")
+        if (not <uint64_t>session.credited <= taken <= <uint64_t>session.sent
+                or messages > <uint64_t>session.sent_messages):
+            raise ProtocolError(f"CREDIT for {taken} bytes and {messages} messages: expected "
+                                f"{session.credited} to {session.sent} bytes, and at most "
+                                f"{session.sent_messages} messages")
         session.credited, session.credited_messages = <int64_t>taken, <int64_t>messages
         if session.bulk:
             self.mark(session)
@@ -487,6 +496,9 @@ cdef class Engine(Calls):
         if session.closed:
             return
         session.closed = True
+        session.clear = False
+        if session.origin is not None and session.origin.session is session:
+            session.origin.session = None
         self.links.remove(session)
         self.now_ready.close.append((session, error))
         self.rouse()
@@ -585,6 +597,8 @@ cdef class Engine(Calls):
             if session.welcomed:
                 self.close_account(session)
             self.expire_waiting(session.blocked)
+            for lane in session.bulk.values():
+                self.expire_waiting(lane)
         for route in self.routes.values():
             if (<Route>route).waiting:
                 self.expire_waiting((<Route>route).waiting)

@@ -29,6 +29,7 @@ cdef enum:
     DEPTH_MAX = 64
     ID_BYTES_MAX = 1024
     OPTIONAL_FIELDS_MAX = 64
+    FIELDS_BYTES_MAX = 1024
 
 cdef tuple TYPES = tuple(MessageType)
 cdef tuple PRIORITIES = tuple(MessagePriority)
@@ -165,7 +166,10 @@ cdef class AgentMessage:
                 raise ConfigError(f"optional field {key!r}: expected a reserved number that agentnet does "
                                   f"not read")
             pairs.append(msgpack.packb(key) + msgpack.packb(value))
-        self.extras = b"".join(pairs) if pairs else None
+        extras = b"".join(pairs)
+        if len(extras) > FIELDS_BYTES_MAX or len(pairs) > OPTIONAL_FIELDS_MAX - 4:
+            raise ConfigError(f"optional fields of {len(extras)} bytes: expected at most {FIELDS_BYTES_MAX}")
+        self.extras = extras or None
         self.extras_count = <uint32_t>len(pairs)
         return self
 

@@ -6,6 +6,7 @@ from agentnet_core.session cimport Session
 cdef enum:
     FLUSH_BYTES = 65536         # a sender lets the loop turn after this much
     FRAME_OVERHEAD_BYTES = 10   # head and checksum
+    OPTIONAL_BYTES_MAX = 4096   # what a message may be on the wire beside its payload
 
 
 cdef class Ready:

@@ -23,6 +23,9 @@ from agentnet_core.errors import (
     AgentUnreachable, ConfigError, Congested, Expired, InternalError, MessageTooLarge, NoSuchAgent,
 )
 
+cdef enum:
+    PAUSE_EVERY_SENDS = 64      # off the hot path: the loop turns at least this often
+
 cdef int64_t MS = 1_000_000
 cdef int64_t NEVER = 0x7fffffffffffffff
 
@@ -228,7 +231,8 @@ cdef class Outflow:
     cpdef post(self, Route route, AgentMessage message, bint may_wait):
         """Send a message of this node's; something to await, None if it may not wait."""
         if self.offer(route, message):
-            if may_wait and self.unflushed >= FLUSH_BYTES:
+            self.sends += 1
+            if may_wait and (self.unflushed >= FLUSH_BYTES or self.sends % PAUSE_EVERY_SENDS == 0):
                 return Pause()
             return _SENT
         if not may_wait:
@@ -380,9 +384,13 @@ cdef class Outflow:
         while more and session.bulk:
             more = False
             for key in list(session.bulk):
-                if session.sent - session.credited + self.fragment_bytes > self.bulk_window:
+                if (session.sent - session.credited + self.fragment_bytes + OPTIONAL_BYTES_MAX
+                        > min(self.bulk_window, session.window)):
                     return 0
                 lane = session.bulk[key]
+                if not lane:        # what waited in it has expired
+                    del session.bulk[key]
+                    continue
                 waiting = lane[0]
                 if not waiting.started and self.settled(waiting):
                     lane.popleft()
@@ -440,15 +448,22 @@ cdef class Outflow:
 
     cdef int expire_waiting(self, queue) except -1:
         cdef Waiting waiting
+        cdef bint dropped = False
         for waiting in queue:
-            if waiting.dropped:
-                continue
-            if waiting.deadline_ns <= self.now_ns:
+            if waiting.dropped or waiting.started:
+                dropped = dropped or waiting.dropped
+            elif waiting.deadline_ns <= self.now_ns:
+                dropped = True
                 self.fail_waiting(waiting, Congested(
                     f"agent {waiting.route.record.label} or the link to it had no room for "
                     f"{self.config.send_wait_ms_max} ms (send_wait_ms_max); nothing was sent"))
             elif waiting.deadline_ns < self.wake_ns:
                 self.wake_ns = waiting.deadline_ns
+        if dropped:
+            # Nobody may come to drain them, and each holds its message.
+            kept = [waiting for waiting in queue if not waiting.dropped]
+            queue.clear()
+            queue.extend(kept)
         return 0
 
 

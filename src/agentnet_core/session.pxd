@@ -37,7 +37,7 @@ cdef class Session:
     cdef bint clear                 # welcomed, and nobody waits: a send may go straight in
     cdef readonly object blocked    # deque of Waiting, for room in the window
     cdef readonly dict bulk         # (from, to, priority) -> deque of Waiting, large ones among them
-    cdef int64_t window, sent, credited, sent_messages, credited_messages
+    cdef int64_t window, granted, sent, credited, sent_messages, credited_messages
     # -- in
     cdef readonly Decoder decoder
     cdef int64_t handshake_bytes

@@ -43,16 +43,17 @@ cdef class Session:
         self.control.set_checksum(checksum)
         self.data.set_checksum(checksum)
 
-    def agree(self, int64_t window, Origin origin not None):
-        """Who the peer is, and the data that it has room for."""
+    def agree(self, int64_t window, int64_t granted, Origin origin not None):
+        """Who the peer is, the data that it has room for, and what it was granted here."""
         self.window = window
+        self.granted = granted
         self.origin = origin
         self.node_id = origin.node_id
         self.incarnation = origin.incarnation
 
     cdef int64_t owed(self) noexcept:
         """Credit to give back: all that came, less what overfills mailboxes beyond one window."""
-        cdef int64_t over = self.held - self.window
+        cdef int64_t over = self.held - self.granted
         return self.received - self.reported - (over if over > 0 else 0)
 
     @property

@@ -13,13 +13,16 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from agentnet.demo.worker import LEAVE_S
 from agentnet_core.errors import OutageError
 
-READY_S = 30.0
+READY_S = 60.0
+STOP_S = LEAVE_S + 2.0
+"""A worker ends by itself within LEAVE_S, unless it is stopped or stuck in the kernel."""
 LAST_WORDS_BYTES = 4096
 
 
@@ -64,10 +67,11 @@ class Worker:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            async with asyncio.timeout(LEAVE_S):
+            async with asyncio.timeout(STOP_S):
                 await self._process.wait()
         except TimeoutError:
-            self._process.kill()
+            with suppress(ProcessLookupError):  # it has just ended
+                self._process.kill()
             await self._process.wait()
         await self._drain
 
