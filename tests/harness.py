@@ -31,7 +31,7 @@ import msgpack
 from agentnet_core.config import EngineConfig
 from agentnet_core.control import Control
 from agentnet_core.engine import Engine, Port
-from agentnet_core.errors import HandlerFailed, LinkLost, NetworkError, OutageError
+from agentnet_core.errors import HandlerFailed, LinkLost, OutageError
 from agentnet_core.framing import Arena, Decoder, crc32c
 from agentnet_core.handshake import Close, Hello, Welcome
 from agentnet_core.membership import Dial
@@ -48,6 +48,7 @@ UUID = bytes(range(16))
 HELLO, WELCOME, CLOSE, PING, PONG, CREDIT, STOP, GO = range(8)
 MEMBERS, AGENTS, CONFIRM = range(8, 11)
 MESSAGE, REFUSED = 16, 17
+OPTIONAL_FIELDS, CHECKED = 1, 2
 
 Action = Callable[[], None]
 
@@ -154,7 +155,8 @@ class World:
         """Run until the condition holds; AssertionError when it does not within that much time."""
         end = self.now_ns + int(ms * MS)
         while not condition():
-            assert self._coming and self._coming[0][0] <= end, f"not within {ms} ms of virtual time"
+            assert self._coming, f"not within {ms} ms of virtual time"
+            assert self._coming[0][0] <= end, f"not within {ms} ms of virtual time"
             self.step()
 
     def note(self, *what: object) -> None:
@@ -233,7 +235,7 @@ class Pipe:
     def write(self, data: bytes | memoryview) -> None:
         # A transport may hold the view that it was given until its last byte is gone.
         view, rng, weather = memoryview(data), self.world.rng, self.world.weather
-        while len(view):
+        while view:
             n = rng.randint(1, weather.piece_bytes)
             self._put(view[:n], weather, rng)
             view = view[n:]
@@ -633,5 +635,5 @@ def frame(kind: int, body: bytes, flags: int = 0, chain: int = 0) -> bytes:
 
     ``chain``: the checksum of the frame before it in its lane.
     """
-    inner = bytes([kind, flags]) + body
+    inner = bytes([kind, flags | CHECKED]) + body
     return struct.pack(">I", len(inner) + 4) + inner + struct.pack(">I", crc32c(inner, chain))

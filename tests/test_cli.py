@@ -240,8 +240,12 @@ class TestRunning:
             told = await ready(process)
             assert (told["node"], told["network"], len(told["addresses"])) == ("x", "other", 1)
 
-    async def test_it_leaves_when_its_work_is_done(self, place: Path, cluster: Cluster) -> None:
-        async with command("run", "crew:working", "--json", cwd=place) as process:
+    @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+    async def test_it_leaves_when_its_work_is_done(self, place: Path, cluster: Cluster, loop: str) -> None:
+        (place / "without").mkdir()
+        (place / "without" / "uvloop.py").write_text("raise ImportError('not here')")
+        path = [place / "without"] if loop == "asyncio" else []
+        async with command("run", "crew:working", "--json", cwd=place, path=path) as process:
             net = cluster.make("here")
             await net.join_network((await ready(process))["addresses"])
             answer = net.request("worker", b"")

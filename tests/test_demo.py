@@ -22,7 +22,7 @@ from networks import Cluster, soon, until
 
 from agentnet import AgentMessage, AgentNode, AgentUnreachable, ConfigError, NodeStatus
 from agentnet.demo import Summary, run_demo, words
-from agentnet.demo.coordinator import ATTEMPTS_MAX, Coordinator, FileCount
+from agentnet.demo.coordinator import ATTEMPTS_MAX, Coordinator, FileCount, take_pulse
 from agentnet.demo.show import document, percentiles, progress, show
 from agentnet.demo.words import NotText, count, find_files, own_text, read_pieces
 
@@ -62,7 +62,7 @@ class TestWords:
         with pytest.raises(NotText, match=problem):
             count(data)
 
-    @settings(deadline=None)  # a disk may be slow
+    @settings(deadline=None, max_examples=50)  # a disk may be slow
     @given(text=st.text(st.sampled_from("a\u00e9\u4f60\U0001f600 \n")), size=st.integers(8, 40))
     def test_pieces_are_the_file(
         self, tmp_path_factory: pytest.TempPathFactory, text: str, size: int
@@ -73,7 +73,7 @@ class TestWords:
         assert b"".join(pieces).decode() == "".join(piece.decode() for piece in pieces) == text
         assert all(0 < len(piece) <= size for piece in pieces)
 
-    @settings(deadline=None)  # a disk may be slow
+    @settings(deadline=None, max_examples=50)  # a disk may be slow
     @given(lines=st.lists(st.text(st.sampled_from("ab "), max_size=20)), size=st.integers(21, 60))
     def test_pieces_that_hold_a_line_split_no_word(
         self, tmp_path_factory: pytest.TempPathFactory, lines: list[str], size: int
@@ -186,6 +186,25 @@ class TestHandingOut:
         (tmp_path / "file").write_text(LINE)
         with pytest.raises(AgentUnreachable, match="no agent is left"):
             await self.counted(cluster, index, tmp_path / "file")
+        with pytest.raises(AgentUnreachable, match="no agent is left"):
+            await Coordinator([], Notes()).count(await cluster.nets[0].register_agent("me"), [])
+
+    async def test_a_worker_that_dies_at_the_end_owes_only_its_report(
+        self, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def index(message: AgentMessage) -> Any:
+            return count(message.payload)
+
+        (tmp_path / "file").write_text(LINE)
+        coordinator, notes = await self.counted(cluster, index, tmp_path / "file")
+        monkeypatch.setattr("agentnet.demo.coordinator.REPORT_S", 0.1)
+        here, there = cluster.nets
+        await there.leave_network()
+        me = await here.register_agent("me", handler=coordinator.on_report, broadcasts=False)
+        await soon(coordinator.collect(here, me))
+        assert notes.texts == ["no report from a, b"]
+        assert await take_pulse(me, coordinator.living) is None
+        assert coordinator.counts["fox"] == 1
 
 
 @pytest.mark.timeout(120)

@@ -12,12 +12,11 @@ import time
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Protocol, cast
 
-from agentnet_core.errors import LinkLost, NetworkError
-from agentnet_core.records import Event
+from agentnet.transport import foreign_protocol
+from agentnet_core.errors import LinkLost, NetworkError, ProtocolError
 
 if TYPE_CHECKING:
     from agentnet.transport import Transport
-    from agentnet_core.control import Control
     from agentnet_core.engine import Engine
     from agentnet_core.membership import Dial
     from agentnet_core.session import Session
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
     class _Node(Protocol):
         """What a link asks of its node; the manager is one."""
 
-        @property
-        def control(self) -> Control: ...
+        def make_room(self) -> None: ...
         def turn(self) -> None: ...
 
 
@@ -37,7 +35,7 @@ LINGER_S = 2.0
 class Link(asyncio.BufferedProtocol):
     """Made by a transport's factory, for a dial or for an accepted connection."""
 
-    __slots__ = ("_dial", "_engine", "_gone", "_kind", "_net", "_transport", "_view", "session")
+    __slots__ = ("_dial", "_engine", "_fresh", "_gone", "_kind", "_net", "_transport", "_view", "session")
 
     def __init__(self, net: _Node, engine: Engine, kind: Transport, dial: Dial | None) -> None:
         self._net = net
@@ -45,6 +43,7 @@ class Link(asyncio.BufferedProtocol):
         self._kind = kind
         self._dial = dial
         self._view = engine.arena.view
+        self._fresh = True
         self._transport: asyncio.Transport | None = None
         self._gone: asyncio.Future[None] | None = None
         self.session: Session | None = None
@@ -55,19 +54,21 @@ class Link(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         address = self._dial.address if self._dial is not None else f"{self._kind.scheme}://{_show(peer)}"
-        self._engine.now_ns = monotonic_ns()
+        engine = self._engine
+        engine.now_ns = monotonic_ns()
+        certified, refusal = None, None
         try:
             certified = self._kind.peer_identity(self._transport)
         except NetworkError as error:
-            self._engine.event(Event(Event.LINK_REFUSED, address, detail=str(error), error=error))
-            self._transport.abort()
-            if self._dial is not None:
-                self._net.control.dial_failed(self._dial, error)
-            return
-        self.session = self._engine.open(
+            refusal = error
+        self.session = engine.open(
             secure=self._kind.secure, address=address, certified=certified, dial=self._dial
         )
         self.session.link = self
+        if refusal is not None:
+            engine.fail(self.session, refusal)
+        elif self._dial is None:
+            self._net.make_room()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._view
@@ -75,8 +76,15 @@ class Link(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         engine, session = self._engine, self.session
         if session is None:
-            return  # its peer was refused already
+            return
         engine.now_ns = monotonic_ns()
+        if self._fresh:
+            self._fresh = False
+            spoken = None if session.secure else foreign_protocol(bytes(self._view[: min(nbytes, 16)]))
+            if spoken is not None:
+                text = f"{session.address} speaks {spoken} here, expected agentnet in plaintext"
+                hint = "; tcp:// on one side and tls:// on the other?" if spoken == "TLS" else ""
+                engine.fail(session, ProtocolError(text + hint))
         engine.receive(session, nbytes)
         if engine.has_mail:
             self._net.turn()

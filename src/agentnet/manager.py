@@ -40,7 +40,7 @@ from agentnet.transport import Listener, Transport, open_transport
 from agentnet_core.config import check_name
 from agentnet_core.control import Control
 from agentnet_core.engine import Engine
-from agentnet_core.errors import ConfigError, NetworkError, NotRunning, OutageError
+from agentnet_core.errors import ConfigError, HandshakeRefused, NetworkError, NotRunning, OutageError
 from agentnet_core.membership import Dial
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import AgentNode, AgentRecord, Event, Member, MessageType, agent_id_of
@@ -208,6 +208,17 @@ class AgentNetworkManager:
 
     def _link(self, kind: Transport, dial: Dial | None = None) -> Link:
         return Link(self, self.engine, kind, dial)
+
+    def make_room(self) -> None:
+        """A connection was accepted: drop the oldest not welcomed yet, if there are too many.
+
+        An honest handshake takes milliseconds; only the silent grow old.
+        """
+        waiting = [link for link in self.engine.links if not (link.welcomed or link.dialled)]
+        limit = 2 * self.config.nodes_max
+        if len(waiting) > limit:
+            text = f"dropped, the oldest of over {limit} connections that are not welcomed yet (2 * nodes_max)"
+            self.engine.fail(waiting[0], HandshakeRefused(f"{waiting[0].address}: {text}"))
 
     def _on_refused(self, reason: str, peer: str) -> None:
         self._refused_early += 1

@@ -190,7 +190,7 @@ def declared_type(handler: Callable[..., Any]) -> Any:
         if hint.rpartition(".")[2] == "AgentMessage":
             return None  # perhaps imported for type checkers only
         hint = _resolve(hint, handler)
-    return None if hint is AgentMessage or hint is Any else hint
+    return None if hint in (AgentMessage, Any, object) else hint
 
 
 def _resolve(text: str, handler: Any) -> Any:

@@ -281,7 +281,9 @@ class Control:
             raise HandshakeRefused(refusal)
         self._agreed[session] = agreed
         session.hello = remote
-        session.agree(agreed.credit_bytes, self.config.link_window_bytes, Origin(agreed.node_id, agreed.incarnation))
+        session.agree(
+            agreed.credit_bytes, self.config.link_window_bytes, Origin(agreed.node_id, agreed.incarnation)
+        )
         if agreed.arbiter:
             self._decide(session, arbiter=True)
 

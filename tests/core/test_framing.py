@@ -1,13 +1,14 @@
-"""Frames: the stream cut anywhere, damaged anywhere, garbage; the lanes' chunks; MessagePack within bounds."""
+"""Frames: the stream cut anywhere, damaged anywhere, garbage; the chunks of lanes; MessagePack in bounds."""
 
 from __future__ import annotations
 
+import itertools
 import struct
 from typing import Any
 
 import msgpack
 import pytest
-from harness import MESSAGE, frame
+from harness import CHECKED, MESSAGE, frame
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -45,7 +46,7 @@ def decoder(checksum: bool = True) -> Decoder:
 def fed(reader: Decoder, data: bytes, cuts: list[int]) -> Frames:
     frames: Frames = []
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         frames += reader.feed(data[start:end])
     return frames
 
@@ -100,13 +101,25 @@ def test_several_decoders_share_one_arena_read_by_read() -> None:
 
 
 def test_flags_and_unknown_kinds_are_handed_on() -> None:
-    assert decoder().feed(frame(200, b"body", flags=0xA5)) == [(200, 0xA5, b"body")]
+    assert decoder().feed(frame(200, b"body", flags=0xA5)) == [(200, 0xA5 & ~CHECKED, b"body")]
+
+
+def test_a_frame_may_have_a_checksum_where_none_is_needed_and_must_where_one_is() -> None:
+    plain = encoded([(16, b"plain")], checksum=False)
+    checked = encoded([(16, b"checked")])
+    assert decoder(False).feed(plain + checked + plain) == [(16, 0, b"plain"), (16, 0, b"checked"), (16, 0, b"plain")]
+    with pytest.raises(ProtocolError, match="checksum"):
+        decoder(False).feed(checked[:-1] + b"!")
+    with pytest.raises(ProtocolError, match="checksum"):
+        decoder(True).feed(encoded([(16, b"long enough")], checksum=False))
+    with pytest.raises(ProtocolError, match="too short for its checksum"):
+        decoder(False).feed(b"\x00\x00\x00\x03\x10\x02!")
 
 
 def test_the_form_of_a_frame() -> None:
     assert encoded([(16, b"body")], checksum=False) == b"\x00\x00\x00\x06\x10\x00body"
     assert encoded([(16, b"body")]) == frame(16, b"body")
-    assert frame(16, b"body").hex() == "0000000a1000626f6479" + f"{crc32c(bytes([16, 0]) + b'body'):08x}"
+    assert frame(16, b"body").hex() == "0000000a1002626f6479" + f"{crc32c(bytes([16, 2]) + b'body'):08x}"
 
 
 # -- limits and damage
@@ -149,7 +162,7 @@ def test_one_flipped_bit_never_gives_a_wrong_frame(
     reader = decoder()
     found: Frames = []
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         try:
             found += reader.feed(bytes(data[start:end]))
         except ProtocolError:
@@ -200,19 +213,16 @@ def test_little_comes_as_bytes_and_much_as_a_view() -> None:
 
 
 def test_a_chunk_is_not_written_again_while_somebody_holds_it() -> None:
-    box = Outbox(True)
+    box = Outbox(False)
     held, wanted = [], []
     for i in range(40):
         body = bytes([i]) * 3000
         box.put(16, body)
-        held.append(box.take())
-        wanted.append((16, 0, body))
-        if i % 3 == 0:
-            # One that is let go may be used again; the others may not.
-            assert held.pop() is not None
-            wanted.pop()
-    assert [decoded for piece in held for decoded in Decoder(Arena(FRAME_MAX), False).feed(piece)]
-    assert [bytes(piece)[6:-4] for piece in held if piece is not None] == [body for _, _, body in wanted]
+        piece = box.take()
+        if i % 3:  # the others are let go, and may be used again
+            held.append(piece)
+            wanted.append((16, 0, body))
+    assert [one for piece in held for one in decoder(False).feed(piece)] == wanted
 
 
 def test_frames_larger_than_a_chunk_and_many_chunks() -> None:
@@ -322,8 +332,8 @@ def test_what_passes_the_library_reads(body: bytes) -> None:
         msgpack.unpackb(body, strict_map_key=False, raw=True)
     except TypeError:
         pass  # a key that has no hash
-    except ValueError as error:
-        assert "timestamp" in str(error).lower()
+    except ValueError:
+        assert any(tag in body for tag in range(0xC7, 0xD9))  # an ext of a number that it keeps for itself
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 Each agent has a few requests under way and gets the next piece when it answers, so a slow one gets
 less. What is not answered goes to another agent, whatever became of it: a piece may be counted twice,
 but only one answer is ever added. An agent whose link or node fails gets no more work; when none is
-left, AgentUnreachable ends the run. Held at once: the pieces under way, a few read ahead, and one count
-for each word that differs.
+left, AgentUnreachable ends the run. Held at once: the pieces under way, a few read ahead, one count for
+each word that differs, and a few figures for each file and piece.
 """
 
 from __future__ import annotations
@@ -130,6 +130,7 @@ class Coordinator:
         """Count all that was found, in the name of ``me``."""
         self.files = [FileCount(*entry, failed=bool(entry.problem)) for entry in found]
         self._watch.begin(len(self.files), sum(file.size for file in self.files))
+        self._check_someone_is_left()
         try:
             async with asyncio.TaskGroup() as group:
                 busy = [
@@ -147,11 +148,11 @@ class Coordinator:
     async def collect(self, net: AgentNetworkManager, me: Agent) -> None:
         """Announce the end to all agents, and wait for what each says that it did."""
         words = sum(file.words for file in self.files)
-        await net.broadcast_message({"files": len(self.files), "words": words}, sender=me)
         try:
             async with asyncio.timeout(REPORT_S):
+                await net.broadcast_message({"files": len(self.files), "words": words}, sender=me)
                 await self._reported.wait()
-        except TimeoutError:
+        except (NetworkError, TimeoutError):  # a worker died when all was counted: its report is all it owes
             silent = [work.name for work in self.living if not work.messages]
             self._watch.note(f"no report from {', '.join(silent)}")
 
@@ -202,14 +203,17 @@ class Coordinator:
         if isinstance(error, OutageError | NoSuchAgent) and not work.lost:
             work.lost = str(error)
             self._watch.note(f"{work.name} gets no more work: {error}")
-            if not self.living:
-                raise AgentUnreachable("no agent is left to work; see the notes above")
+            self._check_someone_is_left()
         piece.attempts += 1
         if piece.attempts < ATTEMPTS_MAX:
             self._queue.put_nowait(piece)
         else:
             piece.file.fail(f"given up after {ATTEMPTS_MAX} attempts: {error}")
             self._settle(piece)
+
+    def _check_someone_is_left(self) -> None:
+        if not self.living:
+            raise AgentUnreachable("no agent is left to work")
 
     # -- taking in
 

@@ -140,7 +140,7 @@ def document(summary: Summary, top: int, letters: int) -> dict[str, Any]:
                 "words": agent.words,
                 "messages": agent.messages,
                 "busy_ms": agent.busy_ns / 1e6,
-                "lost": agent.lost or fates[agent.node_id] or None,
+                "lost": agent.lost or fates.get(agent.node_id) or None,
             }
             for agent in work.agents.values()
         ],
