@@ -41,7 +41,7 @@ agentnet_core.control
 agentnet_core
 
 agentnet.config
-agentnet.identity agentnet.payload agentnet.certs
+agentnet.identity agentnet.payload agentnet.certs agentnet.events
 agentnet.transport.base
 agentnet.transport.sockets
 agentnet.transport.tcp agentnet.transport.tls

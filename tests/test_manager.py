@@ -14,6 +14,7 @@ from networks import (
     Cluster,
     FakePeer,
     Impostor,
+    Inbox,
     active,
     answered,
     echo,
@@ -338,6 +339,34 @@ class TestLeave:
         with pytest.raises(NetworkError, match="hangs") as caught:
             await soon(queued)
         assert caught.value.definite
+
+    @both_loops
+    @every_scheme
+    async def test_under_fire(self, cluster: Cluster) -> None:
+        """Bytes that are on their way to the leaving node must not cost the others its word."""
+        (one,) = await cluster.start("n1")
+        sender = await one.register_agent("sender")
+        watch = cluster.watch(one)
+
+        async def fire() -> None:
+            while True:
+                try:
+                    await asyncio.gather(*(sender.send("target", bytes(60_000)) for _ in range(20)))
+                except NetworkError:
+                    await asyncio.sleep(0)
+
+        firing = asyncio.ensure_future(fire())
+        for round_ in range(1, 5):
+            net = cluster.make("n2")
+            await soon(net.join_network(one.addresses))
+            box = Inbox()
+            await net.register_agent("target", handler=box)
+            await box.wait(50)
+            await soon(net.leave_network())
+            await until(lambda: active(one) == ["n1"])
+            assert len(watch.of(Event.LEFT)) == round_
+        firing.cancel()
+        assert not watch.of(Event.LINK_LOST)
 
     async def test_twice_and_at_once(self, cluster: Cluster) -> None:
         one, two = await cluster.start("n1", "n2")

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -32,6 +31,7 @@ from agentnet.agent import (
     shape_of,
 )
 from agentnet.config import Address, NetworkConfig
+from agentnet.events import EventStream
 from agentnet.identity import NodeIdentity, load_identity
 from agentnet.link import Link
 from agentnet.payload import decode, to_bytes
@@ -73,8 +73,8 @@ class AgentNetworkManager:
         self._transports: dict[str, Transport] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         # Whoever drops a stream is not asked to close it; but while a task waits in it, it stays.
-        self._streams: WeakSet[_EventStream] = WeakSet()
-        self._waiting_streams: set[_EventStream] = set()
+        self._streams: WeakSet[EventStream] = WeakSet()
+        self._waiting_streams: set[EventStream] = set()
         self._events_missed = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
@@ -217,7 +217,9 @@ class AgentNetworkManager:
         waiting = [link for link in self.engine.links if not (link.welcomed or link.dialled)]
         limit = 2 * self.config.nodes_max
         if len(waiting) > limit:
-            text = f"dropped, the oldest of over {limit} connections that are not welcomed yet (2 * nodes_max)"
+            text = (
+                f"dropped, the oldest of over {limit} connections that are not welcomed yet (2 * nodes_max)"
+            )
             self.engine.fail(waiting[0], HandshakeRefused(f"{waiting[0].address}: {text}"))
 
     def _on_refused(self, reason: str, peer: str) -> None:
@@ -525,67 +527,13 @@ class AgentNetworkManager:
 
         Who reads too slowly misses the oldest; an EVENTS_MISSED event says how many.
         """
-        stream = _EventStream(self.config.events_max, self._waiting_streams)
+        stream = EventStream(self.config.events_max, self._waiting_streams)
         if self._left:
             stream.end()
         self._streams.add(stream)
         if self._engine is not None:
             self.control.watched = True
         return stream
-
-
-class _EventStream:
-    """One reader's bounded queue of events."""
-
-    def __init__(self, limit: int, waiting: set[_EventStream]) -> None:
-        self._queue: deque[Event] = deque(maxlen=limit)
-        self._missed = 0
-        self._waiting = waiting
-        self._ended = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def put(self, event: Event) -> bool:
-        """Append it; whether the oldest had to go for it."""
-        if self._ended:
-            return False
-        full = len(self._queue) == self._queue.maxlen
-        self._missed += full
-        self._queue.append(event)
-        self._notify()
-        return full
-
-    def end(self) -> None:
-        self._ended = True
-        self._notify()
-
-    def _notify(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        while True:
-            if self._missed:
-                count, self._missed = self._missed, 0
-                return Event(Event.EVENTS_MISSED, count=count, detail=f"{count} events were not read in time")
-            if self._queue:
-                return self._queue.popleft()
-            if self._ended:
-                raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            self._waiting.add(self)
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-                self._waiting.discard(self)
-
-    async def aclose(self) -> None:
-        """Read no more."""
-        self.end()
-        self._queue.clear()
 
 
 def _place(member: Member) -> tuple[str, int]:

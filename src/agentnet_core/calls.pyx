@@ -64,6 +64,7 @@ cdef class Calls(Outflow):
             return None
         if (session is not None and session.clear and content == 0 and failure is None
                 and PyBytes_GET_SIZE(payload) <= self.fragment_bytes
+                and PyBytes_GET_SIZE(payload) <= session.message_bytes_max
                 and session.room() >= PyBytes_GET_SIZE(payload) + PLAIN_HEAD_BYTES + FRAME_OVERHEAD_BYTES):
             self.put_plain(session, request.to_id, request.from_agent, request.correlation, TYPE_RESPONSE,
                            request.level, payload)
@@ -80,10 +81,10 @@ cdef class Calls(Outflow):
         if session is None:
             self.replies_lost += 1
             return None
-        if PyBytes_GET_SIZE(payload) > self.message_bytes_max:
-            return self.reply(request, b"", 0, (MessageTooLarge.code, (
-                f"agent {request.to_id} answered with {len(payload)} bytes: expected at most "
-                f"{self.message_bytes_max} (message_bytes_max)")))
+        try:
+            self.check_size(answer, session)
+        except MessageTooLarge as error:
+            return self.reply(request, b"", 0, (MessageTooLarge.code, f"the answer of agent {request.to_id}: {error}"))
         route = Route(self.control.node_record, session)
         if self.offer(route, answer):
             return None
@@ -129,7 +130,7 @@ cdef class Calls(Outflow):
         cdef Cursor c
         c.at, c.end = frame.body, frame.body + frame.size
         if not (read_array(&c, &n) and n == 5 and read_uint(&c, &seq) and read_uint(&c, &correlation)
-                and read_uint(&c, &to) and read_uint(&c, &code) and read_bin(&c, &data, &n)):
+                and read_uint(&c, &to) and read_uint(&c, &code) and read_bin(&c, &data, &n) and c.at == c.end):
             raise ProtocolError("REFUSED frame: expected [seq, correlation, to, code, text]")
         text = PyBytes_FromStringAndSize(<const char*>data, n).decode("utf-8", "replace")
         error = from_code(<int>code, text)

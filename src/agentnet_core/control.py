@@ -87,6 +87,7 @@ class Control:
         self._dials: dict[Session, Dial] = {}
         self._agreed: dict[Session, Any] = {}
         self._probes: dict[Session, tuple[Session, Verdict, int]] = {}
+        self._asked: dict[Session, int] = {}
         self._synced: dict[str, bool] = {}
         self._sent_version: dict[str, int] = {}
         self._confirming: dict[int, list[tuple[Any, int]]] = {}
@@ -164,6 +165,7 @@ class Control:
             if session.welcomed:
                 # The last word on what was taken, so that nothing handled counts as lost.
                 self.engine.close_account(session)
+                session.parting = True
                 body = Close(Close.LEAVE, f"node {self.engine.node_id} leaves").encode()
                 self.engine.put_control(session, CLOSE, body)
             self.engine.down(session, LinkLost(f"node {self.engine.node_id} has left the network"))
@@ -195,10 +197,13 @@ class Control:
         dial = self._dials.pop(session, None)
         self._agreed.pop(session, None)
         self._probes.pop(session, None)
-        was_current = self._synced.pop(session.node_id, None) is not None and not self._linked(
-            session.node_id
-        )
+        self._asked.pop(session, None)
+        # A newcomer that was closed as a duplicate says nothing about the link that stays.
+        was_current = session.welcomed and not self._linked(session.node_id)
         if was_current:
+            if session.dialled and isinstance(error, HandshakeRefused):
+                self._refused(session.address, error)  # an arbiter may be refused by the other side yet
+            self._synced.pop(session.node_id, None)
             self._sent_version.pop(session.node_id, None)
             self._settle(self.confirmations.lost(session.node_id))
             self.membership.link_down(session.node_id, now)
@@ -282,7 +287,10 @@ class Control:
         self._agreed[session] = agreed
         session.hello = remote
         session.agree(
-            agreed.credit_bytes, self.config.link_window_bytes, Origin(agreed.node_id, agreed.incarnation)
+            agreed.credit_bytes,
+            self.config.link_window_bytes,
+            agreed.message_bytes_max,
+            Origin(agreed.node_id, agreed.incarnation),
         )
         if agreed.arbiter:
             self._decide(session, arbiter=True)
@@ -294,6 +302,11 @@ class Control:
                 f"WELCOME from node {session.node_id!r}, which is not the arbiter of this pair"
             )
         agreed.check(welcome)
+        if self.network_uuid not in (b"", agreed.network_uuid):
+            raise HandshakeRefused(
+                f"node {session.node_id!r} is in network uuid {agreed.network_uuid.hex()}: node "
+                f"{self.engine.node_id!r} has joined uuid {self.network_uuid.hex()} meanwhile"
+            )
         self._decide(session, arbiter=False)
 
     def _decide(self, session: Session, *, arbiter: bool) -> None:
@@ -302,16 +315,29 @@ class Control:
         seen = None if old is None else LinkView(old.dialled, old.incarnation, old.welcomed)
         new = LinkView(session.dialled, session.incarnation)
         verdict = arbitrate(session.node_id, seen, new, arbiter=arbiter)
-        if verdict.ruling is Ruling.PROBE and old is not None:
-            self.engine.ping(old)
-            self._probes[session] = (old, verdict, self.engine.now_ns)
-            self.engine.wake_ns = min(self.engine.wake_ns, self.engine.now_ns + self._probe_ns())
+        if verdict.ruling is Ruling.PROBE and old is not None and verdict.close is not None:
+            asked_ns = self._probe(old)
+            if arbiter:
+                self._probes[session] = (old, verdict, asked_ns)
+            elif old.heard_ns > asked_ns:
+                self._close(session, verdict.close)
+            else:
+                # The arbiter has welcomed the link and speaks on: it dials again once this is known.
+                self._close(session, Close(Close.DUPLICATE, "the older link is being probed: dial again"))
         elif verdict.ruling in (Ruling.DUPLICATE, Ruling.REFUSE) and verdict.close is not None:
             self._close(session, verdict.close)
         else:
             if old is not None and verdict.close is not None:
                 self._close(old, verdict.close)
             self._welcome(session, arbiter=arbiter)
+
+    def _probe(self, old: Session) -> int:
+        """Ask whether the peer of a link is alive, unless that was done just now; when it was."""
+        if old not in self._asked:
+            self.engine.ping(old)
+            self._asked[old] = self.engine.now_ns
+            self.engine.wake_ns = min(self.engine.wake_ns, self.engine.now_ns + self._probe_ns())
+        return self._asked[old]
 
     def _welcome(self, session: Session, *, arbiter: bool) -> None:
         engine, node_id = self.engine, session.node_id
@@ -497,13 +523,20 @@ class Control:
             elif old.heard_ns > asked_ns and verdict.close is not None:
                 del self._probes[session]
                 self._close(session, verdict.close)
+            else:
+                next_ns = min(next_ns, now_ns + 20 * MS)
+        for old, asked_ns in list(self._asked.items()):
+            if old.heard_ns > asked_ns:
+                # Kept for a newcomer that dials again to be told; after that it would be asked anew.
+                if now_ns >= asked_ns + self.config.redial_ms_max * MS:
+                    del self._asked[old]
             elif now_ns >= asked_ns + self._probe_ns():
                 self.engine.down(
                     old, LinkLost(f"node {old.node_id} was started again; its old process is silent")
                 )
                 next_ns = now_ns
             else:
-                next_ns = min(next_ns, now_ns + 20 * MS)
+                next_ns = min(next_ns, asked_ns + self._probe_ns())
         return next_ns
 
     def _check_confirmations(self, now_ns: int) -> int:

@@ -37,6 +37,3 @@ cdef class Engine(Calls):
     cdef int on_control(self, Session session, Frame* frame) except -1
     cdef int on_stop(self, Session session, uint64_t agent_id) except -1
     cdef int on_go(self, Session session, uint64_t agent_id) except -1
-    cdef int give_credit(self, Session session) except -1
-    cdef int put_credit(self, Session session) except -1
-    cdef int on_credit(self, Session session, Frame* frame) except -1

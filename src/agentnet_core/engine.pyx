@@ -72,7 +72,7 @@ cdef class Port(Route):
                 session = route.session
                 size = PyBytes_GET_SIZE(<bytes>payload)
                 if (session is not None and session.clear and not route.stopped
-                        and size <= engine.fragment_bytes
+                        and size <= engine.fragment_bytes and size <= session.message_bytes_max
                         and session.room() >= size + PLAIN_HEAD_BYTES + FRAME_OVERHEAD_BYTES):
                     engine.put_plain(session, self.agent_id, route.agent_id, 0, <uint8_t>message_type,
                                      <uint8_t>priority, <bytes>payload)
@@ -133,7 +133,7 @@ cdef class Port(Route):
             session = route.session
             size = PyBytes_GET_SIZE(<bytes>body)
             if (session is not None and session.clear and not route.stopped and content == 0
-                    and size <= engine.fragment_bytes
+                    and size <= engine.fragment_bytes and size <= session.message_bytes_max
                     and session.room() >= size + PLAIN_HEAD_BYTES + FRAME_OVERHEAD_BYTES):
                 engine.put_plain(session, self.agent_id, route.agent_id, engine.correlation, TYPE_QUERY,
                                  <uint8_t>priority, <bytes>body)
@@ -239,6 +239,9 @@ cdef class Engine(Calls):
         """Send to all agents of all nodes; tokens of the nodes that have no room yet."""
         cdef AgentMessage copy = copy_message(message)
         cdef list tokens = []
+        self.check_size(message, None)
+        for session in self.sessions.values():
+            self.check_size(message, session)
         copy.from_agent, copy.to_all, copy.content = from_agent, True, message.content or content
         for session in list(self.sessions.values()):
             route = Route(self.control.node_record, session)
@@ -408,46 +411,7 @@ cdef class Engine(Calls):
         route.waiting = None
         return self.drain(session)
 
-    # -- credit
-
-    cdef int give_credit(self, Session session) except -1:
-        if session.owed() * 4 >= session.granted:
-            self.put_credit(session)
-        return 0
-
-    cdef int put_credit(self, Session session) except -1:
-        cdef uint8_t* start = session.control.begin(CREDIT, 0, 19)
-        cdef uint8_t* p
-        session.reported += session.owed()
-        session.reported_messages = session.received_messages
-        start[0] = 0x92
-        p = pack_u64(start + 1, <uint64_t>session.reported)
-        p = pack_u64(p, <uint64_t>session.reported_messages)
-        session.control.finish(start, p - start)
-        return self.mark(session)
-
-    def close_account(self, Session session not None):
-        """Give back all credit at once."""
-        if session.owed() > 0 or session.reported_messages < session.received_messages:
-            self.put_credit(session)
-
-    cdef int on_credit(self, Session session, Frame* frame) except -1:
-        cdef uint64_t taken = 0, messages = 0
-        cdef uint32_t n = 0
-        cdef Cursor c
-        c.at, c.end = frame.body, frame.body + frame.size
-        if not (read_array(&c, &n) and n == 2 and read_uint(&c, &taken) and read_uint(&c, &messages)
-                and c.at == c.end):
-            raise ProtocolError("CREDIT frame: expected [bytes, messages]")
-        if (not <uint64_t>session.credited <= taken <= <uint64_t>session.sent
-                or messages > <uint64_t>session.sent_messages):
-            raise ProtocolError(f"CREDIT for {taken} bytes and {messages} messages: expected "
-                                f"{session.credited} to {session.sent} bytes, and at most "
-                                f"{session.sent_messages} messages")
-        session.credited, session.credited_messages = <int64_t>taken, <int64_t>messages
-        if session.bulk:
-            self.mark(session)
-        return self.drain(session) if session.blocked else 0
+    # -- links
 
     def put_control(self, Session session not None, int kind, bytes body not None):
         """Queue a control frame; a peer that does not read them is cut off."""
@@ -461,8 +425,6 @@ cdef class Engine(Calls):
     def ping(self, Session session not None):
         session.pinged_ns = self.now_ns
         self.put_control_u64(session, PING, <uint64_t>self.now_ns)
-
-    # -- links
 
     def open(self, *, bint secure, str address, str certified=None, dial=None):
         """A new link, dialled for `dial` or accepted; the session that stands for it. Its Hello goes out."""

@@ -48,6 +48,7 @@ cdef enum Kind:
 
 cdef enum Flag:
     OPTIONAL_FIELDS = 1
+    CHECKED = 2             # a checksum follows the body
 
 cdef enum:
     FRAME_HEAD_BYTES = 6

@@ -323,7 +323,7 @@ cdef class Outbox:
         """Start a frame of at most `body` bytes; the caller writes them at the result, then `finish`es."""
         cdef uint8_t* p = self.reserve(FRAME_HEAD_BYTES + body + CHECKSUM_BYTES)
         p[4] = kind
-        p[5] = flags
+        p[5] = flags | CHECKED if self.checksum else flags
         return p + FRAME_HEAD_BYTES
 
     cdef Py_ssize_t finish(self, uint8_t* body, Py_ssize_t size) noexcept:
@@ -439,22 +439,26 @@ cdef class Decoder:
         """1 and a frame, or 0 when no whole one is left."""
         cdef const uint8_t* p = self.at
         cdef Py_ssize_t left = self.end - p
-        cdef Py_ssize_t tail = CHECKSUM_BYTES if self.checksum else 0
+        cdef Py_ssize_t least = 2 + CHECKSUM_BYTES if self.checksum else 2
         cdef uint32_t length, chain
         if left < 4:
             return 0
         length = get_u32(p)
-        if length > <uint64_t>self.frame_bytes_max or length < 2 + tail:
-            raise ProtocolError(f"frame of {length} bytes at byte {self.offset}: expected {2 + tail} to "
+        if length > <uint64_t>self.frame_bytes_max or length < least:
+            raise ProtocolError(f"frame of {length} bytes at byte {self.offset}: expected {least} to "
                                 f"{self.frame_bytes_max}")
         if left - 4 < <Py_ssize_t>length:
             return 0
         frame.kind = p[4]
-        frame.flags = p[5]
+        frame.flags = p[5] & ~CHECKED
         frame.body = p + FRAME_HEAD_BYTES
-        frame.size = <uint32_t>(length - 2 - tail)
+        frame.size = length - 2
         frame.wire_size = length + 4
-        if tail:
+        # Each frame says so itself: one side may learn a frame before the other that none are needed.
+        if self.checksum or p[5] & CHECKED:
+            if length < 2 + CHECKSUM_BYTES:
+                raise ProtocolError(f"frame of {length} bytes at byte {self.offset}: too short for its checksum")
+            frame.size -= CHECKSUM_BYTES
             chain = agentnet_crc32c_extend(self.chains[frame.kind == MESSAGE], p + 4, length - CHECKSUM_BYTES)
             if chain != get_u32(frame.body + frame.size):
                 raise ProtocolError(f"frame at byte {self.offset}: its checksum does not match, "

@@ -23,13 +23,15 @@ from agentnet_core.framing cimport (
 import msgpack
 
 from agentnet_core.errors import ConfigError, ProtocolError
-from agentnet_core.records import MessagePriority, MessageType, agent_id_of
+from agentnet_core.framing import check_msgpack
+from agentnet_core.records import MessagePriority, MessageType, agent_id_of, describe
 
 cdef enum:
     DEPTH_MAX = 64
     ID_BYTES_MAX = 1024
     OPTIONAL_FIELDS_MAX = 64
     FIELDS_BYTES_MAX = 1024
+    FIELDS_CARRIED_MAX = OPTIONAL_FIELDS_MAX - 4
 
 cdef tuple TYPES = tuple(MessageType)
 cdef tuple PRIORITIES = tuple(MessagePriority)
@@ -74,9 +76,6 @@ cdef class AgentMessage:
             raise ConfigError(f"priority={priority}: expected a MessagePriority, 0 to {len(PRIORITIES) - 1}")
         if not 0 <= ttl <= 4_294_967:
             raise ConfigError(f"ttl={ttl}: expected 0 (never expires) to 4294967 seconds")
-        if message_id is not None and (not isinstance(message_id, str)
-                                       or len(message_id.encode()) > ID_BYTES_MAX):
-            raise ConfigError(f"message_id: expected a string of at most {ID_BYTES_MAX} bytes")
         self.payload = payload
         self.to_all = to_agent is None
         self.to_id = 0 if to_agent is None else _agent_id("to_agent", to_agent)
@@ -84,7 +83,9 @@ cdef class AgentMessage:
         self.type = <uint8_t>message_type
         self.level = <uint8_t>priority
         self.ttl_ms = <uint32_t>(ttl * 1000)
-        self.id = message_id
+        if ttl > 0 and self.ttl_ms == 0:
+            self.ttl_ms = 1             # 0 would be never
+        self.id = None if message_id is None else _checked_id(message_id)
         self.timestamp = timestamp
         self.origin = _nowhere
 
@@ -106,7 +107,7 @@ cdef class AgentMessage:
     @property
     def ttl(self):
         """Seconds that were left when it was sent on to this node; 0 never expires."""
-        return self.ttl_ms / 1000
+        return self.ttl_ms / 1000.0
 
     @property
     def message_id(self):
@@ -161,14 +162,20 @@ cdef class AgentMessage:
     def with_fields(self, dict fields not None):
         """The same message carrying optional `fields` {number: MessagePack value}; itself returned."""
         pairs = []
-        for key, value in sorted(fields.items()):
-            if not isinstance(key, int) or not is_carried(key):
+        for key, value in fields.items():
+            if type(key) is not int or not is_carried(key) or key >> 64:
                 raise ConfigError(f"optional field {key!r}: expected a reserved number that agentnet does "
                                   f"not read")
-            pairs.append(msgpack.packb(key) + msgpack.packb(value))
-        extras = b"".join(pairs)
-        if len(extras) > FIELDS_BYTES_MAX or len(pairs) > OPTIONAL_FIELDS_MAX - 4:
-            raise ConfigError(f"optional fields of {len(extras)} bytes: expected at most {FIELDS_BYTES_MAX}")
+            try:
+                packed = msgpack.packb(value)
+                check_msgpack(packed, DEPTH_MAX)
+            except (ProtocolError, TypeError, ValueError, OverflowError) as error:
+                raise ConfigError(f"optional field {key}: {error}") from None
+            pairs.append((key, msgpack.packb(key) + packed))
+        extras = b"".join([pair for _, pair in sorted(pairs)])
+        if len(extras) > FIELDS_BYTES_MAX or len(pairs) > FIELDS_CARRIED_MAX:
+            raise ConfigError(f"{len(pairs)} optional fields of {len(extras)} bytes: expected at most "
+                              f"{FIELDS_CARRIED_MAX} of {FIELDS_BYTES_MAX}")
         self.extras = extras or None
         self.extras_count = <uint32_t>len(pairs)
         return self
@@ -313,6 +320,16 @@ cdef uint8_t* _drop_receiver(uint8_t* head, const uint8_t* payload, uint32_t siz
     return p + size
 
 
+cdef str _checked_id(message_id):
+    try:
+        if isinstance(message_id, str) and len(message_id.encode()) <= ID_BYTES_MAX:
+            return str(message_id)
+    except UnicodeEncodeError:
+        pass
+    raise ConfigError(f"message_id: expected a text of at most {ID_BYTES_MAX} bytes as UTF-8, "
+                      f"got {describe(message_id)}")
+
+
 cdef inline AgentMessage blank(Origin origin):
     cdef AgentMessage message = AgentMessage.__new__(AgentMessage)
     message.origin = origin
@@ -445,6 +462,9 @@ cdef int read_optional(AgentMessage message, Cursor* c) except -1:
         raise ProtocolError(f"message: optional fields malformed near byte {c.at - start} (field {key})")
     if carried is not None:
         message.extras = b"".join(carried)
+        if len(carried) > FIELDS_CARRIED_MAX or PyBytes_GET_SIZE(message.extras) > FIELDS_BYTES_MAX:
+            raise ProtocolError(f"message: {len(carried)} optional fields of {len(message.extras)} bytes to carry: "
+                                f"expected at most {FIELDS_CARRIED_MAX} of {FIELDS_BYTES_MAX}")
         message.extras_count = <uint32_t>len(carried)
     return 0
 
@@ -471,7 +491,6 @@ cdef str _text(const uint8_t* data, uint32_t n):
 
 def unpack_value(bytes data not None):
     """The value in `data`; ProtocolError if it is malformed, too deep or claims more than is there."""
-    from agentnet_core.framing import check_msgpack
     check_msgpack(data)
     try:
         return msgpack.unpackb(data, strict_map_key=False, raw=False)

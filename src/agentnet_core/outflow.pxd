@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from agentnet_core.framing cimport Frame
 from agentnet_core.message cimport AgentMessage, Origin
 from agentnet_core.session cimport Session
 
@@ -63,6 +64,9 @@ cdef class Outflow:
     cdef int rouse(self) except -1
     cdef int mark(self, Session session) except -1
     cdef int put_control_u64(self, Session session, uint8_t kind, uint64_t value) except -1
+    cdef int give_credit(self, Session session) except -1
+    cdef int put_credit(self, Session session) except -1
+    cdef int on_credit(self, Session session, Frame* frame) except -1
     cdef Route resolve(self, to)
     cdef int put_plain(self, Session session, uint64_t from_id, uint64_t to_id, uint64_t correlation,
                        uint8_t type, uint8_t level, bytes payload) except -1
@@ -71,6 +75,7 @@ cdef class Outflow:
     cdef int age(self, AgentMessage message) except -1
     cpdef post(self, Route route, AgentMessage message, bint may_wait)
     cpdef bint offer(self, Route route, AgentMessage message) except -1
+    cdef int check_size(self, AgentMessage message, Session session) except -1
     cdef bint admit(self, Route route, AgentMessage message) except -1
     cdef int deliver_here(self, Route route, AgentMessage message) except -1
     cdef int encode(self, Session session, AgentMessage message) except -1

@@ -16,11 +16,11 @@ from cpython.object cimport PyObject
 
 cimport cython
 
-from agentnet_core.framing cimport MESSAGE, OPTIONAL_FIELDS, pack_u64
+from agentnet_core.framing cimport CREDIT, MESSAGE, OPTIONAL_FIELDS, Cursor, pack_u64, read_array, read_uint
 from agentnet_core.message cimport PLAIN_HEAD_BYTES, copy_message, write_plain
 
 from agentnet_core.errors import (
-    AgentUnreachable, ConfigError, Congested, Expired, InternalError, MessageTooLarge, NoSuchAgent,
+    AgentUnreachable, ConfigError, Congested, Expired, InternalError, MessageTooLarge, NoSuchAgent, ProtocolError,
 )
 
 cdef enum:
@@ -108,7 +108,7 @@ cdef class Outflow:
 
     cdef int limit(self, config) except -1:
         """Take the limits of the config, as C."""
-        self.fragment_bytes = config.fragment_bytes
+        self.fragment_bytes = min(config.fragment_bytes, config.message_bytes_max)
         self.bulk_window = config.bulk_window_bytes
         self.message_bytes_max = config.message_bytes_max
         self.waiting_max = config.sends_waiting_max
@@ -171,6 +171,47 @@ cdef class Outflow:
         cdef uint8_t* start = session.control.begin(kind, 0, 9)
         session.control.finish(start, pack_u64(start, value) - start)
         return self.mark(session)
+
+    # -- credit
+
+    cdef int give_credit(self, Session session) except -1:
+        if session.owed() * 4 >= session.granted:
+            self.put_credit(session)
+        return 0
+
+    cdef int put_credit(self, Session session) except -1:
+        cdef uint8_t* start = session.control.begin(CREDIT, 0, 19)
+        cdef uint8_t* p
+        session.reported += session.owed()
+        session.reported_messages = session.received_messages
+        start[0] = 0x92
+        p = pack_u64(start + 1, <uint64_t>session.reported)
+        p = pack_u64(p, <uint64_t>session.reported_messages)
+        session.control.finish(start, p - start)
+        return self.mark(session)
+
+    def close_account(self, Session session not None):
+        """Give back all credit at once."""
+        if session.owed() > 0 or session.reported_messages < session.received_messages:
+            self.put_credit(session)
+
+    cdef int on_credit(self, Session session, Frame* frame) except -1:
+        cdef uint64_t taken = 0, messages = 0
+        cdef uint32_t n = 0
+        cdef Cursor c
+        c.at, c.end = frame.body, frame.body + frame.size
+        if not (read_array(&c, &n) and n == 2 and read_uint(&c, &taken) and read_uint(&c, &messages)
+                and c.at == c.end):
+            raise ProtocolError("CREDIT frame: expected [bytes, messages]")
+        if (not <uint64_t>session.credited <= taken <= <uint64_t>session.sent
+                or messages > <uint64_t>session.sent_messages):
+            raise ProtocolError(f"CREDIT for {taken} bytes and {messages} messages: expected "
+                                f"{session.credited} to {session.sent} bytes, and at most "
+                                f"{session.sent_messages} messages")
+        session.credited, session.credited_messages = <int64_t>taken, <int64_t>messages
+        if session.bulk:
+            self.mark(session)
+        return self.drain(session) if session.blocked else 0
 
     # -- sending
 
@@ -243,12 +284,21 @@ cdef class Outflow:
 
     cpdef bint offer(self, Route route, AgentMessage message) except -1:
         """Stamp and send it if there is room now; MessageTooLarge, definite."""
-        if <int64_t>PyBytes_GET_SIZE(message.payload) > self.message_bytes_max:
-            raise MessageTooLarge(f"payload of {len(message.payload)} bytes: expected at most "
-                                  f"{self.message_bytes_max} (message_bytes_max)")
+        self.check_size(message, route.session)
         if message.seq == 0:
             self.stamp(message)
         return self.admit(route, message)
+
+    cdef int check_size(self, AgentMessage message, Session session) except -1:
+        """MessageTooLarge if the payload is over this node's limit, or over the peer's."""
+        cdef int64_t limit = self.message_bytes_max
+        if session is not None and session.message_bytes_max < limit:
+            limit = session.message_bytes_max
+        if <int64_t>PyBytes_GET_SIZE(message.payload) > limit:
+            where = "" if limit == self.message_bytes_max else f" of node {session.node_id}"
+            raise MessageTooLarge(f"payload of {len(message.payload)} bytes: expected at most {limit} "
+                                  f"(message_bytes_max{where})")
+        return 0
 
     cdef bint admit(self, Route route, AgentMessage message) except -1:
         cdef Session session = route.session
@@ -452,6 +502,9 @@ cdef class Outflow:
         for waiting in queue:
             if waiting.dropped or waiting.started:
                 dropped = dropped or waiting.dropped
+            elif waiting.token is not None and waiting.token.cancelled():
+                self.drop(waiting)
+                dropped = True
             elif waiting.deadline_ns <= self.now_ns:
                 dropped = True
                 self.fail_waiting(waiting, Congested(

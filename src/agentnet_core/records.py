@@ -135,7 +135,9 @@ def agent_id_of(agent: int | str) -> int:
     True
     """
     if isinstance(agent, str):
-        return int.from_bytes(blake2b(agent.encode(), digest_size=8).digest(), "big") or 1
+        # What UTF-8 cannot hold is registered nowhere, but asking for it is no error of its own.
+        name = agent.encode("utf-8", "surrogatepass")
+        return int.from_bytes(blake2b(name, digest_size=8).digest(), "big") or 1
     return agent
 
 

@@ -26,6 +26,7 @@ cdef class Session:
     cdef public bint welcomed
     cdef public bint closed
     cdef public bint left           # the peer said that it goes for good
+    cdef public bint parting        # this node goes for good, once it has said all
     cdef public int64_t opened_ns
     cdef public int64_t heard_ns
     cdef public int64_t pinged_ns
@@ -37,6 +38,7 @@ cdef class Session:
     cdef bint clear                 # welcomed, and nobody waits: a send may go straight in
     cdef readonly object blocked    # deque of Waiting, for room in the window
     cdef readonly dict bulk         # (from, to, priority) -> deque of Waiting, large ones among them
+    cdef readonly int64_t message_bytes_max     # the smaller limit of both
     cdef int64_t window, granted, sent, credited, sent_messages, credited_messages
     # -- in
     cdef readonly Decoder decoder

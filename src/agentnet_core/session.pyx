@@ -43,8 +43,9 @@ cdef class Session:
         self.control.set_checksum(checksum)
         self.data.set_checksum(checksum)
 
-    def agree(self, int64_t window, int64_t granted, Origin origin not None):
-        """Who the peer is, the data that it has room for, and what it was granted here."""
+    def agree(self, int64_t window, int64_t granted, int64_t message_bytes_max, Origin origin not None):
+        """Who the peer is, the data that it has room for and what it was granted here, the largest payload."""
+        self.message_bytes_max = message_bytes_max
         self.window = window
         self.granted = granted
         self.origin = origin
@@ -72,9 +73,11 @@ cdef class Session:
         return self.control.waiting + self.data.waiting
 
     cpdef object take(self):
-        """The next bytes to write, control first, or None."""
-        piece = self.control.take()
-        return piece if piece is not None else self.data.take()
+        """The next bytes to write, or None: control first, but last if what is in it ends the link."""
+        piece = self.data.take() if self.parting else self.control.take()
+        if piece is None:
+            piece = self.control.take() if self.parting else self.data.take()
+        return piece
 
     cdef AgentMessage assemble(self, AgentMessage piece, int64_t bytes_max, int64_t total_max,
                                Py_ssize_t open_max):

@@ -107,7 +107,11 @@ def test_flags_and_unknown_kinds_are_handed_on() -> None:
 def test_a_frame_may_have_a_checksum_where_none_is_needed_and_must_where_one_is() -> None:
     plain = encoded([(16, b"plain")], checksum=False)
     checked = encoded([(16, b"checked")])
-    assert decoder(False).feed(plain + checked + plain) == [(16, 0, b"plain"), (16, 0, b"checked"), (16, 0, b"plain")]
+    assert decoder(False).feed(plain + checked + plain) == [
+        (16, 0, b"plain"),
+        (16, 0, b"checked"),
+        (16, 0, b"plain"),
+    ]
     with pytest.raises(ProtocolError, match="checksum"):
         decoder(False).feed(checked[:-1] + b"!")
     with pytest.raises(ProtocolError, match="checksum"):

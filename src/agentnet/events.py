@@ -1,0 +1,67 @@
+"""What `net.events()` gives: one reader's bounded queue of events.
+
+In: events as they happen. Out: an async iterator. Who reads too slowly misses the oldest, and is
+told how many by an EVENTS_MISSED event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Self
+
+from agentnet_core.records import Event
+
+
+class EventStream:
+    """One reader's bounded queue of events."""
+
+    def __init__(self, limit: int, waiting: set[EventStream]) -> None:
+        self._queue: deque[Event] = deque(maxlen=limit)
+        self._missed = 0
+        self._waiting = waiting
+        self._ended = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, event: Event) -> bool:
+        """Append it; whether the oldest had to go for it."""
+        if self._ended:
+            return False
+        full = len(self._queue) == self._queue.maxlen
+        self._missed += full
+        self._queue.append(event)
+        self._notify()
+        return full
+
+    def end(self) -> None:
+        self._ended = True
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while True:
+            if self._missed:
+                count, self._missed = self._missed, 0
+                return Event(Event.EVENTS_MISSED, count=count, detail=f"{count} events were not read in time")
+            if self._queue:
+                return self._queue.popleft()
+            if self._ended:
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiting.add(self)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                self._waiting.discard(self)
+
+    async def aclose(self) -> None:
+        """Read no more."""
+        self.end()
+        self._queue.clear()
