@@ -18,9 +18,8 @@ the virtual time; an engine that settles a token twice, or raises where it shoul
 from __future__ import annotations
 
 import heapq
-import struct
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
@@ -32,8 +31,6 @@ from agentnet_core.config import EngineConfig
 from agentnet_core.control import Control
 from agentnet_core.engine import Engine, Port
 from agentnet_core.errors import HandlerFailed, LinkLost, OutageError
-from agentnet_core.framing import Arena, Decoder, crc32c
-from agentnet_core.handshake import Close, Hello, Welcome
 from agentnet_core.membership import Dial
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import AgentRecord, Event, agent_id_of
@@ -564,76 +561,3 @@ class Node:
     @property
     def stats(self) -> dict[str, int]:
         return self.engine.stats()
-
-
-class Stranger:
-    """Somebody at the other end of a link who speaks frames by hand: what no engine would say."""
-
-    def __init__(self, world: World, node: Node, *, name: str = "stranger") -> None:
-        self.world, self.name = world, name
-        self.decoder = Decoder(Arena(1 << 20), True)
-        self.heard: list[tuple[int, int, bytes]] = []
-        self.ended: str | None = None
-        self._chains = [0, 0]
-        self._out, back = Pipe(world), Pipe(world)
-        self._out.writer, back.reader = self, self
-        self.link = Link(node, back, self._out, address_of(name), name, None)
-
-    @property
-    def session(self) -> Session:
-        """The node's view of the link."""
-        return self.link.session
-
-    def say(self, kind: int, body: bytes, flags: int = 0) -> None:
-        lane = kind == MESSAGE
-        data = frame(kind, body, flags, self._chains[lane])
-        self._chains[lane] = int.from_bytes(data[-4:], "big")
-        self.say_bytes(data)
-
-    def say_bytes(self, data: bytes) -> None:
-        self._out.write(data)
-
-    def introduce(self, **fields: Any) -> None:
-        """Say HELLO, and WELCOME if that is for the stranger to say; the link is in use after that."""
-        hello = Hello(
-            **{"network": "default", "node_id": self.name, "incarnation": 1, "network_uuid": UUID}
-            | {"credit_bytes": 512 * 1024, "checksum": 1}
-            | fields
-        )
-        self.say(HELLO, hello.encode())
-        if hello.node_id > self.link.node.name:
-            self.world.until(lambda: any(self.bodies(HELLO)) or self.ended)
-            self.say(WELCOME, Welcome(hello.network_uuid).encode())
-        self.world.until(lambda: self.session.welcomed or self.ended)
-
-    def bodies(self, kind: int) -> Iterator[bytes]:
-        """What it has heard of that kind."""
-        return (body for heard, _, body in self.heard if heard == kind)
-
-    @property
-    def close(self) -> Close | None:
-        """Why the node closed the link, if it did."""
-        return next((Close.decode(body) for body in self.bodies(CLOSE)), None)
-
-    # -- as the pipes see it
-
-    def received(self, data: bytes | memoryview) -> None:
-        self.heard += self.decoder.feed(bytes(data))
-
-    def lost(self, reason: str) -> None:
-        self.ended = reason
-
-    def pause(self) -> None:
-        """It writes on, whatever the pipe holds."""
-
-    def resume(self) -> None:
-        """It never paused."""
-
-
-def frame(kind: int, body: bytes, flags: int = 0, chain: int = 0) -> bytes:
-    """One frame, written here a second time so that nothing is tested by itself.
-
-    ``chain``: the checksum of the frame before it in its lane.
-    """
-    inner = bytes([kind, flags | CHECKED]) + body
-    return struct.pack(">I", len(inner) + 4) + inner + struct.pack(">I", crc32c(inner, chain))

@@ -31,7 +31,8 @@ HELLO, WELCOME, CLOSE, PING, PONG, CREDIT, STOP, GO = range(8)
 MEMBERS, AGENTS, CONFIRM = 8, 9, 10
 MESSAGE, REFUSED = 16, 17
 
-TLS_BEGINS_WITH_CHECKSUM = True
+CHECKED = 2
+"""Flag of a frame: a checksum follows its body."""
 
 SECONDS = 20.0
 """What a condition may take on a busy machine before the test has failed."""
@@ -353,7 +354,7 @@ class FakePeer:
         self.reader = reader
         self.writer = writer
         self.secure = secure
-        self.checksum = not secure or TLS_BEGINS_WITH_CHECKSUM
+        self.checksum = True  # until a Hello has been said; under TLS none after that
         self.hello: Hello | None = None
         # A checksum goes on from that of the frame before it in its lane: messages, all else.
         self._chains_in = {True: 0, False: 0}
@@ -370,7 +371,7 @@ class FakePeer:
 
     def send(self, kind: int, body: bytes, flags: int = 0) -> None:
         """A frame as the wire has it."""
-        inner = struct.pack(">BB", kind, flags) + body
+        inner = struct.pack(">BB", kind, flags | CHECKED if self.checksum else flags) + body
         if self.checksum:
             lane = kind == MESSAGE
             self._chains_out[lane] = crc32c(inner, self._chains_out[lane])
@@ -385,13 +386,13 @@ class FakePeer:
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
         end = length
-        lane = data[0] == MESSAGE
-        chain = crc32c(data[: end - 4], self._chains_in[lane])
-        checked = data[end - 4 :] == struct.pack(">I", chain)
-        assert checked or self.secure
-        if checked:
-            self._chains_in[lane] = chain
+        if data[1] & CHECKED:
             end -= 4
+            lane = data[0] == MESSAGE
+            self._chains_in[lane] = crc32c(data[:end], self._chains_in[lane])
+            assert struct.unpack(">I", data[end:])[0] == self._chains_in[lane]
+        else:
+            assert self.secure
         if data[0] == HELLO:
             self.hello = Hello.decode(data[2:end])
         return data[0], data[2:end]

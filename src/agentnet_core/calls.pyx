@@ -84,7 +84,8 @@ cdef class Calls(Outflow):
         try:
             self.check_size(answer, session)
         except MessageTooLarge as error:
-            return self.reply(request, b"", 0, (MessageTooLarge.code, f"the answer of agent {request.to_id}: {error}"))
+            text = f"the answer of agent {request.to_id}: {error}"
+            return self.reply(request, b"", 0, (MessageTooLarge.code, text))
         route = Route(self.control.node_record, session)
         if self.offer(route, answer):
             return None
@@ -130,7 +131,8 @@ cdef class Calls(Outflow):
         cdef Cursor c
         c.at, c.end = frame.body, frame.body + frame.size
         if not (read_array(&c, &n) and n == 5 and read_uint(&c, &seq) and read_uint(&c, &correlation)
-                and read_uint(&c, &to) and read_uint(&c, &code) and read_bin(&c, &data, &n) and c.at == c.end):
+                and read_uint(&c, &to) and read_uint(&c, &code) and read_bin(&c, &data, &n)
+                and c.at == c.end):
             raise ProtocolError("REFUSED frame: expected [seq, correlation, to, code, text]")
         text = PyBytes_FromStringAndSize(<const char*>data, n).decode("utf-8", "replace")
         error = from_code(<int>code, text)

@@ -199,7 +199,7 @@ class Control:
         self._probes.pop(session, None)
         self._asked.pop(session, None)
         # A newcomer that was closed as a duplicate says nothing about the link that stays.
-        was_current = session.welcomed and not self._linked(session.node_id)
+        was_current = session.welcomed and session.node_id not in self.engine.sessions
         if was_current:
             if session.dialled and isinstance(error, HandshakeRefused):
                 self._refused(session.address, error)  # an arbiter may be refused by the other side yet
@@ -302,11 +302,6 @@ class Control:
                 f"WELCOME from node {session.node_id!r}, which is not the arbiter of this pair"
             )
         agreed.check(welcome)
-        if self.network_uuid not in (b"", agreed.network_uuid):
-            raise HandshakeRefused(
-                f"node {session.node_id!r} is in network uuid {agreed.network_uuid.hex()}: node "
-                f"{self.engine.node_id!r} has joined uuid {self.network_uuid.hex()} meanwhile"
-            )
         self._decide(session, arbiter=False)
 
     def _decide(self, session: Session, *, arbiter: bool) -> None:
@@ -372,7 +367,7 @@ class Control:
     def _close(self, session: Session, close: Close) -> None:
         session.control.put(CLOSE, close.encode())
         self.engine.rouse_session(session)
-        self.engine.down(session, _error_of(close))
+        self.engine.down(session, close.error())
 
     def _on_close(self, session: Session, close: Close) -> None:
         if close.code == Close.LEAVE and session.welcomed:
@@ -382,7 +377,7 @@ class Control:
             self._report(self.directory.forget(session.node_id))
             self._turn(self.engine.now_ns)
         else:
-            self.engine.down(session, _error_of(close))
+            self.engine.down(session, close.error())
 
     # -- agents
 
@@ -593,13 +588,6 @@ class Control:
             f"no node of network {self.config.network!r} let this one in within {self.config.join_ms_max} ms "
             f"({reasons}); start the first node with join_network([])"
         )
-
-    def _linked(self, node_id: str) -> bool:
-        return node_id in self.engine.sessions
-
-
-def _error_of(close: Close) -> NetworkError:
-    return DuplicateLink(close.text) if close.code == Close.DUPLICATE else close.error()
 
 
 def _conflict_error(conflicts: tuple[tuple[int, str, str], ...]) -> NetworkError | None:

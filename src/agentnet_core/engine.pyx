@@ -17,7 +17,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t
 
 from agentnet_core.framing cimport (
-    CREDIT, GO, MESSAGE, OPTIONAL_FIELDS, PING, PONG, REFUSED, STOP, Cursor, pack_u64, read_array, read_uint,
+    CREDIT, GO, MESSAGE, OPTIONAL_FIELDS, PING, PONG, REFUSED, STOP, Cursor, read_uint,
 )
 from agentnet_core.mailbox cimport is_full, is_high, is_low
 from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_QUERY, TYPE_RESPONSE, copy_message, read_message

@@ -457,7 +457,8 @@ cdef class Decoder:
         # Each frame says so itself: one side may learn a frame before the other that none are needed.
         if self.checksum or p[5] & CHECKED:
             if length < 2 + CHECKSUM_BYTES:
-                raise ProtocolError(f"frame of {length} bytes at byte {self.offset}: too short for its checksum")
+                raise ProtocolError(f"frame of {length} bytes at byte {self.offset}: "
+                                    f"too short for its checksum")
             frame.size -= CHECKSUM_BYTES
             chain = agentnet_crc32c_extend(self.chains[frame.kind == MESSAGE], p + 4, length - CHECKSUM_BYTES)
             if chain != get_u32(frame.body + frame.size):

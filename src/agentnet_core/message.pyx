@@ -463,8 +463,8 @@ cdef int read_optional(AgentMessage message, Cursor* c) except -1:
     if carried is not None:
         message.extras = b"".join(carried)
         if len(carried) > FIELDS_CARRIED_MAX or PyBytes_GET_SIZE(message.extras) > FIELDS_BYTES_MAX:
-            raise ProtocolError(f"message: {len(carried)} optional fields of {len(message.extras)} bytes to carry: "
-                                f"expected at most {FIELDS_CARRIED_MAX} of {FIELDS_BYTES_MAX}")
+            raise ProtocolError(f"message: {len(carried)} optional fields of {len(message.extras)} bytes to "
+                                f"carry: expected at most {FIELDS_CARRIED_MAX} of {FIELDS_BYTES_MAX}")
         message.extras_count = <uint32_t>len(carried)
     return 0
 

@@ -20,7 +20,8 @@ from agentnet_core.framing cimport CREDIT, MESSAGE, OPTIONAL_FIELDS, Cursor, pac
 from agentnet_core.message cimport PLAIN_HEAD_BYTES, copy_message, write_plain
 
 from agentnet_core.errors import (
-    AgentUnreachable, ConfigError, Congested, Expired, InternalError, MessageTooLarge, NoSuchAgent, ProtocolError,
+    AgentUnreachable, ConfigError, Congested, Expired, InternalError, MessageTooLarge, NoSuchAgent,
+    ProtocolError,
 )
 
 cdef enum:

@@ -44,7 +44,7 @@ cdef class Session:
         self.data.set_checksum(checksum)
 
     def agree(self, int64_t window, int64_t granted, int64_t message_bytes_max, Origin origin not None):
-        """Who the peer is, the data that it has room for and what it was granted here, the largest payload."""
+        """Who the peer is, the data that it has room for and was granted here, the largest payload."""
         self.message_bytes_max = message_bytes_max
         self.window = window
         self.granted = granted

@@ -22,11 +22,11 @@ from harness import (
     UUID,
     WELCOME,
     Node,
-    Stranger,
     Token,
     World,
     address_of,
-)  # fmt: skip
+)
+from strangers import Stranger  # fmt: skip
 
 from agentnet_core.config import EngineConfig
 from agentnet_core.errors import (

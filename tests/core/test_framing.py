@@ -8,9 +8,10 @@ from typing import Any
 
 import msgpack
 import pytest
-from harness import CHECKED, MESSAGE, frame
+from harness import CHECKED, MESSAGE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from strangers import frame
 
 from agentnet_core.errors import ProtocolError
 from agentnet_core.framing import KINDS, Arena, Decoder, Outbox, check_msgpack, crc32c
