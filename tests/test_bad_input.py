@@ -223,7 +223,7 @@ async def test_before_it_is_welcomed(bystanders: Bystanders, what: str) -> None:
         kind = Event.LINK_LOST
     event = await bystanders.refused_event(text, kind)
     assert event.error is not None
-    assert event.error.definite  # type: ignore[attr-defined]
+    assert event.error.definite
     who = (peer.writer.get_extra_info("sockname")[1], "0-bad")
     assert str(who[0]) in event.node_id or event.node_id == who[1]
     await bystanders.check()

@@ -1,4 +1,4 @@
-"""Who a node is across restarts: an incarnation that only rises, a network that is kept, one process at a time."""
+"""Who a node is across restarts: an incarnation that rises, a network that is kept, one process at a time."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from networks import Cluster, Watch, active, echo, node_process, soon, until
+from networks import Cluster, active, echo, node_process, soon, until
 
 from agentnet import ConfigError, Event, HandshakeRefused, JoinFailed
 from agentnet.identity import FILE, load_identity
+from agentnet_core.errors import OutageError
 
 
 class TestKept:
@@ -74,7 +75,7 @@ class TestKept:
             '{"node_id": "n1", "network": "default", "incarnation": 1, "network_uuid": "abcd"}',
             '{"node_id": "n1", "network": "default", "incarnation": -5, "network_uuid": ""}',
             '{"node_id": "n1", "network": "default", "incarnation": 1e99, "network_uuid": ""}',
-            '{"node_id": "n1", "network": "default", "incarnation": 99999999999999999999, "network_uuid": ""}',
+            '{"node_id": "n1", "network": "default", "incarnation": 9999999999999999999, "network_uuid": ""}',
         ],
     )
     def test_damage_is_told_and_never_overwritten(self, tmp_path: Path, text: str) -> None:
@@ -100,6 +101,20 @@ class TestKept:
             load_identity(str(file / "data"), "n1", "default")
         with pytest.raises(ConfigError, match="data_dir="):
             load_identity(str(file), "n1", "default")
+
+    async def test_a_disk_that_fails(
+        self, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "replace", fails)
+        net = cluster.make("n1", data_dir=str(tmp_path))
+        with pytest.raises(OutageError, match=r"node.json cannot be written: .*No space left") as caught:
+            await net.join_network([])
+        assert caught.value.definite
+        monkeypatch.undo()
+        load_identity(str(tmp_path), "n1", "default").close()
 
     @pytest.mark.skipif(sys.platform == "win32", reason="there is no flock")
     def test_one_process_at_a_time(self, tmp_path: Path) -> None:
@@ -149,8 +164,9 @@ class TestNodes:
                 await until(lambda: set(active(one)) == {"n1", "n2"} and one.agents("echo"))
                 (member,) = [member for member in one.members() if member.node_id == "n2"]
                 incarnations.append(member.incarnation)
+                seen = len(watch.of(Event.LINK_LOST))
                 process.process.kill()
-                await _gone(watch)
+                await until(lambda seen=seen: len(watch.of(Event.LINK_LOST)) > seen)
         assert incarnations == sorted(set(incarnations))
 
     async def test_a_member_of_another_network_of_that_name(self, cluster: Cluster, tmp_path: Path) -> None:
@@ -175,8 +191,3 @@ class TestNodes:
         await soon(net.join_network(one.addresses))
         await net.register_agent("x", handler=echo)
         assert await one.request("x", b"y") == b"y"
-
-
-async def _gone(watch: Watch) -> None:
-    seen = len(watch.of(Event.LINK_LOST))
-    await until(lambda: len(watch.of(Event.LINK_LOST)) > seen or watch.of(Event.LINK_LOST))

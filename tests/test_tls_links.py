@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Any
+from typing import Any, ClassVar
 
 import msgpack
 import pytest
@@ -130,7 +130,7 @@ class TestCertificates:
         (one,) = await cluster.start("n1", **stranger.issue("n1"))
         watch = cluster.watch(one)
         two = cluster.make("n2", join_ms_max=2000, **good["n2"])
-        with pytest.raises((HandshakeRefused, JoinFailed), match="its certificate is refused: unable to get"):
+        with pytest.raises((HandshakeRefused, JoinFailed), match="its certificate is refused: self-signed"):
             await soon(two.join_network(one.addresses))
         await refused(watch, "refuses our certificate: signed by an authority that it does not know")
 
@@ -222,7 +222,12 @@ async def test_a_refused_hello_is_told(cluster: Cluster) -> None:
 class TestSameId:
     """A second node with an id that is in use: the living keeps it, the dead gives way."""
 
-    QUICK = {"ping_interval_ms": 200, "handshake_ms_max": 5000, "redial_ms_max": 200, "node_lost_ms": 500}
+    QUICK: ClassVar[dict[str, Any]] = {
+        "ping_interval_ms": 200,
+        "handshake_ms_max": 5000,
+        "redial_ms_max": 200,
+        "node_lost_ms": 500,
+    }
 
     @every_scheme
     @pytest.mark.parametrize("other", ["a", "z"])

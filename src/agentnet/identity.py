@@ -14,7 +14,7 @@ import uuid
 from pathlib import Path
 from typing import IO
 
-from agentnet_core.errors import ConfigError
+from agentnet_core.errors import ConfigError, NetworkError, OutageError
 
 FILE = "node.json"
 
@@ -41,18 +41,24 @@ class NodeIdentity:
         return self.network_uuid or uuid.uuid4().bytes
 
     def keep(self, network_uuid: bytes) -> None:
-        """Remember the network and this incarnation."""
+        """Remember the network and this incarnation; OutageError if the disk does not."""
         self.network_uuid = network_uuid
         if self._path is None:
             return
+        try:
+            self._write(self._path, network_uuid)
+        except OSError as error:
+            raise OutageError(f"{self._path} cannot be written: {error}") from None
+
+    def _write(self, path: Path, network_uuid: bytes) -> None:
         body = json.dumps({**self._who, "incarnation": self.incarnation, "network_uuid": network_uuid.hex()})
-        new = self._path.with_suffix(".new")
+        new = path.with_suffix(".new")
         with open(new, "w", encoding="utf-8") as file:
             file.write(body + "\n")
             file.flush()
             os.fsync(file.fileno())
-        os.replace(new, self._path)
-        _sync_directory(self._path.parent)
+        os.replace(new, path)
+        _sync_directory(path.parent)
 
     def close(self) -> None:
         """Let another process have the directory."""
@@ -78,8 +84,10 @@ def load_identity(data_dir: str | None, node_id: str, network: str) -> NodeIdent
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
             found = {key: kept[key] for key in who}
-            incarnation = max(seed, int(kept["incarnation"]) + 1)
+            incarnation = max(seed, _check_incarnation(kept["incarnation"]) + 1)
             network_uuid = bytes.fromhex(kept["network_uuid"])
+            if len(network_uuid) not in (0, 16):
+                raise ValueError(f"network_uuid of {len(network_uuid)} bytes")
         except (ValueError, KeyError, TypeError, OSError) as error:
             lock.close()
             raise ConfigError(f"{path} is damaged ({error}): restore it, or give an empty data_dir") from None
@@ -87,8 +95,18 @@ def load_identity(data_dir: str | None, node_id: str, network: str) -> NodeIdent
             lock.close()
             raise ConfigError(f"{path} is of {found}, expected {who}: give each node a data_dir of its own")
     identity = NodeIdentity(incarnation, network_uuid, path, lock, who)
-    identity.keep(network_uuid)
+    try:
+        identity.keep(network_uuid)
+    except NetworkError:
+        identity.close()
+        raise
     return identity
+
+
+def _check_incarnation(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"incarnation {value!r}")
+    return value
 
 
 def _lock(folder: Path) -> IO[str]:

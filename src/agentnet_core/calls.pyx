@@ -8,15 +8,20 @@ Held here: at most `requests_pending_max` requests.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from agentnet_core.framing cimport REFUSED, Cursor, pack_bin_head, pack_u64, read_array, read_bin, read_uint
 from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_QUERY, TYPE_RESPONSE
 from agentnet_core.outflow cimport FRAME_OVERHEAD_BYTES, Route
 
-from agentnet_core.errors import Congested, MessageTooLarge, ProtocolError, RequestTimeout, from_code
+from agentnet_core.errors import (
+    ConfigError, Congested, MessageTooLarge, ProtocolError, RequestTimeout, from_code,
+)
 from agentnet_core.records import Event
+
+
+cdef int64_t TIMEOUT_S_MAX = 1_000_000_000      # some thirty years: for ever
 
 
 cdef class Pending:
@@ -38,6 +43,14 @@ cdef class Calls(Outflow):
         else:
             self.replies_lost += 1
         return 0
+
+    cdef int64_t nanoseconds(self, double seconds) except -1:
+        """A timeout as a user gives it; one below 0 is over already."""
+        if seconds != seconds:
+            raise ConfigError("timeout=nan: expected seconds")
+        if seconds >= TIMEOUT_S_MAX:
+            return TIMEOUT_S_MAX * 1_000_000_000
+        return <int64_t>(seconds * 1e9) if seconds > 0 else 0
 
     cdef int on_answer(self, Session session, AgentMessage message) except -1:
         cdef Pending pending = self.pending.get(message.correlation)

@@ -113,10 +113,10 @@ cdef class Port(Route):
         cdef Session session
         cdef Py_ssize_t size
         cdef int64_t timeout_ns = engine.request_timeout_ns
-        if timeout is not None:
-            timeout_ns = <int64_t>(<double>timeout * 1e9)
         token = engine.make_token()
         try:
+            if timeout is not None:
+                timeout_ns = engine.nanoseconds(timeout)
             if len(engine.pending) >= engine.pending_max:
                 raise LimitReached(f"{engine.pending_max} requests wait for an answer already "
                                    f"(requests_pending_max): await some first")
@@ -297,6 +297,8 @@ cdef class Engine(Calls):
             raise ProtocolError(f"{session.received - session.reported} bytes of data at once: expected at "
                                 f"most {session.granted}, the credit that was given (link_window_bytes)")
         message = read_message(frame.body, frame.size, frame.flags & OPTIONAL_FIELDS, session.origin)
+        if message.ttl_ms:      # of a large message, since its first fragment
+            message.deadline_ns = self.now_ns + message.ttl_ms * MS
         if message.fragments:
             message = session.assemble(message, self.message_bytes_max, self.config.reassembly_bytes_max,
                                        self.config.fragments_open_max)
@@ -304,8 +306,6 @@ cdef class Engine(Calls):
                 return 0
         session.received_messages += 1
         self.messages_received += 1
-        if message.ttl_ms:
-            message.deadline_ns = self.now_ns + message.ttl_ms * MS
         if message.type == TYPE_RESPONSE and message.correlation:
             return self.on_answer(session, message)
         if message.to_all:

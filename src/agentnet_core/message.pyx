@@ -475,9 +475,7 @@ cdef AgentMessage copy_message(AgentMessage message):
     other.from_agent, other.to_id, other.to_all = message.from_agent, message.to_id, message.to_all
     other.type, other.level, other.content = message.type, message.level, message.content
     other.ttl_ms, other.deadline_ns, other.timestamp = message.ttl_ms, message.deadline_ns, message.timestamp
-    other.correlation = message.correlation
     other.payload, other.id, other.origin = message.payload, message.id, message.origin
-    other.failure = message.failure
     other.extras, other.extras_count = message.extras, message.extras_count
     return other
 

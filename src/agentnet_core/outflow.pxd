@@ -90,4 +90,5 @@ cdef class Outflow:
     cdef int queue_bulk(self, Session session, Waiting waiting) except -1
     cdef int pump(self, Session session) except -1
     cdef int put_piece(self, Session session, Waiting waiting) except -1
+    cdef int wake_for(self, Waiting waiting) except -1
     cdef int expire_waiting(self, queue) except -1

@@ -345,8 +345,7 @@ cdef class Outflow:
                             f"(sends_waiting_max); nothing was sent")
         waiting = Waiting(message, route, token, self.now_ns + self.send_wait_ns)
         route.waiting_count += 1
-        if waiting.deadline_ns < self.wake_ns:
-            self.wake_ns = waiting.deadline_ns
+        self.wake_for(waiting)
         if session is None or route.stopped:
             if route.waiting is None:
                 route.waiting = deque()
@@ -497,22 +496,29 @@ cdef class Outflow:
         copy.from_agent = from_agent
         return self.post(self.resolve(copy.to_id), copy, True)
 
+    cdef int wake_for(self, Waiting waiting) except -1:
+        """Be there when it has waited too long, or its message expires."""
+        if waiting.deadline_ns < self.wake_ns:
+            self.wake_ns = waiting.deadline_ns
+        if 0 < waiting.message.deadline_ns < self.wake_ns:
+            self.wake_ns = waiting.message.deadline_ns
+        return 0
+
     cdef int expire_waiting(self, queue) except -1:
         cdef Waiting waiting
         cdef bint dropped = False
         for waiting in queue:
             if waiting.dropped or waiting.started:
                 dropped = dropped or waiting.dropped
-            elif waiting.token is not None and waiting.token.cancelled():
-                self.drop(waiting)
+            elif self.settled(waiting):     # cancelled, or expired
                 dropped = True
             elif waiting.deadline_ns <= self.now_ns:
                 dropped = True
                 self.fail_waiting(waiting, Congested(
                     f"agent {waiting.route.record.label} or the link to it had no room for "
                     f"{self.config.send_wait_ms_max} ms (send_wait_ms_max); nothing was sent"))
-            elif waiting.deadline_ns < self.wake_ns:
-                self.wake_ns = waiting.deadline_ns
+            else:
+                self.wake_for(waiting)
         if dropped:
             # Nobody may come to drain them, and each holds its message.
             kept = [waiting for waiting in queue if not waiting.dropped]
