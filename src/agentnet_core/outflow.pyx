@@ -176,7 +176,7 @@ cdef class Outflow:
     # -- credit
 
     cdef int give_credit(self, Session session) except -1:
-        if session.owed() * 4 >= session.granted:
+        if session.welcomed and session.owed() * 4 >= session.granted:
             self.put_credit(session)
         return 0
 

@@ -118,14 +118,9 @@ def test_what_cannot_name_an_agent(call: str, to: Any) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"priority": 4},
-        {"priority": -1},
-        {"message_type": 6},
-        {"message_type": 200},
-        {"message_type": -1},
-        {"ttl": -1},
-        {"ttl": math.nan},
-        {"message_id": 5},
+        *({"priority": number} for number in (4, -1)),
+        *({"message_type": number} for number in (6, 200, -1)),
+        *({"ttl": -1}, {"ttl": math.nan}, {"message_id": 5}),
     ],
 )
 def test_a_bad_option_is_an_error_here_and_not_a_lost_link_there(options: dict[str, Any]) -> None:
@@ -233,7 +228,7 @@ def test_a_message_that_is_sent_on_is_a_new_message() -> None:
     world = World()
     a, b, c = world.join("a", "b", "c")
     final = c.agent("final", lambda m: b"wrong")
-    middle = b.agent("middle", lambda m: b.engine.send_message(forwarded(m, final), middle.agent_id))
+    middle = b.agent("middle", lambda m: b.engine.send_message(forwarded(m, final), middle.agent_id) and None)
     asked = middle.request("final", b"own question")
     token = a.agent("asker").request("middle", b"question", timeout=1)
     world.run(500)
