@@ -409,6 +409,8 @@ cdef class Engine(Calls):
             session.blocked.extend(route.waiting)
             session.clear = False
         route.waiting = None
+        if session.bulk:
+            self.mark(session)      # large ones for it may start
         return self.drain(session)
 
     # -- links
@@ -537,8 +539,9 @@ cdef class Engine(Calls):
             self.routes.pop(record.name, None)
         if route is not None and route.session is not None and route.waiting_count:
             error = AgentStopped(f"agent {record.label} was unregistered; nothing was sent")
-            for waiting in [*(route.waiting or ()), *route.session.blocked]:
-                if waiting.route is route and not waiting.dropped:
+            lanes = [route.waiting or (), route.session.blocked, *route.session.bulk.values()]
+            for waiting in [waiting for lane in lanes for waiting in lane]:
+                if waiting.route is route and not waiting.dropped and not waiting.started:
                     self.fail_waiting(waiting, error)
             route.waiting = None
 
@@ -559,8 +562,11 @@ cdef class Engine(Calls):
             if session.welcomed:
                 self.close_account(session)
             self.expire_waiting(session.blocked)
-            for lane in session.bulk.values():
-                self.expire_waiting(lane)
+            for key in list(session.bulk):
+                self.expire_waiting(session.bulk[key])
+                if not session.bulk[key]:
+                    del session.bulk[key]
+            session.clear = session.welcomed and not session.blocked and not session.bulk
         for route in self.routes.values():
             if (<Route>route).waiting:
                 self.expire_waiting((<Route>route).waiting)

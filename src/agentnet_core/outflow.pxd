@@ -57,7 +57,8 @@ cdef class Outflow:
     cdef readonly int64_t unflushed
     cdef int sends
     cdef int64_t fragment_bytes, bulk_window, message_bytes_max, send_wait_ns
-    cdef Py_ssize_t waiting_max
+    cdef Py_ssize_t waiting_max, parted_max
+    cdef int64_t parted_bytes_max
     cdef int64_t messages_sent, messages_local, messages_expired
 
     cdef int limit(self, config) except -1
@@ -89,6 +90,7 @@ cdef class Outflow:
     cdef int drain_local(self, Route port) except -1
     cdef int queue_bulk(self, Session session, Waiting waiting) except -1
     cdef int pump(self, Session session) except -1
+    cdef bint may_start(self, Session session, Waiting waiting) except -1
     cdef int put_piece(self, Session session, Waiting waiting) except -1
     cdef int wake_for(self, Waiting waiting) except -1
     cdef int expire_waiting(self, queue) except -1

@@ -112,6 +112,8 @@ cdef class Outflow:
         self.fragment_bytes = min(config.fragment_bytes, config.message_bytes_max)
         self.bulk_window = config.bulk_window_bytes
         self.message_bytes_max = config.message_bytes_max
+        self.parted_max = config.fragments_open_max
+        self.parted_bytes_max = config.reassembly_bytes_max
         self.waiting_max = config.sends_waiting_max
         self.send_wait_ns = config.send_wait_ms_max * MS
         return 0
@@ -304,14 +306,16 @@ cdef class Outflow:
     cdef bint admit(self, Route route, AgentMessage message) except -1:
         cdef Session session = route.session
         cdef Py_ssize_t size
-        if route.stopped or route.waiting_count:
+        if route.stopped or route.waiting:
             return False
         if session is None:
             self.messages_local += 1
             self.deliver_here(route, message)
             return True
         size = PyBytes_GET_SIZE(message.payload)
-        if not session.clear or size > self.fragment_bytes:
+        if size > self.fragment_bytes:
+            return False
+        if not session.clear and (session.closed or session.blocked or bulk_key(message) in session.bulk):
             return False
         if session.room() < message.encoded_size(size) + FRAME_OVERHEAD_BYTES:
             return False
@@ -340,6 +344,9 @@ cdef class Outflow:
         """Queue a message that `offer` did not take; its token is settled when it is sent or fails."""
         cdef Waiting waiting
         cdef Session session = route.session
+        if route.waiting_count >= self.waiting_max:
+            # Those that were given up keep their place until somebody looks.
+            self.expire_waiting(route.waiting if route.waiting is not None else session.blocked)
         if route.waiting_count >= self.waiting_max:
             raise Congested(f"{route.waiting_count} sends to agent {route.record.label} wait already "
                             f"(sends_waiting_max); nothing was sent")
@@ -444,6 +451,8 @@ cdef class Outflow:
                 waiting = lane[0]
                 if not waiting.started and self.settled(waiting):
                     lane.popleft()
+                elif not waiting.started and not self.may_start(session, waiting):
+                    continue
                 else:
                     self.put_piece(session, waiting)
                     if waiting.dropped:
@@ -453,6 +462,12 @@ cdef class Outflow:
                 more = True
         session.clear = session.welcomed and not session.blocked
         return 0
+
+    cdef bint may_start(self, Session session, Waiting waiting) except -1:
+        """Whether the agent takes messages, and the peer may hold one more in parts."""
+        cdef int64_t size = PyBytes_GET_SIZE(waiting.message.payload)
+        return not waiting.route.stopped and (size <= self.fragment_bytes or session.parted == 0 or (
+            session.parted < self.parted_max and session.parted_bytes + size <= self.parted_bytes_max))
 
     cdef int put_piece(self, Session session, Waiting waiting) except -1:
         """The next fragment, or the whole of a small message that had to stay behind a large one."""
@@ -468,6 +483,8 @@ cdef class Outflow:
             return self.finish_waiting(waiting)
         if waiting.fragment == 0:
             waiting.started = True
+            session.parted += 1
+            session.parted_bytes += whole
             self.age(message)
         p = session.data.begin(MESSAGE, OPTIONAL_FIELDS, message.encoded_size(size) + 32)
         end = message.write(p, <const uint8_t*>PyBytes_AS_STRING(message.payload) + start, size,
@@ -478,6 +495,8 @@ cdef class Outflow:
             session.sent_messages -= 1
             self.messages_sent -= 1
             return 0
+        session.parted -= 1
+        session.parted_bytes -= whole
         return self.finish_waiting(waiting)
 
     cdef int drain_local(self, Route port) except -1:

@@ -38,6 +38,8 @@ cdef class Session:
     cdef bint clear                 # welcomed, and nobody waits: a send may go straight in
     cdef readonly object blocked    # deque of Waiting, for room in the window
     cdef readonly dict bulk         # (from, to, priority) -> deque of Waiting, large ones among them
+    cdef Py_ssize_t parted          # messages whose first fragment is sent and the last is not
+    cdef int64_t parted_bytes
     cdef readonly int64_t message_bytes_max     # the smaller limit of both
     cdef int64_t window, granted, sent, credited, sent_messages, credited_messages
     # -- in
