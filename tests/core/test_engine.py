@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from harness import MS, UUID, Agent, Node, Token, Weather, World
+from harness import MS, UUID, Node, Token, Weather, World
 
 from agentnet_core.config import EngineConfig
 from agentnet_core.errors import (
