@@ -44,10 +44,14 @@ class Stranger:
         return self.link.session
 
     def say(self, kind: int, body: bytes, flags: int = 0) -> None:
+        self.say_bytes(self.sealed(kind, body, flags))
+
+    def sealed(self, kind: int, body: bytes, flags: int = 0) -> bytes:
+        """The next frame of its lane."""
         lane = kind == MESSAGE
         data = frame(kind, body, flags, self._chains[lane])
         self._chains[lane] = int.from_bytes(data[-4:], "big")
-        self.say_bytes(data)
+        return data
 
     def say_bytes(self, data: bytes) -> None:
         self._out.write(data)

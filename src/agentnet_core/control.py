@@ -314,7 +314,7 @@ class Control:
             asked_ns = self._probe(old)
             if arbiter:
                 self._probes[session] = (old, verdict, asked_ns)
-            elif old.heard_ns > asked_ns:
+            elif old.ponged_ns >= asked_ns:
                 self._close(session, verdict.close)
             else:
                 # The arbiter has welcomed the link and speaks on: it dials again once this is known.
@@ -365,8 +365,9 @@ class Control:
         self._turn(engine.now_ns)
 
     def _close(self, session: Session, close: Close) -> None:
-        session.control.put(CLOSE, close.encode())
-        self.engine.rouse_session(session)
+        if not close.benign:
+            return self.engine.fail(session, close.error())
+        self.engine.put_control(session, CLOSE, close.encode())
         self.engine.down(session, close.error())
 
     def _on_close(self, session: Session, close: Close) -> None:
@@ -449,7 +450,7 @@ class Control:
         if gap_ns > 2 * self.config.ping_interval_ms * MS:
             # This node was the one that stood still: its peers get the time back to be heard.
             for session in self.engine.sessions.values():
-                session.heard_ns += gap_ns
+                session.heard_ns = min(now_ns, session.heard_ns + gap_ns)
         self._turn(now_ns)
         next_ns = min(self.membership.next_deadline_ns(), self._check_links(now_ns))
         next_ns = min(next_ns, self._check_probes(now_ns), self._check_confirmations(now_ns))
@@ -515,13 +516,13 @@ class Control:
                     self._decide(session, arbiter=self._agreed[session].arbiter)
                 except NetworkError as error:
                     self.engine.fail(session, error)
-            elif old.heard_ns > asked_ns and verdict.close is not None:
+            elif old.ponged_ns >= asked_ns and verdict.close is not None:
                 del self._probes[session]
                 self._close(session, verdict.close)
             else:
                 next_ns = min(next_ns, now_ns + 20 * MS)
         for old, asked_ns in list(self._asked.items()):
-            if old.heard_ns > asked_ns:
+            if old.ponged_ns >= asked_ns:
                 # Kept for a newcomer that dials again to be told; after that it would be asked anew.
                 if now_ns >= asked_ns + self.config.redial_ms_max * MS:
                     del self._asked[old]

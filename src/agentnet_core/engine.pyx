@@ -379,6 +379,8 @@ cdef class Engine(Calls):
                 return self.on_go(session, value)
             if frame.kind == PING:
                 self.put_control_u64(session, PONG, value)
+            elif value <= <uint64_t>session.pinged_ns:
+                session.ponged_ns = <int64_t>value
             return 0
         self.control.receive(session, frame.kind,
                              PyBytes_FromStringAndSize(<const char*>frame.body, frame.size))

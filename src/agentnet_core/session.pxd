@@ -30,6 +30,7 @@ cdef class Session:
     cdef public int64_t opened_ns
     cdef public int64_t heard_ns
     cdef public int64_t pinged_ns
+    cdef public int64_t ponged_ns   # when the last PING that was answered had been sent
     # -- lanes out
     cdef readonly Outbox control
     cdef readonly Outbox data

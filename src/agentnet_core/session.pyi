@@ -26,6 +26,7 @@ class Session:
     opened_ns: int
     heard_ns: int
     pinged_ns: int
+    ponged_ns: int
     paused: bool
     def __new__(
         cls, arena: Arena, dialled: bool, secure: bool, address: str, certified: str | None, now_ns: int
