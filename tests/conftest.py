@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 try:
     import uvloop
@@ -63,3 +64,8 @@ async def cluster(scheme: str, certificates: Callable[[], Certificates]) -> Asyn
     made = Cluster(scheme, certificates)
     yield made
     await made.close()
+
+
+# A shared machine may take long over any single example: no test here is about time.
+settings.register_profile("agentnet", deadline=None)
+settings.load_profile("agentnet")

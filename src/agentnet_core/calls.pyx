@@ -45,12 +45,10 @@ cdef class Calls(Outflow):
         return 0
 
     cdef int64_t nanoseconds(self, double seconds) except -1:
-        """A timeout as a user gives it; one below 0 is over already."""
-        if seconds != seconds:
-            raise ConfigError("timeout=nan: expected seconds")
-        if seconds >= TIMEOUT_S_MAX:
-            return TIMEOUT_S_MAX * 1_000_000_000
-        return <int64_t>(seconds * 1e9) if seconds > 0 else 0
+        """A timeout as a user gives it; ConfigError if it is no time."""
+        if not seconds >= 0:
+            raise ConfigError(f"timeout={seconds}: expected seconds, 0 or more")
+        return <int64_t>(seconds * 1e9) if seconds < TIMEOUT_S_MAX else TIMEOUT_S_MAX * 1_000_000_000
 
     cdef int on_answer(self, Session session, AgentMessage message) except -1:
         cdef Pending pending = self.pending.get(message.correlation)
