@@ -29,10 +29,11 @@ import msgpack
 
 from agentnet_core.config import EngineConfig
 from agentnet_core.control import Control
-from agentnet_core.engine import Engine, Port
+from agentnet_core.engine import Engine
 from agentnet_core.errors import HandlerFailed, LinkLost, OutageError
 from agentnet_core.membership import Dial
 from agentnet_core.message import AgentMessage
+from agentnet_core.port import Port
 from agentnet_core.records import AgentRecord, Event, agent_id_of
 from agentnet_core.session import Session
 

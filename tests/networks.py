@@ -238,6 +238,9 @@ class Cluster:
         """Leave with all nodes; whatever is left then fails the test."""
         for peer in self._peers:
             await peer.close()
+        for net in self.joined:
+            for agent in list(net.busy):  # some handlers hang on purpose
+                await net.unregister_agent(agent)
         await soon(asyncio.gather(*(net.leave_network() for net in self.nets)))
         for watch in self._watches:
             await watch.close()

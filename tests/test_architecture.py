@@ -36,6 +36,7 @@ agentnet_core.directory agentnet_core.membership
 agentnet_core.session
 agentnet_core.outflow
 agentnet_core.calls
+agentnet_core.port
 agentnet_core.engine
 agentnet_core.control
 agentnet_core

@@ -343,6 +343,37 @@ class TestHandlerFails:
         assert two.stats()["handlers_failed"] == 1
         assert "secret_of_this_machine" in caplog.text  # its own node sees the whole traceback
 
+    @pytest.mark.parametrize("same_node", [False, True])
+    async def test_exceptions_that_are_bad_themselves(self, cluster: Cluster, same_node: bool) -> None:
+        one, two = await cluster.start("n1", "n2")
+        requester = two if same_node else one
+
+        class Mute(Exception):
+            def __str__(self) -> str:
+                raise RuntimeError("not even this")
+
+        errors = {
+            b"mute": (Mute(), "Mute"),
+            b"long": (ValueError("ü" * 1_000_000), "ValueError: üüü"),
+            b"surrogate": (ValueError("\udcff"), "ValueError: "),
+            b"empty": (ValueError(), "ValueError"),
+            b"group": (
+                ExceptionGroup("several", [ValueError("a"), KeyError("b")]),
+                "ExceptionGroup: several",
+            ),
+        }
+
+        async def raises(message: AgentMessage) -> None:
+            raise errors[message.payload][0]
+
+        await two.register_agent("x", handler=raises)
+        for payload, (_, text) in errors.items():
+            error = await outcome(requester.request("x", payload))
+            assert isinstance(error, HandlerFailed)
+            assert text in str(error)
+            assert len(str(error)) < 2000
+        assert two.stats()["handlers_failed"] == len(errors)
+
     async def test_one_way_failures_are_logged_once_a_second_and_all_counted(
         self, cluster: Cluster, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Unpack, cas
 
 from agentnet.payload import declared_type, decode, to_bytes
 from agentnet.runner import Runner
-from agentnet_core.engine import Port
 from agentnet_core.errors import ConfigError, HandlerFailed, PayloadMismatch
 from agentnet_core.message import AgentMessage
 from agentnet_core.outflow import SENT, Pause
+from agentnet_core.port import Port
 from agentnet_core.records import AgentRecord, Event, MessagePriority
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ log = logging.getLogger("agentnet.agent")
 
 LOG_INTERVAL_NS = 1_000_000_000
 """An agent's failures are logged at most this often; the rest are counted."""
+TEXT_CHARS_MAX = 500
+"""What is told of an exception."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +151,7 @@ class Agent(Port):
             raise ConfigError(
                 f"agent {self.record.label} has a handler: messages() is for agents without one"
             )
-        while self.engine.ports.get(self.agent_id) is self:
+        while self._net.engine.ports.get(self.agent_id) is self:
             message = self.take()
             if message is not None:
                 yield message
@@ -210,7 +212,7 @@ class Agent(Port):
             log.error("agent %s: its task ended", self.record.label, exc_info=error)
         # A handler that ended its task did not park it, and the next message must make a new one.
         self.parked = True
-        if self.pending_messages and self.engine.ports.get(self.agent_id) is self:
+        if self.pending_messages and self._net.engine.ports.get(self.agent_id) is self:
             self.wake()
 
     def rest_if_idle(self, since_ns: int) -> None:
@@ -254,7 +256,7 @@ class Agent(Port):
             code, text, cause, trace = PayloadMismatch.code, str(error.error), error.error, None
         else:
             code, cause, trace = HandlerFailed.code, error, error
-            text = f"agent {label} on node {engine.node_id}: {type(error).__name__}: {error}"
+            text = f"agent {label} on node {engine.node_id}: {_say(error)}"
         self._log(message, trace, text)
         engine.event(
             Event(Event.HANDLER_FAILED, engine.node_id, self.agent_id, self.name, detail=text, error=cause)
@@ -274,6 +276,17 @@ class Agent(Port):
 
     def __repr__(self) -> str:
         return f"<Agent {self.record.label} on {self.engine.node_id}>"
+
+
+def _say(error: BaseException) -> str:
+    """Class and text of an exception, short enough for a log and for the wire."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - the user's own code, which may raise anything
+        text = "(its text cannot be made)"
+    if len(text) > TEXT_CHARS_MAX:
+        text = text[: TEXT_CHARS_MAX - 3] + "..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)

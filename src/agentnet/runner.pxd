@@ -1,10 +1,11 @@
-from agentnet_core.engine cimport Engine, Port
+from agentnet_core.calls cimport Calls
 from agentnet_core.message cimport AgentMessage
+from agentnet_core.port cimport Port
 
 
 cdef class Runner:
     cdef Port port
-    cdef Engine engine
+    cdef Calls engine
     cdef object handler, loop, report
     cdef public object task
     cdef object inner               # what is being awaited: the handler's coroutine, mail, room for a reply

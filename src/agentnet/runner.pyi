@@ -5,8 +5,8 @@ from typing import Any
 
 from typing_extensions import disjoint_base
 
-from agentnet_core.engine import Port
 from agentnet_core.message import AgentMessage
+from agentnet_core.port import Port
 
 @disjoint_base
 class Runner(Coroutine[Any, None, None]):

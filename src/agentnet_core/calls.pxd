@@ -10,13 +10,14 @@ cdef class Pending:
     """A request without an answer yet."""
     cdef object token, hint
     cdef Session session
-    cdef int64_t deadline_ns
+    cdef int64_t timeout_ns, deadline_ns
     cdef uint64_t to_id
     cdef Waiting waiting
 
 
 cdef class Calls(Outflow):
     cdef dict pending                # correlation -> Pending
+    cdef list asked                  # those since the driver set the clock last
     cdef uint64_t correlation
     cdef Py_ssize_t pending_max
     cdef int64_t request_timeout_ns

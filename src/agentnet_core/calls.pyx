@@ -33,6 +33,18 @@ cdef class Calls(Outflow):
 
     def __cinit__(self, *args, **kwargs):
         self.pending = {}
+        self.asked = []
+
+    cdef int date(self) except -1:
+        cdef Pending pending
+        Outflow.date(self)
+        if self.asked:
+            for pending in self.asked:
+                pending.deadline_ns = self.now_ns + pending.timeout_ns
+                if pending.deadline_ns < self.wake_ns:
+                    self.wake_ns = pending.deadline_ns
+            self.asked.clear()
+        return 0
 
     cdef int end_call(self, AgentMessage message, error) except -1:
         cdef Pending pending

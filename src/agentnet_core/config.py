@@ -93,6 +93,8 @@ class EngineConfig:
                 raise ConfigError(f"{field.name}={value!r}: expected an integer above 0")
         self._check_order("fragment_bytes", "frame_bytes_max", slack=4096)
         self._check_order("bulk_window_bytes", "link_window_bytes")
+        parts = self.message_bytes_max // self.fragment_bytes + 1
+        self._check_order("message_bytes_max", "reassembly_bytes_max", slack=parts * 64)
         self._check_order("fragment_bytes", "bulk_window_bytes", slack=4096)
         self._check_order("redial_ms_min", "redial_ms_max")
         self._check_order("ping_interval_ms", "link_silence_ms_max")

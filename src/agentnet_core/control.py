@@ -23,7 +23,6 @@ from agentnet_core.errors import (
     DuplicateLink,
     HandshakeRefused,
     JoinFailed,
-    LimitReached,
     LinkLost,
     NetworkError,
     ProtocolError,
@@ -48,7 +47,8 @@ from agentnet_core.message import Origin
 from agentnet_core.records import AgentRecord, Event, Member
 
 if TYPE_CHECKING:
-    from agentnet_core.engine import Engine, Port
+    from agentnet_core.engine import Engine
+    from agentnet_core.port import Port
     from agentnet_core.session import Session
 
 MS = 1_000_000
@@ -287,7 +287,7 @@ class Control:
         self._agreed[session] = agreed
         session.hello = remote
         session.agree(
-            agreed.credit_bytes,
+            min(agreed.credit_bytes, self.config.link_window_bytes),
             self.config.link_window_bytes,
             agreed.message_bytes_max,
             Origin(agreed.node_id, agreed.incarnation),
@@ -440,7 +440,7 @@ class Control:
     def _settle(self, settled: list[Settled]) -> None:
         for done in settled:
             for token, _ in self._confirming.pop(done.version, ()):
-                self.engine.settle(token, _conflict_error(done.conflicts))
+                self.engine.settle(token, done.error())
 
     # -- time
 
@@ -589,12 +589,3 @@ class Control:
             f"no node of network {self.config.network!r} let this one in within {self.config.join_ms_max} ms "
             f"({reasons}); start the first node with join_network([])"
         )
-
-
-def _conflict_error(conflicts: tuple[tuple[int, str, str], ...]) -> NetworkError | None:
-    """What to tell who registered agents that other nodes did not take."""
-    if not conflicts:
-        return None
-    told = [f"{agent_id} ({owner or 'over a limit'}, says node {who})" for agent_id, owner, who in conflicts]
-    kind = AgentExists if any(owner for _, owner, _ in conflicts) else LimitReached
-    return kind(f"agents not taken by other nodes: {', '.join(told[:8])}")

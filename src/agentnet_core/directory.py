@@ -454,6 +454,17 @@ class Settled:
     agent_ids: tuple[int, ...] = ()
     conflicts: Conflicts = ()
 
+    def error(self) -> AgentExists | LimitReached | None:
+        """What to tell who registered agents that other nodes did not take."""
+        if not self.conflicts:
+            return None
+        told = [
+            f"{agent_id} ({owner or 'over a limit'}, says node {who})"
+            for agent_id, owner, who in self.conflicts
+        ]
+        kind = AgentExists if any(owner for _, owner, _ in self.conflicts) else LimitReached
+        return kind(f"agents not taken by other nodes: {', '.join(told[:8])}")
+
 
 class _Waiting:
     __slots__ = ("agent_ids", "left", "nodes", "parts")

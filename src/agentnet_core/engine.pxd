@@ -1,23 +1,11 @@
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from agentnet_core.calls cimport Calls
 from agentnet_core.framing cimport Arena, Frame
-from agentnet_core.mailbox cimport Mailbox
-from agentnet_core.message cimport AgentMessage, Origin
+from agentnet_core.message cimport AgentMessage
 from agentnet_core.outflow cimport Route
+from agentnet_core.port cimport Port
 from agentnet_core.session cimport Session
-
-
-cdef class Port(Route):
-    """The engine's end of an agent of this node."""
-    cdef readonly Engine engine
-    cdef Mailbox box
-    cdef public bint parked         # its runner waits, or it has none: mail must wake it
-    cdef list stopped_sessions
-    cdef readonly int64_t served_ns
-    cdef Mailbox mailbox(self)
-    cdef int go(self) except -1
-    cpdef AgentMessage take(self)
 
 
 cdef class Engine(Calls):
@@ -32,7 +20,8 @@ cdef class Engine(Calls):
 
     cpdef receive(self, Session session, Py_ssize_t n)
     cdef int on_message(self, Session session, Frame* frame) except -1
-    cdef int deliver(self, Port port, AgentMessage message, Session session, uint32_t size) except -1
+    cdef int deliver(self, Port port, AgentMessage message, Session session) except -1
+    cdef Route everyone(self, Session session)
     cdef int spread(self, AgentMessage message) except -1
     cdef int on_control(self, Session session, Frame* frame) except -1
     cdef int on_stop(self, Session session, uint64_t agent_id) except -1

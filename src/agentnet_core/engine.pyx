@@ -14,200 +14,22 @@ from collections import deque
 from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
-from libc.stdint cimport uint8_t
 
 from agentnet_core.framing cimport (
     CREDIT, GO, MESSAGE, OPTIONAL_FIELDS, PING, PONG, REFUSED, STOP, Cursor, read_uint,
 )
-from agentnet_core.mailbox cimport is_full, is_high, is_low
-from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_QUERY, TYPE_RESPONSE, copy_message, read_message
-from agentnet_core.outflow cimport FLUSH_BYTES, FRAME_OVERHEAD_BYTES, OPTIONAL_BYTES_MAX, Waiting
+from agentnet_core.mailbox cimport Mailbox, is_full, is_high
+from agentnet_core.message cimport TYPE_RESPONSE, Origin, copy_message, read_message
+from agentnet_core.outflow cimport OPTIONAL_BYTES_MAX, Waiting
 from agentnet_core.calls cimport Pending
 
 from agentnet_core.errors import (
-    AgentStopped, AgentUnreachable, ConfigError, Congested, Expired, LimitReached, LinkLost,
-    NetworkError, NoSuchAgent, ProtocolError,
+    AgentStopped, AgentUnreachable, Congested, LinkLost, NetworkError, NoSuchAgent, ProtocolError,
 )
-from agentnet_core.outflow import SENT, Pause
-from agentnet_core.records import Event
-
-cdef enum:
-    CLOCK_EVERY_SENDS = 16      # a sender looks at the clock this often
+from agentnet_core.records import AgentRecord, Event
 
 cdef int64_t MS = 1_000_000
 cdef int64_t NEVER = 0x7fffffffffffffff
-cdef object _SENT = SENT        # a C global: the hot path looks nothing up
-
-
-cdef class Port(Route):
-    """The engine's end of an agent of this node: what it sends goes in here, its mail comes out."""
-
-    def __init__(self, Engine engine not None, record):
-        Route.__init__(self, record, None)
-        self.engine = engine
-        self.parked = True
-
-    # -- out
-
-    def send(self, to, payload, *, int message_type=1, int priority=1, double ttl=0, message_id=None):
-        """Send `payload` to agent `to` (id or name); await the result.
-
-        Awaiting returns once the message is on its way (at most once; see the errors of a lost
-        link), and waits while the receiver or the link to it has no room.  `ttl`: seconds until it
-        is not worth executing any more, 0 never.
-
-        Raises NoSuchAgent, AgentUnreachable, MessageTooLarge, PayloadMismatch, Congested: all
-        definite.
-        """
-        cdef Engine engine = self.engine
-        cdef PyObject* found
-        cdef Route route
-        cdef Session session
-        cdef Py_ssize_t size
-        if (type(payload) is bytes and (type(to) is str or type(to) is int) and message_id is None
-                and 0 <= priority < 4 and 0 <= message_type < 6 and ttl == 0):
-            found = PyDict_GetItemWithError(engine.routes, to)
-            if found != NULL:
-                route = <Route>found
-                session = route.session
-                size = PyBytes_GET_SIZE(<bytes>payload)
-                if (session is not None and session.clear and not route.stopped
-                        and size <= engine.fragment_bytes and size <= session.message_bytes_max
-                        and session.room() >= size + PLAIN_HEAD_BYTES + FRAME_OVERHEAD_BYTES):
-                    engine.put_plain(session, self.agent_id, route.agent_id, 0, <uint8_t>message_type,
-                                     <uint8_t>priority, <bytes>payload)
-                    engine.sends += 1
-                    if engine.unflushed < FLUSH_BYTES and engine.sends % CLOCK_EVERY_SENDS:
-                        return _SENT
-                    return self.breathe()
-        return self._post(to, payload, message_type, priority, ttl, message_id, True)
-
-    def send_nowait(self, to, payload, *, int message_type=1, int priority=1, double ttl=0, message_id=None):
-        """As `send`, but raises Congested where `send` would wait."""
-        self._post(to, payload, message_type, priority, ttl, message_id, False)
-
-    def _post(self, to, payload, int message_type, int priority, double ttl, message_id, bint may_wait):
-        cdef Engine engine = self.engine
-        cdef AgentMessage message
-        cdef Route route
-        if to is None:
-            raise ConfigError("send: to is None; a broadcast is net.broadcast_message(payload)")
-        route = engine.resolve(to)
-        body, content = engine.to_bytes(payload)
-        message = AgentMessage(body, to_agent=route.agent_id, from_agent=self.agent_id,
-                               message_type=message_type, priority=priority, ttl=ttl, message_id=message_id)
-        message.content = content
-        return engine.post(route, message, may_wait)
-
-    def request(self, to, payload, *, timeout=None, int priority=1, reply=None):
-        """Ask agent `to`; await the result for what its handler returned.
-
-        `timeout`: seconds. `reply`: a type to decode the answer to.  Raises, when awaited:
-        NoSuchAgent, AgentUnreachable, Expired, Congested (definite: not executed); HandlerFailed,
-        RequestTimeout, LinkLost (not definite).
-        """
-        cdef Engine engine = self.engine
-        cdef AgentMessage message
-        cdef Pending pending = None
-        cdef Route route
-        cdef Session session
-        cdef Py_ssize_t size
-        cdef int64_t timeout_ns = engine.request_timeout_ns
-        token = engine.make_token()
-        try:
-            if timeout is not None:
-                timeout_ns = engine.nanoseconds(timeout)
-            if len(engine.pending) >= engine.pending_max:
-                raise LimitReached(f"{engine.pending_max} requests wait for an answer already "
-                                   f"(requests_pending_max): await some first")
-            if not 0 <= priority < 4:
-                raise ConfigError(f"priority={priority}: expected a MessagePriority, 0 to 3")
-            route = engine.resolve(to)
-            body, content = (payload, 0) if type(payload) is bytes else engine.to_bytes(payload)
-            engine.correlation += 1
-            pending = Pending.__new__(Pending)
-            pending.token, pending.hint = token, reply
-            pending.session, pending.to_id = route.session, route.agent_id
-            pending.deadline_ns = engine.now_ns + timeout_ns
-            engine.pending[engine.correlation] = pending
-            session = route.session
-            size = PyBytes_GET_SIZE(<bytes>body)
-            if (session is not None and session.clear and not route.stopped and content == 0
-                    and size <= engine.fragment_bytes and size <= session.message_bytes_max
-                    and session.room() >= size + PLAIN_HEAD_BYTES + FRAME_OVERHEAD_BYTES):
-                engine.put_plain(session, self.agent_id, route.agent_id, engine.correlation, TYPE_QUERY,
-                                 <uint8_t>priority, <bytes>body)
-            else:
-                message = AgentMessage(body, to_agent=route.agent_id, from_agent=self.agent_id,
-                                       message_type=TYPE_QUERY, priority=priority)
-                message.content, message.correlation = content, engine.correlation
-                if not engine.offer(route, message):
-                    pending.waiting = engine.wait(route, message, None)
-            if pending.deadline_ns < engine.wake_ns:
-                engine.wake_ns = pending.deadline_ns
-        except NetworkError as error:
-            if pending is not None:
-                engine.pending.pop(engine.correlation, None)
-            engine.settle(token, error)
-        return token
-
-    def breathe(self):
-        """Called every few sends: something to await that lets the loop turn when it is time."""
-        return Pause() if self.engine.unflushed >= FLUSH_BYTES else _SENT
-
-    # -- in
-
-    cdef Mailbox mailbox(self):
-        if self.box is None:
-            self.box = Mailbox(self.engine.config.mailbox_messages_max, self.engine.config.mailbox_bytes_max)
-        return self.box
-
-    cpdef AgentMessage take(self):
-        """The next message to handle, expired ones passed over; None, and it is parked, if there is none."""
-        cdef AgentMessage message
-        cdef Engine engine = self.engine
-        cdef Session session
-        while self.box is not None:
-            message = self.box.pop()
-            if message is None:
-                break
-            if message.held:
-                session = message.origin.session
-                if session is not None:
-                    session.held -= message.held
-                    engine.give_credit(session)
-                message.held = 0
-            if self.stopped and is_low(self.box):
-                self.go()
-            if message.deadline_ns and engine.now_ns >= message.deadline_ns:
-                engine.messages_expired += 1
-                engine.refuse(message, Expired(f"agent {self.record.label}: the ttl of the message ran out "
-                                               f"in its mailbox; it was not executed"))
-                continue
-            return message
-        self.parked = True
-        self.served_ns = engine.now_ns
-        return None
-
-    cdef int go(self) except -1:
-        cdef Session session
-        self.stopped = False
-        if self.stopped_sessions is not None:
-            for session in self.stopped_sessions:
-                if not session.closed:
-                    self.engine.put_control_u64(session, GO, self.agent_id)
-            self.stopped_sessions = None
-        return self.engine.drain_local(self)
-
-    @property
-    def pending_messages(self):
-        """Messages in its mailbox."""
-        return 0 if self.box is None else self.box.count
-
-    def rest(self):
-        """Give back the mailbox of an idle agent."""
-        if self.box is not None and self.box.count == 0:
-            self.box = None
 
 
 cdef class Engine(Calls):
@@ -244,15 +66,24 @@ cdef class Engine(Calls):
             self.check_size(message, session)
         copy.from_agent, copy.to_all, copy.content = from_agent, True, message.content or content
         for session in list(self.sessions.values()):
-            route = Route(self.control.node_record, session)
+            route = self.everyone(session)
             if not self.offer(route, copy):
                 token = self.make_token()
-                self.wait(route, copy, token)
                 tokens.append(token)
+                try:
+                    self.wait(route, copy, token)
+                except Congested as error:
+                    self.settle(token, error)
         if copy.seq == 0:
             self.stamp(copy)
         self.spread(copy)
         return tokens
+
+    cdef Route everyone(self, Session session):
+        """Where broadcasts to the agents of a peer wait, so that they are counted like those to one."""
+        if session.everyone is None:
+            session.everyone = Route(AgentRecord(0, session.node_id, f"* of node {session.node_id}"), session)
+        return session.everyone
 
     # -- receiving
 
@@ -290,6 +121,7 @@ cdef class Engine(Calls):
         cdef AgentMessage message
         cdef Port port
         cdef PyObject* found
+        cdef int64_t whole = 0
         if not session.welcomed:
             raise ProtocolError("a MESSAGE frame before the link was welcomed")
         session.received += frame.wire_size
@@ -302,8 +134,10 @@ cdef class Engine(Calls):
         if message.fragments:
             message = session.assemble(message, self.message_bytes_max, self.config.reassembly_bytes_max,
                                        self.config.fragments_open_max)
+            session.parts_came = True
             if message is None:
                 return 0
+            whole = PyBytes_GET_SIZE(message.payload)
         session.received_messages += 1
         self.messages_received += 1
         if message.type == TYPE_RESPONSE and message.correlation:
@@ -319,13 +153,12 @@ cdef class Engine(Calls):
                     f"agent {message.to_id} is not registered on node {self.node_id}"))
             port = <Port>found
             self.last_to, self.last_port = message.to_id, port
-        return self.deliver(port, message, session, frame.wire_size)
+        if port.box is not None and is_full(port.box):
+            port.withhold(session, frame.wire_size, whole)
+        return self.deliver(port, message, session)
 
-    cdef int deliver(self, Port port, AgentMessage message, Session session, uint32_t size) except -1:
+    cdef int deliver(self, Port port, AgentMessage message, Session session) except -1:
         cdef Mailbox box = port.mailbox()
-        if session is not None and is_full(box):
-            message.held = size
-            session.held += size
         box.push(message)
         if is_high(box):
             port.stopped = True
@@ -333,6 +166,7 @@ cdef class Engine(Calls):
                 if port.stopped_sessions is None:
                     port.stopped_sessions = []
                 if session not in port.stopped_sessions:
+                    port.stopped_sessions = [s for s in port.stopped_sessions if not (<Session>s).closed]
                     port.stopped_sessions.append(session)
                     self.put_control_u64(session, STOP, port.agent_id)
         if port.parked:
@@ -356,11 +190,11 @@ cdef class Engine(Calls):
             else:
                 copy = copy_message(message)
                 copy.seq = message.seq
-                self.deliver(port, copy, None, 0)
+                self.deliver(port, copy, None)
         return 0
 
     cdef int deliver_here(self, Route route, AgentMessage message) except -1:
-        return self.deliver(<Port>route, message, None, 0)
+        return self.deliver(<Port>route, message, None)
 
     cdef int on_control(self, Session session, Frame* frame) except -1:
         cdef uint64_t value = 0
@@ -521,6 +355,8 @@ cdef class Engine(Calls):
             return
         del self.ports[port.agent_id]
         self.last_port = None
+        port.stopped, port.stopped_sessions = False, None       # no GO: there is nobody any more
+        port.forgive()
         self.drop_routes(port.record)
         error = AgentStopped(f"agent {port.record.label} on node {self.node_id} was unregistered before it "
                              f"saw the message")
@@ -554,6 +390,7 @@ cdef class Engine(Calls):
         cdef Pending pending
         cdef Session session
         self.now_ns = now_ns
+        self.date()
         self.wake_ns = NEVER
         for correlation, pending in list(self.pending.items()):
             if pending.deadline_ns <= now_ns or pending.token.cancelled():

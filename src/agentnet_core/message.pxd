@@ -48,7 +48,6 @@ cdef class AgentMessage:
     cdef Origin origin
     cdef int64_t deadline_ns        # on this node's monotonic clock; 0 never
     cdef uint64_t arrival           # order of entry into the mailbox
-    cdef uint32_t held              # bytes of link credit kept back while it rests here
     cdef Py_ssize_t encoded_size(self, Py_ssize_t payload_size) noexcept
     cdef bint has_optional(self) noexcept
     cdef uint8_t* write(self, uint8_t* p, const uint8_t* payload, Py_ssize_t size,

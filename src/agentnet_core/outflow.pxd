@@ -53,6 +53,7 @@ cdef class Outflow:
     cdef Ready now_ready, spare_ready
     cdef readonly dict routes        # id or name -> Route
     cdef readonly dict sessions      # node id -> welcomed Session
+    cdef list stamped, waits         # with a ttl, and waiting, since the driver set the clock last
     cdef uint64_t seq
     cdef readonly int64_t unflushed
     cdef int sends
@@ -93,4 +94,5 @@ cdef class Outflow:
     cdef bint may_start(self, Session session, Waiting waiting) except -1
     cdef int put_piece(self, Session session, Waiting waiting) except -1
     cdef int wake_for(self, Waiting waiting) except -1
+    cdef int date(self) except -1
     cdef int expire_waiting(self, queue) except -1

@@ -18,6 +18,7 @@ cimport cython
 
 from agentnet_core.framing cimport CREDIT, MESSAGE, OPTIONAL_FIELDS, Cursor, pack_u64, read_array, read_uint
 from agentnet_core.message cimport PLAIN_HEAD_BYTES, copy_message, write_plain
+from agentnet_core.session cimport PART_OVERHEAD_BYTES
 
 from agentnet_core.errors import (
     AgentUnreachable, ConfigError, Congested, Expired, InternalError, MessageTooLarge, NoSuchAgent,
@@ -105,6 +106,7 @@ cdef class Outflow:
     def __cinit__(self, *args, **kwargs):
         self.now_ready, self.spare_ready = Ready(), Ready()
         self.routes, self.sessions = {}, {}
+        self.stamped, self.waits = [], []
         self.wake_ns = NEVER
 
     cdef int limit(self, config) except -1:
@@ -138,6 +140,7 @@ cdef class Outflow:
         """Drain what is to be done; valid until the next call."""
         cdef Ready ready
         cdef Session session
+        self.date()
         for session in self.now_ready.send:
             if session.bulk:
                 self.pump(session)
@@ -178,8 +181,11 @@ cdef class Outflow:
     # -- credit
 
     cdef int give_credit(self, Session session) except -1:
-        if session.welcomed and session.owed() * 4 >= session.granted:
-            self.put_credit(session)
+        # Fragments fill a share of the window only, and that may be less than a quarter.
+        if session.welcomed and (session.owed() * 4 >= session.window or session.parts_came):
+            session.parts_came = False
+            if session.owed() > 0:
+                self.put_credit(session)
         return 0
 
     cdef int put_credit(self, Session session) except -1:
@@ -270,6 +276,8 @@ cdef class Outflow:
             message.timestamp = self.now_ns + self.wall_offset_ns
         if message.ttl_ms:
             message.deadline_ns = self.now_ns + message.ttl_ms * MS
+            self.stamped.append(message)
+            self.rouse()
         return 0
 
     cpdef post(self, Route route, AgentMessage message, bint may_wait):
@@ -352,7 +360,9 @@ cdef class Outflow:
                             f"(sends_waiting_max); nothing was sent")
         waiting = Waiting(message, route, token, self.now_ns + self.send_wait_ns)
         route.waiting_count += 1
+        self.waits.append(waiting)
         self.wake_for(waiting)
+        self.rouse()                # the driver sets its timer, and the clock
         if session is None or route.stopped:
             if route.waiting is None:
                 route.waiting = deque()
@@ -466,8 +476,12 @@ cdef class Outflow:
     cdef bint may_start(self, Session session, Waiting waiting) except -1:
         """Whether the agent takes messages, and the peer may hold one more in parts."""
         cdef int64_t size = PyBytes_GET_SIZE(waiting.message.payload)
-        return not waiting.route.stopped and (size <= self.fragment_bytes or session.parted == 0 or (
-            session.parted < self.parted_max and session.parted_bytes + size <= self.parted_bytes_max))
+        if waiting.route.stopped:
+            return False
+        if size <= self.fragment_bytes or session.parted == 0:
+            return True
+        size = session.parted_bytes + parted_size(size, size // self.fragment_bytes + 1)
+        return session.parted < self.parted_max and size <= self.parted_bytes_max
 
     cdef int put_piece(self, Session session, Waiting waiting) except -1:
         """The next fragment, or the whole of a small message that had to stay behind a large one."""
@@ -484,7 +498,7 @@ cdef class Outflow:
         if waiting.fragment == 0:
             waiting.started = True
             session.parted += 1
-            session.parted_bytes += whole
+            session.parted_bytes += parted_size(whole, count)
             self.age(message)
         p = session.data.begin(MESSAGE, OPTIONAL_FIELDS, message.encoded_size(size) + 32)
         end = message.write(p, <const uint8_t*>PyBytes_AS_STRING(message.payload) + start, size,
@@ -496,7 +510,7 @@ cdef class Outflow:
             self.messages_sent -= 1
             return 0
         session.parted -= 1
-        session.parted_bytes -= whole
+        session.parted_bytes -= parted_size(whole, count)
         return self.finish_waiting(waiting)
 
     cdef int drain_local(self, Route port) except -1:
@@ -514,6 +528,24 @@ cdef class Outflow:
         cdef AgentMessage copy = copy_message(message)
         copy.from_agent = from_agent
         return self.post(self.resolve(copy.to_id), copy, True)
+
+    cdef int date(self) except -1:
+        """The driver has set the clock: what was sent since it did that last was sent about now.
+
+        Users call whenever they like, and an idle driver looks at the clock a few times a second.
+        """
+        cdef AgentMessage message
+        cdef Waiting waiting
+        if self.stamped:
+            for message in self.stamped:
+                message.deadline_ns = self.now_ns + message.ttl_ms * MS
+            self.stamped.clear()
+        if self.waits:
+            for waiting in self.waits:
+                waiting.deadline_ns = self.now_ns + self.send_wait_ns
+                self.wake_for(waiting)
+            self.waits.clear()
+        return 0
 
     cdef int wake_for(self, Waiting waiting) except -1:
         """Be there when it has waited too long, or its message expires."""
@@ -544,6 +576,11 @@ cdef class Outflow:
             queue.clear()
             queue.extend(kept)
         return 0
+
+
+cdef inline int64_t parted_size(int64_t size, int64_t count) noexcept:
+    """What a large message takes at the other side until its last fragment is there."""
+    return size + count * PART_OVERHEAD_BYTES
 
 
 cdef inline bulk_key(AgentMessage message):

@@ -4,6 +4,10 @@ from agentnet_core.framing cimport Arena, Decoder, Outbox
 from agentnet_core.message cimport AgentMessage, Origin
 
 
+cdef enum:
+    PART_OVERHEAD_BYTES = 64    # what a fragment costs beside its bytes
+
+
 cdef class Assembly:
     """Fragments of one message, in order, until the last is here."""
     cdef AgentMessage first
@@ -39,6 +43,7 @@ cdef class Session:
     cdef bint clear                 # welcomed, and nobody waits: a send may go straight in
     cdef readonly object blocked    # deque of Waiting, for room in the window
     cdef readonly dict bulk         # (from, to, priority) -> deque of Waiting, large ones among them
+    cdef object everyone            # the Route of broadcasts to this peer, once there was one
     cdef Py_ssize_t parted          # messages whose first fragment is sent and the last is not
     cdef int64_t parted_bytes
     cdef readonly int64_t message_bytes_max     # the smaller limit of both
@@ -46,7 +51,9 @@ cdef class Session:
     # -- in
     cdef readonly Decoder decoder
     cdef int64_t handshake_bytes
-    cdef int64_t received, received_messages, reported, reported_messages, held
+    cdef int64_t received, received_messages, reported, reported_messages
+    cdef readonly int64_t withheld  # credit kept back from a peer that does not heed STOP
+    cdef bint parts_came            # since the last look at the credit
     cdef dict assemblies
     cdef int64_t assembly_bytes
 

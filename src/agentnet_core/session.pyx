@@ -4,7 +4,8 @@ The control lane goes first and never waits for credit.  Data counts against the
 peer granted; the peer gives credit back as it takes messages off the wire.  A message over
 `fragment_bytes` travels in pieces that interleave with the others; order holds per sender,
 receiver and priority.  What one link can make this node hold is bounded: the arena, one partial
-frame, fragments in reassembly, and messages for full mailboxes, twice the window at most.
+frame, fragments in reassembly, and for each full mailbox what was on its way when STOP was said: a
+window, and the large messages that had begun.
 """
 
 from collections import deque
@@ -53,9 +54,8 @@ cdef class Session:
         self.incarnation = origin.incarnation
 
     cdef int64_t owed(self) noexcept:
-        """Credit to give back: all that came, less what overfills mailboxes beyond one window."""
-        cdef int64_t over = self.held - self.granted
-        return self.received - self.reported - (over if over > 0 else 0)
+        """Credit to give back: all that came, but what is withheld."""
+        return self.received - self.reported - self.withheld
 
     @property
     def outstanding(self):
@@ -66,6 +66,11 @@ cdef class Session:
     def unconfirmed(self):
         """Messages sent that the peer has not yet said to have taken."""
         return self.sent_messages - self.credited_messages
+
+    @property
+    def assembling(self):
+        """Messages that have come in part, and the bytes that this takes."""
+        return len(self.assemblies), self.assembly_bytes
 
     @property
     def waiting_bytes(self):
@@ -95,18 +100,18 @@ cdef class Session:
             if parts is None or piece.fragment != parts.next_index or piece.fragments != parts.count:
                 raise ProtocolError(f"fragment {piece.fragment} of {piece.fragments} of message {piece.seq}: "
                                     f"expected {'fragment 0' if parts is None else parts.next_index}")
-        self.assembly_bytes += size
+        self.assembly_bytes += size + PART_OVERHEAD_BYTES
         parts.size += size
         if parts.size > bytes_max or self.assembly_bytes > total_max:
             raise ProtocolError(f"message {piece.seq}: {parts.size} bytes in fragments and "
-                                f"{self.assembly_bytes} on this link: expected at most {bytes_max} and "
-                                f"{total_max}")
+                                f"{self.assembly_bytes} of memory on this link: expected at most "
+                                f"{bytes_max} and {total_max}")
         parts.pieces.append(piece.payload)
         parts.next_index += 1
         if parts.next_index < parts.count:
             return None
         del self.assemblies[piece.seq]
-        self.assembly_bytes -= parts.size
+        self.assembly_bytes -= parts.size + PART_OVERHEAD_BYTES * parts.count
         parts.first.payload = b"".join(parts.pieces)
         parts.first.fragments = 0
         return parts.first

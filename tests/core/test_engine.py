@@ -279,7 +279,7 @@ def test_time_spent_waiting_at_the_sender_and_in_fragments_counts() -> None:
     (waited,) = sink.take_all()
     assert 0.25 < waited.ttl < 0.45
     sent = world.now_ns
-    source.send("sink", bytes(3_000_000), ttl=1.2)
+    source.send("sink", bytes(4_000_000), ttl=1.2)
     world.until(lambda: sink.pending_messages)
     assert world.now_ns - sent > 200 * MS
     world.run(1_300 - (world.now_ns - sent) / MS)

@@ -1,0 +1,28 @@
+from libc.stdint cimport int64_t
+
+from agentnet_core.calls cimport Calls
+from agentnet_core.mailbox cimport Mailbox
+from agentnet_core.message cimport AgentMessage
+from agentnet_core.outflow cimport Route
+from agentnet_core.session cimport Session
+
+
+cdef class Overfill:
+    """What one link has brought for a mailbox that was full already."""
+    cdef int64_t plain, large
+    cdef int64_t beyond(self, int64_t window, int64_t large_max) noexcept
+
+
+cdef class Port(Route):
+    """The engine's end of an agent of this node."""
+    cdef readonly Calls engine
+    cdef Mailbox box
+    cdef public bint parked         # its runner waits, or it has none: mail must wake it
+    cdef list stopped_sessions
+    cdef dict overfill              # Origin -> Overfill, until GO
+    cdef readonly int64_t served_ns
+    cdef Mailbox mailbox(self)
+    cdef int go(self) except -1
+    cdef int withhold(self, Session session, int64_t size, int64_t whole) except -1
+    cdef int forgive(self) except -1
+    cpdef AgentMessage take(self)

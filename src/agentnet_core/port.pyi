@@ -1,0 +1,74 @@
+from collections.abc import Awaitable
+from typing import Any
+
+from typing_extensions import disjoint_base
+
+from agentnet_core.calls import Calls
+from agentnet_core.message import AgentMessage
+from agentnet_core.outflow import Route
+from agentnet_core.records import AgentRecord, MessagePriority, MessageType
+
+@disjoint_base
+class Overfill: ...
+
+@disjoint_base
+class Port(Route):
+    parked: bool
+    def __init__(self, engine: Calls, record: AgentRecord) -> None: ...
+    @property
+    def engine(self) -> Calls: ...
+    @property
+    def served_ns(self) -> int: ...
+    @property
+    def pending_messages(self) -> int: ...
+    def send(
+        self,
+        to: int | str,
+        payload: Any,
+        *,
+        message_type: MessageType | int = ...,
+        priority: MessagePriority | int = ...,
+        ttl: float = 0.0,
+        message_id: str | None = None,
+    ) -> Awaitable[None]:
+        """Send `payload` to agent `to` (id or name); await the result.
+
+        Awaiting returns once the message is on its way (at most once; see the errors of a lost
+        link), and waits while the receiver or the link to it has no room.  `ttl`: seconds until it
+        is not worth executing any more, 0 never.
+
+        Raises NoSuchAgent, AgentUnreachable, MessageTooLarge, PayloadMismatch, Congested: all
+        definite.
+        """
+
+    def send_nowait(
+        self,
+        to: int | str,
+        payload: Any,
+        *,
+        message_type: MessageType | int = ...,
+        priority: MessagePriority | int = ...,
+        ttl: float = 0.0,
+        message_id: str | None = None,
+    ) -> None:
+        """As `send`, but raises Congested where `send` would wait."""
+
+    def request(
+        self,
+        to: int | str,
+        payload: Any,
+        *,
+        timeout: float | None = None,
+        priority: MessagePriority | int = ...,
+        reply: Any = None,
+    ) -> Awaitable[Any]:
+        """Ask agent `to`; await the result for what its handler returned.
+
+        `timeout`: seconds. `reply`: a type to decode the answer to.  Raises, when awaited:
+        NoSuchAgent, AgentUnreachable, Expired, Congested (definite: not executed); HandlerFailed,
+        RequestTimeout, LinkLost (not definite).
+        """
+
+    def breathe(self) -> Awaitable[None]: ...
+    def take(self) -> AgentMessage | None: ...
+    def rest(self) -> None: ...

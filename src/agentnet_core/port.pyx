@@ -1,0 +1,242 @@
+"""One agent of this node, as the engine sees it: what it sends goes in here, its mail comes out.
+
+In: calls of the agent's code, and messages that the engine put into the mailbox.  Out: something to
+await for each call, and messages for a handler.  A plain message to an agent behind a link with room
+takes the short way: it is encoded in this call, and nothing but its bytes remains.
+
+Held here: one mailbox, made at the first message and given back when idle.  Raises, or settles with,
+errors that tell whether the message may have been executed.
+"""
+
+from cpython.bytes cimport PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_GetItemWithError
+from cpython.object cimport PyObject
+from libc.stdint cimport uint8_t
+
+from agentnet_core.calls cimport Pending
+from agentnet_core.framing cimport GO
+from agentnet_core.mailbox cimport is_low
+from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_QUERY, Origin
+from agentnet_core.outflow cimport FLUSH_BYTES, FRAME_OVERHEAD_BYTES
+
+from agentnet_core.errors import ConfigError, Expired, LimitReached, NetworkError
+from agentnet_core.outflow import SENT, Pause
+
+cdef enum:
+    CLOCK_EVERY_SENDS = 16      # a sender looks at the clock this often
+
+cdef object _SENT = SENT        # a C global: the hot path looks nothing up
+
+
+cdef class Overfill:
+    cdef int64_t beyond(self, int64_t window, int64_t large_max) noexcept:
+        """Of what no credit is given."""
+        cdef int64_t plain = self.plain - window, large = self.large - large_max
+        return (plain if plain > 0 else 0) + (large if large > 0 else 0)
+
+
+cdef class Port(Route):
+    """The engine's end of an agent of this node: what it sends goes in here, its mail comes out."""
+
+    def __init__(self, Calls engine not None, record):
+        Route.__init__(self, record, None)
+        self.engine = engine
+        self.parked = True
+
+    # -- out
+
+    def send(self, to, payload, *, int message_type=1, int priority=1, double ttl=0, message_id=None):
+        """Send `payload` to agent `to` (id or name); await the result.
+
+        Awaiting returns once the message is on its way (at most once; see the errors of a lost
+        link), and waits while the receiver or the link to it has no room.  `ttl`: seconds until it
+        is not worth executing any more, 0 never.
+
+        Raises NoSuchAgent, AgentUnreachable, MessageTooLarge, PayloadMismatch, Congested: all
+        definite.
+        """
+        cdef Calls engine = self.engine
+        cdef PyObject* found
+        cdef Route route
+        cdef Session session
+        cdef Py_ssize_t size
+        if (type(payload) is bytes and (type(to) is str or type(to) is int) and message_id is None
+                and 0 <= priority < 4 and 0 <= message_type < 6 and ttl == 0):
+            found = PyDict_GetItemWithError(engine.routes, to)
+            if found != NULL:
+                route = <Route>found
+                session = route.session
+                size = PyBytes_GET_SIZE(<bytes>payload)
+                if (session is not None and session.clear and not route.stopped
+                        and size <= engine.fragment_bytes and size <= session.message_bytes_max
+                        and session.room() >= size + PLAIN_HEAD_BYTES + FRAME_OVERHEAD_BYTES):
+                    engine.put_plain(session, self.agent_id, route.agent_id, 0, <uint8_t>message_type,
+                                     <uint8_t>priority, <bytes>payload)
+                    engine.sends += 1
+                    if engine.unflushed < FLUSH_BYTES and engine.sends % CLOCK_EVERY_SENDS:
+                        return _SENT
+                    return self.breathe()
+        return self._post(to, payload, message_type, priority, ttl, message_id, True)
+
+    def send_nowait(self, to, payload, *, int message_type=1, int priority=1, double ttl=0, message_id=None):
+        """As `send`, but raises Congested where `send` would wait."""
+        self._post(to, payload, message_type, priority, ttl, message_id, False)
+
+    def _post(self, to, payload, int message_type, int priority, double ttl, message_id, bint may_wait):
+        cdef Calls engine = self.engine
+        cdef AgentMessage message
+        cdef Route route
+        if to is None:
+            raise ConfigError("send: to is None; a broadcast is net.broadcast_message(payload)")
+        route = engine.resolve(to)
+        body, content = engine.to_bytes(payload)
+        message = AgentMessage(body, to_agent=route.agent_id, from_agent=self.agent_id,
+                               message_type=message_type, priority=priority, ttl=ttl, message_id=message_id)
+        message.content = content
+        return engine.post(route, message, may_wait)
+
+    def request(self, to, payload, *, timeout=None, int priority=1, reply=None):
+        """Ask agent `to`; await the result for what its handler returned.
+
+        `timeout`: seconds. `reply`: a type to decode the answer to.  Raises, when awaited:
+        NoSuchAgent, AgentUnreachable, Expired, Congested (definite: not executed); HandlerFailed,
+        RequestTimeout, LinkLost (not definite).
+        """
+        cdef Calls engine = self.engine
+        cdef AgentMessage message
+        cdef Pending pending = None
+        cdef Route route
+        cdef Session session
+        cdef Py_ssize_t size
+        cdef int64_t timeout_ns = engine.request_timeout_ns
+        token = engine.make_token()
+        try:
+            if timeout is not None:
+                timeout_ns = engine.nanoseconds(timeout)
+            if len(engine.pending) >= engine.pending_max:
+                raise LimitReached(f"{engine.pending_max} requests wait for an answer already "
+                                   f"(requests_pending_max): await some first")
+            if not 0 <= priority < 4:
+                raise ConfigError(f"priority={priority}: expected a MessagePriority, 0 to 3")
+            route = engine.resolve(to)
+            body, content = (payload, 0) if type(payload) is bytes else engine.to_bytes(payload)
+            engine.correlation += 1
+            pending = Pending.__new__(Pending)
+            pending.token, pending.hint = token, reply
+            pending.session, pending.to_id = route.session, route.agent_id
+            pending.timeout_ns = timeout_ns
+            pending.deadline_ns = engine.now_ns + timeout_ns
+            engine.pending[engine.correlation] = pending
+            engine.asked.append(pending)
+            session = route.session
+            size = PyBytes_GET_SIZE(<bytes>body)
+            if (session is not None and session.clear and not route.stopped and content == 0
+                    and size <= engine.fragment_bytes and size <= session.message_bytes_max
+                    and session.room() >= size + PLAIN_HEAD_BYTES + FRAME_OVERHEAD_BYTES):
+                engine.put_plain(session, self.agent_id, route.agent_id, engine.correlation, TYPE_QUERY,
+                                 <uint8_t>priority, <bytes>body)
+            else:
+                message = AgentMessage(body, to_agent=route.agent_id, from_agent=self.agent_id,
+                                       message_type=TYPE_QUERY, priority=priority)
+                message.content, message.correlation = content, engine.correlation
+                if not engine.offer(route, message):
+                    pending.waiting = engine.wait(route, message, None)
+            if pending.deadline_ns < engine.wake_ns:
+                engine.wake_ns = pending.deadline_ns
+        except NetworkError as error:
+            if pending is not None:
+                engine.pending.pop(engine.correlation, None)
+            engine.settle(token, error)
+        return token
+
+    def breathe(self):
+        """Called every few sends: something to await that lets the loop turn when it is time."""
+        return Pause() if self.engine.unflushed >= FLUSH_BYTES else _SENT
+
+    # -- in
+
+    cdef Mailbox mailbox(self):
+        if self.box is None:
+            self.box = Mailbox(self.engine.config.mailbox_messages_max, self.engine.config.mailbox_bytes_max)
+        return self.box
+
+    cpdef AgentMessage take(self):
+        """The next message to handle, expired ones passed over; None, and it is parked, if there is none."""
+        cdef AgentMessage message
+        cdef Calls engine = self.engine
+        cdef Session session
+        while self.box is not None:
+            message = self.box.pop()
+            if message is None:
+                break
+            if self.stopped and is_low(self.box):
+                self.go()
+            if message.deadline_ns and engine.now_ns >= message.deadline_ns:
+                engine.date()
+                if engine.now_ns < message.deadline_ns:
+                    return message
+                engine.messages_expired += 1
+                engine.refuse(message, Expired(f"agent {self.record.label}: the ttl of the message ran out "
+                                               f"in its mailbox; it was not executed"))
+                continue
+            return message
+        self.parked = True
+        self.served_ns = engine.now_ns
+        return None
+
+    cdef int go(self) except -1:
+        cdef Session session
+        self.stopped = False
+        self.forgive()
+        if self.stopped_sessions is not None:
+            for session in self.stopped_sessions:
+                if not session.closed:
+                    self.engine.put_control_u64(session, GO, self.agent_id)
+            self.stopped_sessions = None
+        return self.engine.drain_local(self)
+
+    cdef int withhold(self, Session session, int64_t size, int64_t whole) except -1:
+        """A message, large if `whole` is not 0, comes for a full mailbox.
+
+        A window of them and large ones that had begun may be on their way when STOP is said. For
+        what comes beyond that no credit is given until GO: only who does not heed STOP gets there,
+        so that no agent's full mailbox is felt by another.
+        """
+        cdef Overfill over
+        cdef int64_t large_max = self.engine.parted_bytes_max
+        if self.overfill is None:
+            self.overfill = {}
+        over = self.overfill.get(session.origin)
+        if over is None:
+            over = self.overfill[session.origin] = Overfill()
+        session.withheld -= over.beyond(session.granted, large_max)
+        if whole:
+            over.large += whole
+        else:
+            over.plain += size
+        session.withheld += over.beyond(session.granted, large_max)
+        return 0
+
+    cdef int forgive(self) except -1:
+        """Give back the credit that was withheld for this mailbox."""
+        cdef Origin origin
+        cdef Session session
+        cdef Overfill over
+        if self.overfill is not None:
+            for origin, over in self.overfill.items():
+                session = origin.session
+                if session is not None:
+                    session.withheld -= over.beyond(session.granted, self.engine.parted_bytes_max)
+                    self.engine.give_credit(session)
+            self.overfill = None
+        return 0
+
+    @property
+    def pending_messages(self):
+        """Messages in its mailbox."""
+        return 0 if self.box is None else self.box.count
+
+    def rest(self):
+        """Give back the mailbox of an idle agent."""
+        if self.box is not None and self.box.count == 0:
+            self.box = None
