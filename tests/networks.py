@@ -240,7 +240,8 @@ class Cluster:
             await peer.close()
         for net in self.joined:
             for agent in list(net.busy):  # some handlers hang on purpose
-                await net.unregister_agent(agent)
+                if agent in net.engine.ports.values():
+                    await net.unregister_agent(agent)
         await soon(asyncio.gather(*(net.leave_network() for net in self.nets)))
         for watch in self._watches:
             await watch.close()

@@ -133,9 +133,6 @@ class Control:
         """
         version = self.directory.register([port.record for port in ports])
         for port in ports:
-            old = self.engine.ports.get(port.agent_id)
-            if old is not None:
-                self.engine.remove_port(old)
             self.engine.add_port(port)
             self._agent_event(Event.AGENT_REGISTERED, port.record)
         self._publish()
@@ -175,12 +172,14 @@ class Control:
         engine = self.engine
         heard = {node_id: session.heard_ns for node_id, session in engine.sessions.items()}
         heard[engine.node_id] = engine.now_ns
-        return [
-            replace(member, last_heartbeat=heard[member.node_id] + engine.wall_offset_ns)
-            if member.node_id in heard
-            else member
-            for member in self.membership.members()
-        ]
+        members = []
+        for member in self.membership.members():
+            if member.node_id in heard:
+                member = replace(member, last_heartbeat=heard[member.node_id] + engine.wall_offset_ns)
+            if member.node_id == engine.node_id:
+                member = replace(member, plaintext=self._plaintext)
+            members.append(member)
+        return members
 
     # -- links, as the engine tells
 

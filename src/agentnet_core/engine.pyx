@@ -342,10 +342,17 @@ cdef class Engine(Calls):
     # -- agents of this node
 
     def add_port(self, Port port not None):
+        """Take an agent, in the place of one of the same id if there is one."""
+        cdef Port old = self.ports.get(port.agent_id)
         agent_id = port.record.agent_id     # one int object serves all tables
+        if old is not None:
+            port.stopped_sessions = old.stopped_sessions
+            self.remove_port(old)
         self.ports[agent_id] = port
         self.routes[agent_id] = port
         self.last_port = None
+        if port.stopped_sessions is not None:
+            port.go()               # those that wait at other nodes go to the new one
 
     def remove_port(self, Port port not None):
         """The agent is gone: refuse what is in its mailbox and what waits for it."""

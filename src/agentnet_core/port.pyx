@@ -164,7 +164,6 @@ cdef class Port(Route):
         """The next message to handle, expired ones passed over; None, and it is parked, if there is none."""
         cdef AgentMessage message
         cdef Calls engine = self.engine
-        cdef Session session
         while self.box is not None:
             message = self.box.pop()
             if message is None:
