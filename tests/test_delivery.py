@@ -395,3 +395,24 @@ async def test_messages_go_on_after_the_link_was_made_again(cluster: Cluster) ->
         got = [int(payload) for payload in box.payloads]
         assert got == sorted(set(got))
         assert set(got) <= set(accepted)
+
+
+async def test_answers_that_come_at_once_end_each_request_once(cluster: Cluster) -> None:
+    """They are handed out over several turns; whoever gives up meanwhile takes none from another."""
+    one, two = await cluster.start("n1", "n2")
+    gate = asyncio.Event()
+
+    async def waits(message: AgentMessage) -> bytes:
+        await gate.wait()
+        return message.payload
+
+    await two.register_agent("x", handler=waits, concurrency=1000)
+    asked = [one.request("x", b"%d" % number) for number in range(1000)]
+    odd = asked[1::2]
+    asked[0].add_done_callback(lambda _: [request.cancel() for request in odd])
+    gate.set()
+    answers = await soon(asyncio.gather(*asked, return_exceptions=True))
+    for number, answer in enumerate(answers):
+        assert answer == b"%d" % number or (number % 2 and isinstance(answer, asyncio.CancelledError))
+    assert any(isinstance(answer, asyncio.CancelledError) for answer in answers)
+    assert one.stats()["requests_pending"] == 0

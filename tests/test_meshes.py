@@ -129,7 +129,8 @@ async def test_twelve_nodes(cluster: Cluster) -> None:
     await soon(asyncio.gather(*(net.join_network(first.addresses) for net in nets)))
     await cluster.meshed()
     for net in cluster.nets:
-        assert len(net.engine.links) == 11
+        # Of links that two nodes dialled at once, one may still be closing.
+        await until(lambda net=net: len(net.engine.links) == 11)
         await until(lambda net=net: len(net.agents()) == 11)
     await nets[0].broadcast_message(b"all")
     await box.wait(11)

@@ -20,7 +20,7 @@ from agentnet.payload import declared_type, decode, to_bytes
 from agentnet.runner import Runner
 from agentnet_core.errors import ConfigError, HandlerFailed, PayloadMismatch
 from agentnet_core.message import AgentMessage
-from agentnet_core.outflow import SENT, Pause
+from agentnet_core.outflow import Pause
 from agentnet_core.port import Port
 from agentnet_core.records import AgentRecord, Event, MessagePriority
 
@@ -136,12 +136,11 @@ class Agent(Port):
 
     def breathe(self) -> Awaitable[None]:
         # The clock may be looked at here, not in the core: a millisecond without a turn is enough.
-        engine = self.engine
         now = monotonic_ns()
-        if engine.unflushed < 65536 and now - self._net.turned_ns < 1_000_000:
-            engine.now_ns = now
-            return SENT
-        return Pause()
+        if now - self._net.turned_ns >= 1_000_000:
+            return Pause()
+        self.engine.now_ns = now
+        return Port.breathe(self)
 
     # -- mail
 

@@ -48,6 +48,8 @@ from agentnet_core.records import AgentNode, AgentRecord, Event, Member, Message
 log = logging.getLogger("agentnet.manager")
 
 MS = 1_000_000
+SETTLE_MIN = 16
+"""Outcomes that are handed out in one turn, at least."""
 TICK_NS_MAX = 250 * MS
 """Credit is given back, and idle agents are looked for, at least this often."""
 
@@ -82,6 +84,7 @@ class AgentNetworkManager:
         self._joining: asyncio.Future[None] | None = None
         self._leaving: asyncio.Future[None] | None = None
         self._left = False
+        self._outcomes: list[Any] = []
 
     # -- life
 
@@ -273,14 +276,27 @@ class AgentNetworkManager:
             self._spawn(self._dial(dial))
         for port in ready.deliver:
             port.wake()
-        if ready.settle:
-            settle(ready.settle, self._decode)
+        self._outcomes += ready.settle
+        if self._outcomes:
+            self._settle(len(engine.pending))
         for event in ready.events:
             for stream in self._streams:
                 self._events_missed += stream.put(event)
         if engine.wake_ns < self._timer_ns or self._timer is None:
             self._arm(min(engine.wake_ns, now + TICK_NS_MAX))
         return closing
+
+    def _settle(self, asking: int) -> None:
+        """Hand out some of the outcomes, the rest in the next turns; ``asking`` requests wait for theirs.
+
+        Whoever gets one may ask again, and the peer can work on that meanwhile: if all were handed out at
+        once, the two nodes would work in turns.  Half, less what a round trip takes, keeps both at it.
+        """
+        share = max(SETTLE_MIN, (len(self._outcomes) + asking) // 2 - 8)
+        some, self._outcomes = self._outcomes[:share], self._outcomes[share:]
+        settle(some, self._decode)
+        if self._outcomes:
+            self._loop.call_soon(self.turn)
 
     def _arm(self, when_ns: int) -> None:
         if self._timer is not None:

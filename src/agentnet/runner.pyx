@@ -13,7 +13,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
 from libc.stdint cimport int64_t
 
-from asyncio import CancelledError
+from asyncio import CancelledError, InvalidStateError
 from time import monotonic_ns
 
 from agentnet_core.errors import HandlerFailed, NetworkError
@@ -26,7 +26,7 @@ cdef extern from "Python.h":
     PySendResult PyIter_Send(object, object, PyObject**) except PYGEN_ERROR
 
 cdef enum:
-    CLOCK_EVERY_MESSAGES = 8
+    STRIDE_MAX = 64
 
 cdef int64_t TURN_NS = 1_000_000
 
@@ -80,47 +80,57 @@ cdef class Runner:
 
     cdef object step(self, object thrown):
         """Run until there is something for the loop to wait for, and return that."""
-        cdef int64_t now = monotonic_ns(), turn_ends = now + TURN_NS
-        cdef int since = 0
+        cdef int64_t before, now = monotonic_ns(), turn_ends = now + TURN_NS
+        cdef int stride = 1, left = 1       # messages between looks at the clock, and to the next one
+        cdef bint ended = False
         cdef PySendResult outcome
-        cdef PyObject* got
+        cdef PyObject* got = NULL
         self.engine.now_ns = now
+        if thrown is not None and self.inner is None:
+            raise thrown
         while True:
-            if self.inner is None:
-                if thrown is not None:
-                    raise thrown
-                since += 1
-                if since == CLOCK_EVERY_MESSAGES:
-                    since = 0
-                    self.engine.now_ns = now = monotonic_ns()
-                    if now >= turn_ends:
-                        return None
-                if not self.next_message():
-                    raise StopIteration
-            got = NULL
             try:
                 if thrown is not None:
                     error, thrown = thrown, None
                     return self.inner.throw(error)
-                outcome = PyIter_Send(self.inner, None, &got)
-                if outcome == PYGEN_NEXT:
-                    awaited = <object>got
+                while True:
+                    if self.inner is None:
+                        if left == 0:
+                            before, now = now, monotonic_ns()
+                            self.engine.now_ns = now
+                            if now >= turn_ends:
+                                return None
+                            stride = min(2 * stride, STRIDE_MAX) if now - before < TURN_NS // 16 else 1
+                            left = stride
+                        left -= 1
+                        if not self.next_message():
+                            ended = True
+                            break
+                    outcome = PyIter_Send(self.inner, None, &got)
+                    result = <object>got
                     Py_XDECREF(got)
-                    return awaited
-                result = <object>got
-                Py_XDECREF(got)
+                    if outcome == PYGEN_NEXT:
+                        return result
+                    self.inner = None
+                    if self.message is None or self.message.correlation:
+                        break
+                    self.message = None
             except StopIteration as stop:       # out of `throw`: it caught the error and returned
                 result = stop.value
             except BaseException as error:
+                if self.inner is None and self.message is None:
+                    raise
                 self.inner = None
                 self.failed(error)
                 continue
+            if ended:
+                raise StopIteration
             self.inner = None
             self.finish(result)
 
     cdef bint next_message(self) except -1:
         """Set `inner` to what to await next; False when there is nothing left to do."""
-        cdef AgentMessage message = self.port.take()
+        cdef AgentMessage message = self.port.next_message()
         if message is None:
             if self.retired:
                 return False
@@ -171,18 +181,18 @@ def settle(list items, decode):
     """Give each waiting future its outcome; `decode(message, hint)` reads an answer that is a value."""
     cdef AgentMessage message
     for token, outcome, hint in items:
-        if token.done():
-            continue
-        if outcome is None:
-            token.set_result(None)
-        elif isinstance(outcome, BaseException):
-            token.set_exception(outcome)
-        else:
-            message = <AgentMessage>outcome
-            if message.content == 0 and hint is None:
-                token.set_result(message.payload)
-            else:
-                try:
+        try:
+            if type(outcome) is AgentMessage:
+                message = <AgentMessage>outcome
+                if message.content == 0 and hint is None:
+                    token.set_result(message.payload)
+                else:
                     token.set_result(decode(message, hint))
-                except NetworkError as error:
-                    token.set_exception(error)
+            elif outcome is None:
+                token.set_result(None)
+            else:
+                token.set_exception(outcome)
+        except InvalidStateError:
+            continue                # given up meanwhile
+        except NetworkError as error:
+            token.set_exception(error)

@@ -16,9 +16,9 @@ cdef class Pending:
 
 
 cdef class Calls(Outflow):
-    cdef dict pending                # correlation -> Pending
-    cdef list asked                  # those since the driver set the clock last
-    cdef uint64_t correlation
+    cdef readonly dict pending       # correlation -> Pending
+    cdef uint64_t correlation, dated_correlation
+    cdef int64_t dated_ns
     cdef Py_ssize_t pending_max
     cdef int64_t request_timeout_ns
     cdef int64_t messages_undeliverable, replies_late, replies_lost

@@ -11,6 +11,8 @@ class Pending: ...
 
 @disjoint_base
 class Calls(Outflow):
+    @property
+    def pending(self) -> dict[int, Pending]: ...
     def reply(
         self,
         request: AgentMessage,

@@ -21,6 +21,7 @@ from agentnet_core.errors import (
 from agentnet_core.records import Event
 
 
+cdef int64_t DATE_NS = 1_000_000                # a clock that is later by less is as good as right
 cdef int64_t TIMEOUT_S_MAX = 1_000_000_000      # some thirty years: for ever
 
 
@@ -33,17 +34,19 @@ cdef class Calls(Outflow):
 
     def __cinit__(self, *args, **kwargs):
         self.pending = {}
-        self.asked = []
 
     cdef int date(self) except -1:
         cdef Pending pending
+        cdef int64_t gap_ns = self.now_ns - self.dated_ns
         Outflow.date(self)
-        if self.asked:
-            for pending in self.asked:
+        while gap_ns > DATE_NS and self.dated_correlation < self.correlation:
+            self.dated_correlation += 1
+            pending = self.pending.get(self.dated_correlation)
+            if pending is not None:
                 pending.deadline_ns = self.now_ns + pending.timeout_ns
                 if pending.deadline_ns < self.wake_ns:
                     self.wake_ns = pending.deadline_ns
-            self.asked.clear()
+        self.dated_correlation, self.dated_ns = self.correlation, self.now_ns
         return 0
 
     cdef int end_call(self, AgentMessage message, error) except -1:
@@ -63,11 +66,12 @@ cdef class Calls(Outflow):
         return <int64_t>(seconds * 1e9) if seconds < TIMEOUT_S_MAX else TIMEOUT_S_MAX * 1_000_000_000
 
     cdef int on_answer(self, Session session, AgentMessage message) except -1:
-        cdef Pending pending = self.pending.get(message.correlation)
+        cdef Pending pending = self.pending.pop(message.correlation, None)
         if pending is None or pending.session is not session:
+            if pending is not None:
+                self.pending[message.correlation] = pending     # not this peer's to answer
             self.replies_late += 1
             return 0
-        del self.pending[message.correlation]
         if message.failure is not None:
             text = message.failure[1].decode("utf-8", "replace")
             self.settle(pending.token, from_code(message.failure[0], text))

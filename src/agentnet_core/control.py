@@ -172,14 +172,14 @@ class Control:
         engine = self.engine
         heard = {node_id: session.heard_ns for node_id, session in engine.sessions.items()}
         heard[engine.node_id] = engine.now_ns
-        members = []
-        for member in self.membership.members():
-            if member.node_id in heard:
-                member = replace(member, last_heartbeat=heard[member.node_id] + engine.wall_offset_ns)
-            if member.node_id == engine.node_id:
-                member = replace(member, plaintext=self._plaintext)
-            members.append(member)
-        return members
+
+        def seen(member: Member) -> Member:
+            plaintext = self._plaintext if member.node_id == engine.node_id else member.plaintext
+            since = heard.get(member.node_id)
+            when = member.last_heartbeat if since is None else since + engine.wall_offset_ns
+            return replace(member, last_heartbeat=when, plaintext=plaintext)
+
+        return [seen(member) for member in self.membership.members()]
 
     # -- links, as the engine tells
 

@@ -371,10 +371,10 @@ cdef class Engine(Calls):
             waiting = port.waiting.popleft()
             if not waiting.dropped:
                 self.fail_waiting(waiting, error)
-        message = port.take()
+        message = port.next_message()
         while message is not None:
             self.refuse(message, error)
-            message = port.take()
+            message = port.next_message()
 
     def drop_routes(self, record):
         """The agent of `record` is not where it was; sends that wait for it fail, definitely."""

@@ -53,7 +53,7 @@ cdef enum Flag:
 cdef enum:
     FRAME_HEAD_BYTES = 6
     CHECKSUM_BYTES = 4
-    READ_BYTES = 32768
+    READ_BYTES = 131072
 
 
 # -- MessagePack, written fixed-width, read in any width

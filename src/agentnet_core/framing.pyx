@@ -34,7 +34,7 @@ KINDS = {
 }
 
 cdef enum:
-    CHUNK_BYTES = 131072
+    CHUNK_BYTES = 262144
     COPY_BYTES_MAX = 2048       # below this, copying is cheaper than exporting a view
     POOL_CHUNKS_MAX = 4
     REST_BYTES_KEPT = 4096

@@ -5,7 +5,7 @@ from agentnet_core.message cimport AgentMessage, Origin
 from agentnet_core.session cimport Session
 
 cdef enum:
-    FLUSH_BYTES = 65536         # a sender lets the loop turn after this much
+    FLUSH_BYTES = 131072         # a sender lets the loop turn after this much
     FRAME_OVERHEAD_BYTES = 10   # head and checksum
     OPTIONAL_BYTES_MAX = 4096   # what a message may be on the wire beside its payload
 

@@ -25,4 +25,4 @@ cdef class Port(Route):
     cdef int go(self) except -1
     cdef int withhold(self, Session session, int64_t size, int64_t whole) except -1
     cdef int forgive(self) except -1
-    cpdef AgentMessage take(self)
+    cdef AgentMessage next_message(self)

@@ -108,6 +108,8 @@ cdef class Port(Route):
         cdef Route route
         cdef Session session
         cdef Py_ssize_t size
+        cdef bytes body
+        cdef int content = 0
         cdef int64_t timeout_ns = engine.request_timeout_ns
         token = engine.make_token()
         try:
@@ -119,7 +121,10 @@ cdef class Port(Route):
             if not 0 <= priority < 4:
                 raise ConfigError(f"priority={priority}: expected a MessagePriority, 0 to 3")
             route = engine.resolve(to)
-            body, content = (payload, 0) if type(payload) is bytes else engine.to_bytes(payload)
+            if type(payload) is bytes:
+                body = <bytes>payload
+            else:
+                body, content = engine.to_bytes(payload)
             engine.correlation += 1
             pending = Pending.__new__(Pending)
             pending.token, pending.hint = token, reply
@@ -127,14 +132,13 @@ cdef class Port(Route):
             pending.timeout_ns = timeout_ns
             pending.deadline_ns = engine.now_ns + timeout_ns
             engine.pending[engine.correlation] = pending
-            engine.asked.append(pending)
             session = route.session
-            size = PyBytes_GET_SIZE(<bytes>body)
+            size = PyBytes_GET_SIZE(body)
             if (session is not None and session.clear and not route.stopped and content == 0
                     and size <= engine.fragment_bytes and size <= session.message_bytes_max
                     and session.room() >= size + PLAIN_HEAD_BYTES + FRAME_OVERHEAD_BYTES):
                 engine.put_plain(session, self.agent_id, route.agent_id, engine.correlation, TYPE_QUERY,
-                                 <uint8_t>priority, <bytes>body)
+                                 <uint8_t>priority, body)
             else:
                 message = AgentMessage(body, to_agent=route.agent_id, from_agent=self.agent_id,
                                        message_type=TYPE_QUERY, priority=priority)
@@ -160,8 +164,11 @@ cdef class Port(Route):
             self.box = Mailbox(self.engine.config.mailbox_messages_max, self.engine.config.mailbox_bytes_max)
         return self.box
 
-    cpdef AgentMessage take(self):
+    def take(self):
         """The next message to handle, expired ones passed over; None, and it is parked, if there is none."""
+        return self.next_message()
+
+    cdef AgentMessage next_message(self):
         cdef AgentMessage message
         cdef Calls engine = self.engine
         while self.box is not None:
