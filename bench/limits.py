@@ -91,7 +91,8 @@ def stopped_receiver(scale: Scale) -> tuple[Sample, Sample]:
     count = scale.pick(full=20_000, quick=2_000)
     with Fleet() as fleet:
         task = Task(port=free_port(), phases=(count // 8, count))
-        fleet.spawn(LIMITS, "stop_one", task)
+        for index in range(2):
+            fleet.spawn(LIMITS, "stop_one", replace(task, index=index))
         sender = fleet.spawn(LIMITS, "press", task)
         sender.go()
         pressed = sender.wait("pressed").more

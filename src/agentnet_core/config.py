@@ -37,7 +37,7 @@ class EngineConfig:
     link_window_bytes: int = 512 * 1024
     """Data that may be on its way to one peer; beyond it, senders wait."""
     bulk_window_bytes: int = 256 * 1024
-    """Share of the window that fragments may fill, so that small messages keep their latency."""
+    """Fragments on their way to one peer, at most; fewer where more would delay what is behind them."""
     control_bytes_max: int = 64 * 1024 * 1024
     """Control frames that wait for one peer; beyond it, the link is closed."""
     mailbox_messages_max: int = 16 * 1024
@@ -95,7 +95,8 @@ class EngineConfig:
         self._check_order("bulk_window_bytes", "link_window_bytes")
         parts = self.message_bytes_max // self.fragment_bytes + 1
         self._check_order("message_bytes_max", "reassembly_bytes_max", slack=parts * 64)
-        self._check_order("fragment_bytes", "bulk_window_bytes", slack=4096)
+        self._check_order("fragment_bytes", "bulk_window_bytes")
+        self._check_order("fragment_bytes", "link_window_bytes", slack=4096)
         self._check_order("redial_ms_min", "redial_ms_max")
         self._check_order("ping_interval_ms", "link_silence_ms_max")
 

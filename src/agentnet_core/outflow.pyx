@@ -218,6 +218,7 @@ cdef class Outflow:
                                 f"{session.credited} to {session.sent} bytes, and at most "
                                 f"{session.sent_messages} messages")
         session.credited, session.credited_messages = <int64_t>taken, <int64_t>messages
+        session.share.credited(session.credited, self.now_ns, self.bulk_window // self.fragment_bytes)
         if session.bulk:
             self.mark(session)
         return self.drain(session) if session.blocked else 0
@@ -445,14 +446,13 @@ cdef class Outflow:
         return self.mark(session)
 
     cdef int pump(self, Session session) except -1:
-        """One fragment of each large message in turn, while the bulk share of the window has room."""
+        """One fragment of each large message in turn, while their share of the link has room."""
         cdef Waiting waiting
         cdef bint more = True
         while more and session.bulk:
             more = False
             for key in list(session.bulk):
-                if (session.sent - session.credited + self.fragment_bytes + OPTIONAL_BYTES_MAX
-                        > min(self.bulk_window, session.window)):
+                if not session.share.has_room() or session.room() < self.fragment_bytes + OPTIONAL_BYTES_MAX:
                     return 0
                 lane = session.bulk[key]
                 if not lane:        # what waited in it has expired
@@ -504,6 +504,7 @@ cdef class Outflow:
         end = message.write(p, <const uint8_t*>PyBytes_AS_STRING(message.payload) + start, size,
                             waiting.fragment, count)
         self.account(session, session.data.finish(p, end - p))
+        session.share.sent(session.sent, self.now_ns)
         waiting.fragment += 1
         if waiting.fragment < count:
             session.sent_messages -= 1

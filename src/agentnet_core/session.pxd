@@ -1,5 +1,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from cpython.object cimport PyObject
+
 from agentnet_core.framing cimport Arena, Decoder, Outbox
 from agentnet_core.message cimport AgentMessage, Origin
 
@@ -11,9 +13,23 @@ cdef enum:
 cdef class Assembly:
     """Fragments of one message, in order, until the last is here."""
     cdef AgentMessage first
-    cdef list pieces
-    cdef int64_t size
+    cdef PyObject* body             # bytes that nobody else has seen yet, `room` long
+    cdef Py_ssize_t size, room
     cdef uint32_t next_index, count
+    cdef int add(self, bytes piece) except -1
+    cdef int resize(self, Py_ssize_t room) except -1
+    cdef bytes end(self)
+
+
+cdef class Share:
+    """How many fragments may be on their way at a time."""
+    cdef object ends                # deque of (place in the stream, when it was sent) of each
+    cdef int64_t eighths            # of a fragment
+    cdef int64_t base_ns            # how long a fragment takes that nothing is ahead of
+    cdef bint hindered              # it has once taken longer
+    cdef bint has_room(self) noexcept
+    cdef int sent(self, int64_t end, int64_t now_ns) except -1
+    cdef int credited(self, int64_t taken, int64_t now_ns, int64_t most) except -1
 
 
 cdef class Session:
@@ -44,6 +60,7 @@ cdef class Session:
     cdef readonly object blocked    # deque of Waiting, for room in the window
     cdef readonly dict bulk         # (from, to, priority) -> deque of Waiting, large ones among them
     cdef object everyone            # the Route of broadcasts to this peer, once there was one
+    cdef readonly Share share
     cdef Py_ssize_t parted          # messages whose first fragment is sent and the last is not
     cdef int64_t parted_bytes
     cdef readonly int64_t message_bytes_max     # the smaller limit of both

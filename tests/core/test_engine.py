@@ -267,7 +267,7 @@ def test_expired_work_is_not_executed_and_the_sender_learns_of_it() -> None:
 
 def test_time_spent_waiting_at_the_sender_and_in_fragments_counts() -> None:
     world = World(weather=Weather(delay_ns=(5 * MS, 6 * MS), piece_bytes=20_000))
-    a, b = pair(world, mailbox_messages_max=1)
+    a, b = pair(world, mailbox_messages_max=1, bulk_window_bytes=65_536)
     sink = b.agent("sink")
     source = a.agent("source")
     source.send("sink", b"fills it")
