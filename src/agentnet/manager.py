@@ -234,11 +234,13 @@ class AgentNetworkManager:
         assert engine is not None
         agents = [port for port in engine.ports.values() if isinstance(port, Agent)]
         self.control.withdraw()
-        # A handler may be what leaves: it cannot wait for itself.
-        tasks = {task for agent in agents for task in agent.retire()} - {asyncio.current_task()}
-        running = tasks
-        if tasks:
+        running: set[asyncio.Task[None]] = set()
+        # A handler may be what leaves: it cannot wait for itself. What was still on its way may have come
+        # when the tasks of an agent had ended, and made new ones.
+        while tasks := {task for agent in agents for task in agent.retire()} - {asyncio.current_task()}:
             _, running = await asyncio.wait(tasks, timeout=max(0.0, deadline - time.monotonic()))
+            if running:
+                break
         for agent in agents:
             # First the mailbox, else its next message would be begun.
             engine.remove_port(agent)

@@ -1,0 +1,124 @@
+"""The wire of this release, frame by frame, in golden/protocol-1.txt: what it says, and what it must read.
+
+A change there is a change of the protocol: nodes of the last release must still understand it.
+``python tests/core/test_golden.py`` writes the file anew.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgpack
+import pytest
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from harness import AGENTS, CLOSE, CONFIRM, CREDIT, HELLO, MEMBERS, MESSAGE, PING, UUID, WELCOME, World
+from strangers import Stranger, frame
+
+from agentnet_core.config import EngineConfig
+from agentnet_core.framing import KINDS, Arena, Decoder, check_msgpack
+from agentnet_core.handshake import Close, Hello, Welcome
+from agentnet_core.listing import Capabilities, Confirm, read_update, write_update
+from agentnet_core.membership import decode_members, encode_members
+from agentnet_core.message import AgentMessage
+from agentnet_core.records import AgentRecord, agent_id_of
+
+FILE = Path(__file__).parent / "golden" / "protocol-1.txt"
+THERE = agent_id_of("there")
+
+
+def spoken() -> list[str]:
+    """What a node says in a life that has every kind of frame in it, one line for each, in a fixed order."""
+    world = World()
+    config = EngineConfig(mailbox_messages_max=4, fragment_bytes=256, bulk_window_bytes=4096)
+    node = world.node("m", config=config)
+    node.control.found(UUID)
+    stranger = Stranger(world, node, name="a")
+    stranger.introduce()
+    (body,) = write_update(1, True, [AgentRecord(THERE, "a", "there", ("c",), {"k": "v"})], [], 4096)
+    stranger.say(AGENTS, body)
+    sink = node.make("sink", capabilities=["read", "write"])
+    node.register(sink)
+    world.run(1)
+    stranger.say(CONFIRM, Confirm(1).encode())
+    stranger.say(PING, msgpack.packb(7))
+    world.run(50)
+    assert stranger.close is None, stranger.close
+    node.engine.ping(node.link("a").session)
+    sink.send("there", b"plain")
+    sink.send(THERE, b"with an id", message_id="Zug 7", priority=3, message_type=4)
+    sink.send(THERE, b"urgent", ttl=1.5)
+    sink.request(THERE, b"asked")
+    sink.send(THERE, bytes(range(256)) * 2)
+    node.engine.broadcast(AgentMessage(b"all", message_type=5), sink.agent_id)
+    world.run(50)
+    for _ in range(2):  # for the next fragment, and for what waits behind it
+        heard = list(stranger.bodies(MESSAGE))
+        stranger.say(CREDIT, msgpack.packb([sum(len(body) + 10 for body in heard), len(heard) - 1]))
+        world.run(50)
+    for seq in range(1, 5):  # full: STOP
+        stranger.say(MESSAGE, msgpack.packb([THERE, sink.agent_id, seq, 0, 1, 1, 0, 0, b"x"]))
+    stranger.say(MESSAGE, msgpack.packb([THERE, 12345, 5, 0, 1, 1, 0, 0, b"to nobody"]))
+    stranger.say(MESSAGE, msgpack.packb([THERE, sink.agent_id, 6, 9, 2, 1, 0, 0, b"a question"]))
+    world.run(50)
+    for message in sink.take_all():  # empty: GO
+        node.engine.reply(message, b"an answer")
+        node.engine.reply(message, b"\xa1v", 1)
+        node.engine.reply(message, b"", 0, (301, "it failed"))
+    world.run(500)
+    node.control.leave()
+    world.run(50)
+    lines = [f"{KINDS[kind]} {flags} {body.hex()}" for kind, flags, body in stranger.heard]
+    return sorted(set(lines))
+
+
+def golden() -> list[tuple[int, int, bytes]]:
+    numbers = {name: number for number, name in KINDS.items()}
+    lines = [line.split(" ") for line in FILE.read_text().splitlines()]
+    return [(numbers[name], int(flags), bytes.fromhex(body)) for name, flags, body in lines]
+
+
+def test_every_kind_is_there() -> None:
+    assert {KINDS[kind] for kind, _, _ in golden()} == set(KINDS.values())
+
+
+def test_a_node_says_what_it_said() -> None:
+    assert spoken() == FILE.read_text().splitlines()
+
+
+@pytest.mark.parametrize("number", range(len(golden()) if FILE.exists() else 0))
+def test_what_was_said_is_read(number: int) -> None:
+    """By our own reader, to the same bytes again where it has a writer; and by the msgpack library."""
+    kind, flags, body = golden()[number]
+    assert Decoder(Arena(1 << 17), True).feed(frame(kind, body, flags)) == [(kind, flags, body)]
+    check_msgpack(body, values_max=2 if flags else 1)
+    if kind == HELLO:
+        assert Hello.decode(body).encode() == body
+    elif kind == WELCOME:
+        assert Welcome.decode(body).encode() == body
+    elif kind == CLOSE:
+        assert Close.decode(body).encode() == body
+    elif kind == MEMBERS:
+        assert encode_members(decode_members(body)) == [body]
+    elif kind == CONFIRM:
+        assert Confirm.decode(body).encode() == body
+    elif kind == AGENTS:
+        update = read_update("m", body, Capabilities())
+        assert update.last
+        again = write_update(update.version, update.first, update.records, update.removals, 4096)
+        assert again == [body]
+    elif kind == MESSAGE:
+        assert AgentMessage.decode(body).encode() == body or b"\x0c\x92\xce" in body  # a fragment is a part
+    elif kind == CREDIT:
+        taken, messages = msgpack.unpackb(body)
+        assert 0 < messages < taken
+    unpacker = msgpack.Unpacker(strict_map_key=False)
+    unpacker.feed(body)
+    assert len(list(unpacker)) == (2 if flags else 1)
+
+
+if __name__ == "__main__":
+    FILE.write_text("\n".join(spoken()) + "\n")
