@@ -522,8 +522,9 @@ class Control:
                 next_ns = min(next_ns, now_ns + 20 * MS)
         for old, asked_ns in list(self._asked.items()):
             if old.ponged_ns >= asked_ns:
-                # Kept for a newcomer that dials again to be told; after that it would be asked anew.
-                if now_ns >= asked_ns + self.config.redial_ms_max * MS:
+                # Kept for a newcomer that dials again to be told, for as long as that may take it; with
+                # less, each of its links would ask anew and none would get the answer.
+                if now_ns >= asked_ns + (self.config.redial_ms_max + self.config.handshake_ms_max) * MS:
                     del self._asked[old]
             elif now_ns >= asked_ns + self._probe_ns():
                 self.engine.down(
