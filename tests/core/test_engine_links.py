@@ -23,6 +23,7 @@ from harness import (
     WELCOME,
     Node,
     Token,
+    Weather,
     World,
     address_of,
 )
@@ -501,12 +502,14 @@ def test_a_node_that_is_started_again_takes_its_place(names: tuple[str, str], si
 
 
 @pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
-def test_a_second_node_with_the_id_of_a_living_one(names: tuple[str, str]) -> None:
-    world = World()
-    stays, lives = world.join(*names)
+@pytest.mark.parametrize("delay_ms", [1, 300])
+def test_a_second_node_with_the_id_of_a_living_one(names: tuple[str, str], delay_ms: int) -> None:
+    """Also where a handshake takes longer than the wait between two dials."""
+    world = World(weather=Weather(delay_ns=(delay_ms * MS, delay_ms * MS)))
+    stays, lives = world.join(*names, config=EngineConfig(redial_ms_max=100))
     lives.agent("echo", lambda message: message.payload)
     asker = stays.agent("asker")
-    impostor = Node(world, lives.name, incarnation=9)
+    impostor = Node(world, lives.name, incarnation=9, config=EngineConfig(redial_ms_max=100))
     token = settled(world, impostor.join(stays.name))
     assert isinstance(token.error, HandshakeRefused)
     assert f"node id {lives.name!r} is taken by a living node" in str(token.error)
