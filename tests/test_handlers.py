@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from functools import partial
+from typing import Any
 
 import pytest
 from networks import Cluster, Inbox, echo, soon, until
 
-from agentnet import Agent, AgentMessage, ConfigError, MessageType
+from agentnet import Agent, AgentMessage, ConfigError, MessageType, PayloadMismatch
+from agentnet.runner import settle
 
 both_loops = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
 
@@ -245,3 +247,16 @@ async def test_a_busy_agent_is_not_idle(cluster: Cluster) -> None:
     assert await soon(answer) == b"done"
     assert second.when() <= asyncio.get_running_loop().time()
     assert await soon(net.request("x", b"")) == b"done"
+
+
+async def test_an_answer_that_fits_no_type_comes_too_late() -> None:
+    """It is nobody's, and those behind it get theirs."""
+    loop = asyncio.get_running_loop()
+    given_up, waiting = loop.create_future(), loop.create_future()
+    given_up.cancel()
+
+    def decode(message: AgentMessage, hint: Any) -> Any:
+        raise PayloadMismatch("no such type")
+
+    settle([(given_up, AgentMessage(b""), int), (waiting, None, None)], decode)
+    assert waiting.done()

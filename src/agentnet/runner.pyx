@@ -194,5 +194,6 @@ def settle(list items, decode):
                 token.set_exception(outcome)
         except InvalidStateError:
             continue                # given up meanwhile
-        except NetworkError as error:
-            token.set_exception(error)
+        except NetworkError as error:   # out of `decode`
+            if not token.done():
+                token.set_exception(error)
