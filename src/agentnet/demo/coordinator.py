@@ -36,6 +36,7 @@ REQUESTS_PER_AGENT = 2
 ATTEMPTS_MAX = 5
 BATCH_PIECES = 16
 PULSE_S = 0.25
+PULSE_MIN = 100  # single requests at least: of fewer, a percentile says nothing
 PULSE_REQUESTS = 64
 REPORT_S = 2.0
 
@@ -296,7 +297,7 @@ async def take_pulse(me: Agent, agents: Sequence[AgentWork]) -> Pulse | None:
 
     try:
         until = perf_counter() + PULSE_S
-        while perf_counter() < until:
+        while perf_counter() < until or len(alone_ns) < PULSE_MIN:
             asked_ns = perf_counter_ns()
             await me.request(next(targets), b"")
             alone_ns.append(perf_counter_ns() - asked_ns)
