@@ -25,6 +25,7 @@ except ImportError:
     uvloop = None
 
 if TYPE_CHECKING:
+    from certificates import Authority
     from networks import Certificates, Cluster
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
@@ -48,6 +49,21 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Certi
 
     folder: Path = tmp_path_factory.mktemp("certificates")
     return cache(lambda: Certificates(folder))
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    from certificates import Authority
+
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Another authority, which nobody trusts."""
+    from certificates import Authority
+
+    return Authority(tmp_path_factory.mktemp("stranger"), "stranger")
 
 
 @pytest.fixture

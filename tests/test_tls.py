@@ -33,16 +33,6 @@ pytestmark = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("stranger"), "stranger")
-
-
-@pytest.fixture(scope="module")
 def files(authority: Authority) -> dict[str, dict[str, str]]:
     return {name: authority.issue(name) for name in ("server", "client")}
 

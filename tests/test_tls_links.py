@@ -35,16 +35,6 @@ both_loops = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("stranger"), "stranger")
-
-
-@pytest.fixture(scope="module")
 def good(authority: Authority) -> dict[str, dict[str, str]]:
     return {name: authority.issue(name) for name in ("n1", "n2")}
 
