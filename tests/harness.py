@@ -517,12 +517,13 @@ class Node:
         handle: Callable[[AgentMessage], Any] | None = None,
         *,
         capabilities: Iterable[str] = (),
+        metadata: dict[str, str] | None = None,
         broadcasts: bool = True,
         service_ns: int = 1_000,
     ) -> Agent:
         """An agent that is not registered yet."""
         name = agent if isinstance(agent, str) else None
-        record = AgentRecord(agent_id_of(agent), self.name, name, tuple(capabilities), None, broadcasts)
+        record = AgentRecord(agent_id_of(agent), self.name, name, tuple(capabilities), metadata, broadcasts)
         return Agent(self, record, handle, service_ns)
 
     def register(self, *agents: Agent, timeout_ms: int = 10_000) -> Token:

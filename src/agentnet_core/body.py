@@ -19,9 +19,6 @@ from agentnet_core.errors import ProtocolError
 from agentnet_core.framing import check_msgpack
 from agentnet_core.records import describe
 
-BODY_BYTES = 48 * 1024
-"""What one control frame's body is filled to, when a list has to be cut into several."""
-
 DEPTH_MAX = 8
 U64_MAX = 2**64 - 1
 

@@ -12,6 +12,12 @@ from dataclasses import dataclass, fields
 from agentnet_core.errors import ConfigError
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+FRAME_BYTES_MIN = 64 * 1024
+"""What every node takes in one frame, so that control frames need no agreement."""
+BODY_BYTES = 48 * 1024
+"""What one control frame's body is filled to, when a list has to be cut into several."""
+OPTIONAL_BYTES_MAX = 4096
+"""What a message may be on the wire beside its payload."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +97,16 @@ class EngineConfig:
             value = getattr(self, field.name)
             if field.type == "int" and (type(value) is not int or value <= 0):
                 raise ConfigError(f"{field.name}={value!r}: expected an integer above 0")
-        self._check_order("fragment_bytes", "frame_bytes_max", slack=4096)
+        if self.frame_bytes_max < FRAME_BYTES_MIN:
+            raise ConfigError(f"frame_bytes_max={self.frame_bytes_max}: expected at least {FRAME_BYTES_MIN}")
+        if self.metadata_bytes_max > BODY_BYTES:
+            raise ConfigError(f"metadata_bytes_max={self.metadata_bytes_max}: expected at most {BODY_BYTES}")
+        self._check_order("fragment_bytes", "frame_bytes_max", slack=OPTIONAL_BYTES_MAX)
         self._check_order("bulk_window_bytes", "link_window_bytes")
         parts = self.message_bytes_max // self.fragment_bytes + 1
         self._check_order("message_bytes_max", "reassembly_bytes_max", slack=parts * 64)
         self._check_order("fragment_bytes", "bulk_window_bytes")
-        self._check_order("fragment_bytes", "link_window_bytes", slack=4096)
+        self._check_order("fragment_bytes", "link_window_bytes", slack=OPTIONAL_BYTES_MAX)
         self._check_order("redial_ms_min", "redial_ms_max")
         self._check_order("ping_interval_ms", "link_silence_ms_max")
 

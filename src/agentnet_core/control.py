@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from agentnet_core.config import EngineConfig
+from agentnet_core.config import OPTIONAL_BYTES_MAX, EngineConfig
 from agentnet_core.directory import Applied, Confirmations, Directory, Settled
 from agentnet_core.errors import (
     AgentExists,
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
 
 MS = 1_000_000
 NEVER = 2**63 - 1
-OPTIONAL_BYTES_MAX = 4096
-"""What a message may be on the wire beside its payload."""
 
 HELLO, WELCOME, CLOSE = 0, 1, 2
 MEMBERS, AGENTS, CONFIRM = 8, 9, 10

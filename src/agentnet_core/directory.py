@@ -20,8 +20,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from agentnet_core.body import BODY_BYTES, U64_MAX, wrong
-from agentnet_core.config import EngineConfig
+from agentnet_core.body import U64_MAX, wrong
+from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.errors import AgentExists, LimitReached, NoSuchAgent, ProtocolError
 from agentnet_core.listing import (
     CAPABILITY_BYTES_MAX,

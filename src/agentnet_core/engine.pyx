@@ -20,7 +20,7 @@ from agentnet_core.framing cimport (
 )
 from agentnet_core.mailbox cimport Mailbox, is_full, is_high
 from agentnet_core.message cimport TYPE_RESPONSE, Origin, copy_message, read_message
-from agentnet_core.outflow cimport OPTIONAL_BYTES_MAX, Waiting
+from agentnet_core.outflow cimport Waiting, optional_bytes_max
 from agentnet_core.calls cimport Pending
 
 from agentnet_core.errors import (
@@ -125,7 +125,7 @@ cdef class Engine(Calls):
         if not session.welcomed:
             raise ProtocolError("a MESSAGE frame before the link was welcomed")
         session.received += frame.wire_size
-        if session.received - session.reported > session.granted + OPTIONAL_BYTES_MAX:
+        if session.received - session.reported > session.granted + optional_bytes_max:
             raise ProtocolError(f"{session.received - session.reported} bytes of data at once: expected at "
                                 f"most {session.granted}, the credit that was given (link_window_bytes)")
         message = read_message(frame.body, frame.size, frame.flags & OPTIONAL_FIELDS, session.origin)

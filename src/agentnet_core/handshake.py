@@ -50,6 +50,7 @@ from agentnet_core.body import (
     unpack,
     wrong,
 )
+from agentnet_core.config import FRAME_BYTES_MIN
 from agentnet_core.errors import DuplicateLink, HandshakeRefused, LinkLost, NetworkError, from_code
 from agentnet_core.records import describe
 
@@ -61,7 +62,6 @@ CHECKSUM_NONE = 0
 CHECKSUM_CRC32C = 1
 
 UUID_BYTES = 16
-FRAME_BYTES_MIN = 1024
 KEY_MUST_KNOW_MAX = 63
 CLOSE_TEXT_MAX = 512
 

@@ -31,7 +31,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agentnet_core.body import (
-    BODY_BYTES,
     U64_MAX,
     expect_addresses,
     expect_int,
@@ -40,7 +39,7 @@ from agentnet_core.body import (
     pack,
     unpack,
 )
-from agentnet_core.config import EngineConfig
+from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.errors import HandshakeRefused
 from agentnet_core.records import Event, Member, NodeStatus
 

@@ -7,7 +7,8 @@ from agentnet_core.session cimport Session
 cdef enum:
     FLUSH_BYTES = 131072         # a sender lets the loop turn after this much
     FRAME_OVERHEAD_BYTES = 10   # head and checksum
-    OPTIONAL_BYTES_MAX = 4096   # what a message may be on the wire beside its payload
+
+cdef Py_ssize_t optional_bytes_max  # the config's, for C
 
 
 cdef class Ready:

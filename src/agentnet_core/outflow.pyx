@@ -20,6 +20,7 @@ from agentnet_core.framing cimport CREDIT, MESSAGE, OPTIONAL_FIELDS, Cursor, pac
 from agentnet_core.message cimport PLAIN_HEAD_BYTES, copy_message, write_plain
 from agentnet_core.session cimport PART_OVERHEAD_BYTES
 
+from agentnet_core.config import OPTIONAL_BYTES_MAX
 from agentnet_core.errors import (
     AgentUnreachable, ConfigError, Congested, Expired, InternalError, MessageTooLarge, NoSuchAgent,
     ProtocolError,
@@ -27,6 +28,8 @@ from agentnet_core.errors import (
 
 cdef enum:
     PAUSE_EVERY_SENDS = 64      # off the hot path: the loop turns at least this often
+
+optional_bytes_max = OPTIONAL_BYTES_MAX
 
 cdef int64_t MS = 1_000_000
 cdef int64_t NEVER = 0x7fffffffffffffff
@@ -452,7 +455,7 @@ cdef class Outflow:
         while more and session.bulk:
             more = False
             for key in list(session.bulk):
-                if not session.share.has_room() or session.room() < self.fragment_bytes + OPTIONAL_BYTES_MAX:
+                if not session.share.has_room() or session.room() < self.fragment_bytes + optional_bytes_max:
                     return 0
                 lane = session.bulk[key]
                 if not lane:        # what waited in it has expired

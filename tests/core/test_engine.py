@@ -209,17 +209,17 @@ def test_the_limits_of_the_other_side_hold() -> None:
 
 def test_the_largest_headers_fit_beside_the_largest_plain_payload() -> None:
     world = World()
-    config = {"fragment_bytes": 10_000, "frame_bytes_max": 14_096, "bulk_window_bytes": 14_096}
+    config = {"fragment_bytes": 61_440, "frame_bytes_max": 65_536, "bulk_window_bytes": 65_536}
     a, b = pair(world, **config)
     sink = b.agent("sink")
-    message = AgentMessage(bytes(10_000), to_agent="sink", message_id="x" * 1024)
+    message = AgentMessage(bytes(61_440), to_agent="sink", message_id="x" * 1024)
     message.with_fields({64: b"t" * 1018})
     a.engine.send_message(message, 5)
-    a.engine.send_message(AgentMessage(bytes(30_000), to_agent="sink", message_id="x" * 1024), 5)
+    a.engine.send_message(AgentMessage(bytes(200_000), to_agent="sink", message_id="x" * 1024), 5)
     world.until(lambda: sink.pending_messages == 2)
     first, second = sink.take_all()
     assert (first.fields, len(first.message_id)) == ({64: b"t" * 1018}, 1024)
-    assert (len(second.payload), len(second.message_id)) == (30_000, 1024)
+    assert (len(second.payload), len(second.message_id)) == (200_000, 1024)
     assert a.stats["links_lost"] == 0
 
 

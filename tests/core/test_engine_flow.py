@@ -21,7 +21,6 @@ from agentnet_core.records import Event
 
 SMALL = {
     "fragment_bytes": 4096,
-    "frame_bytes_max": 8192,
     "bulk_window_bytes": 16_384,
     "link_window_bytes": 32_768,
 }

@@ -29,7 +29,7 @@ from harness import (
 )
 from strangers import Stranger  # fmt: skip
 
-from agentnet_core.config import EngineConfig
+from agentnet_core.config import BODY_BYTES, FRAME_BYTES_MIN, EngineConfig
 from agentnet_core.errors import (
     AgentUnreachable,
     Congested,
@@ -107,6 +107,20 @@ def test_a_long_list_of_agents_comes_with_the_link() -> None:
     assert len(b.control.directory) == 3000
 
 
+def test_lists_fit_the_smallest_frames() -> None:
+    world = World()
+    config = EngineConfig(
+        frame_bytes_max=FRAME_BYTES_MIN, fragment_bytes=32 * 1024, metadata_bytes_max=BODY_BYTES
+    )
+    a = world.node("a", config=config)
+    a.control.found(UUID)
+    a.register(*[a.make(f"{i:0200}", metadata={"about": "x" * (BODY_BYTES - 30)}) for i in range(5)])
+    a.register(*[a.make(f"{i:0256}") for i in range(1000)])
+    b = world.node("b", config=config)
+    assert settled(world, b.join("a")).error is None
+    assert len(b.control.directory) == 1005
+
+
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("version", {"protocol_min": 2, "protocol_max": 3}, "no common protocol version"),
     ("network", {"network": "other"}, "is in network 'other', node 'm' in network 'default'"),
@@ -114,7 +128,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("same id", {"node_id": "m", "incarnation": 2}, "node id 'm' is used by two nodes"),
     ("features", {"features_required": 1 << 7}, "requires features [7]"),
     ("window", {"credit_bytes": 1000}, "a window of 1000"),
-    ("frames", {"frame_bytes_max": 2000}, "takes frames of 2000 bytes"),
+    ("frames", {"frame_bytes_max": 65_536}, "takes frames of 65536 bytes"),
 ]
 
 

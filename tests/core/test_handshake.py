@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agentnet_core.config import FRAME_BYTES_MIN
 from agentnet_core.errors import (
     BY_CODE,
     DuplicateLink,
@@ -61,7 +62,7 @@ hellos = st.builds(
     protocol_max=st.integers(1, 0xFFFF),
     features_required=u64,
     features_optional=u64,
-    frame_bytes_max=st.integers(1024, 2**32 - 1),
+    frame_bytes_max=st.integers(FRAME_BYTES_MIN, 2**32 - 1),
     message_bytes_max=st.integers(1, 2**63 - 1),
     credit_bytes=st.integers(0, 2**63 - 1),
     checksum=st.integers(0, 1),
@@ -135,9 +136,9 @@ def test_any_value_is_read_or_refused(value: Any) -> None:
         (4, "", "node_id: expected 1 to 64 of"),
         (5, -1, "incarnation: expected an integer from 0 to"),
         (5, 1.0, "incarnation: expected an integer from 0 to"),
-        (8, {0: 100, 1: 100}, "frame_bytes_max: expected an integer from 1024 to 4294967295, got 100"),
-        (8, {0: 4096}, "message_bytes_max: expected an integer from 1 to 9223372036854775807, got None"),
-        (8, {0: 4096, 1: 9, 2: 1}, "limits: expected limits 0 and 1 or from 64, got 2"),
+        (8, {0: 100, 1: 100}, "frame_bytes_max: expected an integer from 65536 to 4294967295, got 100"),
+        (8, {0: 65_536}, "message_bytes_max: expected an integer from 1 to 9223372036854775807, got None"),
+        (8, {0: 65_536, 1: 9, 2: 1}, "limits: expected limits 0 and 1 or from 64, got 2"),
         (10, 2, "checksum: expected an integer from 0 to 1, got 2"),
         (11, [1, 2], "liveness: expected a list of 3, got '2 elements'"),
         (11, [1, 70000, b""], "liveness TCP port: expected an integer from 0 to 65535, got 70000"),
@@ -237,7 +238,7 @@ def test_two_hellos_agree_on_the_lesser_limits() -> None:
     local = hello(
         "a",
         protocol_max=4,
-        frame_bytes_max=5000,
+        frame_bytes_max=90_000,
         message_bytes_max=10,
         features_optional=0b110,
         credit_bytes=5,
@@ -246,7 +247,7 @@ def test_two_hellos_agree_on_the_lesser_limits() -> None:
         "b",
         protocol_max=3,
         protocol_min=2,
-        frame_bytes_max=4000,
+        frame_bytes_max=80_000,
         message_bytes_max=20,
         features_required=0b10,
         checksum=CHECKSUM_CRC32C,
@@ -262,7 +263,7 @@ def test_two_hellos_agree_on_the_lesser_limits() -> None:
         features=0b10,
         network_uuid=UUID,
         checksum=CHECKSUM_CRC32C,
-        frame_bytes_max=4000,
+        frame_bytes_max=80_000,
         message_bytes_max=10,
         credit_bytes=9,
     )
@@ -331,7 +332,7 @@ plain_hellos = st.builds(
     protocol_max=st.integers(2, 3),
     features_required=st.integers(0, 3),
     features_optional=st.integers(0, 7),
-    frame_bytes_max=st.integers(1024, 1030),
+    frame_bytes_max=st.integers(FRAME_BYTES_MIN, FRAME_BYTES_MIN + 6),
     checksum=st.integers(0, 1),
 )
 
