@@ -63,9 +63,10 @@ def address_of(name: str) -> str:
 class Token:
     """What the engine hands back, once, with an outcome: None, a message or an error."""
 
-    __slots__ = ("_cancelled", "done", "hint", "outcome")
+    __slots__ = ("_cancelled", "done", "hint", "outcome", "then")
 
     def __init__(self) -> None:
+        self.then: Action | None = None
         self.done = self._cancelled = False
         self.outcome: AgentMessage | BaseException | None = None
         self.hint: Any = None
@@ -79,6 +80,8 @@ class Token:
     def settle(self, outcome: AgentMessage | BaseException | None, hint: Any) -> None:
         assert not self.done, f"settled twice: {self.outcome!r}, then {outcome!r}"
         self.done, self.outcome, self.hint = True, outcome, hint
+        if self.then is not None:
+            self.then()
 
     @property
     def error(self) -> BaseException | None:
@@ -369,7 +372,6 @@ class Agent(Port):
         super().__init__(node.engine, record)
         self.node = node
         self.received: list[AgentMessage] = []
-        self.answered: list[Any] = []
         self._handle = handle
         self._service_ns = service_ns
 
@@ -404,9 +406,10 @@ class Agent(Port):
             result, failure = b"", (HandlerFailed.code, f"agent {self.record.label}: {error}")
         body, content = to_bytes(b"" if result is None else result)
         token = self.engine.reply(message, body, content, failure)
-        if token is not None:
-            self.answered.append(token)
-        self._later()
+        if token is None:
+            self._later()
+        else:
+            token.then = self._later
 
     def take_all(self) -> list[AgentMessage]:
         """Take what is in the mailbox, as a handler would that is there at last."""

@@ -20,9 +20,9 @@ from agentnet.payload import declared_type, decode, to_bytes
 from agentnet.runner import Runner
 from agentnet_core.errors import ConfigError, HandlerFailed, PayloadMismatch
 from agentnet_core.message import AgentMessage
-from agentnet_core.outflow import Pause
 from agentnet_core.port import Port
 from agentnet_core.records import AgentRecord, Event, MessagePriority
+from agentnet_core.route import Pause
 
 if TYPE_CHECKING:
     from agentnet_core.engine import Engine
@@ -246,7 +246,7 @@ class Agent(Port):
 
     # -- failures
 
-    def _report(self, message: AgentMessage, error: BaseException) -> None:
+    def _report(self, message: AgentMessage, error: BaseException) -> asyncio.Future[None] | None:
         engine, label = self.engine, self.record.label
         self._net.handlers_failed += 1
         cause: BaseException
@@ -260,9 +260,8 @@ class Agent(Port):
         engine.event(
             Event(Event.HANDLER_FAILED, engine.node_id, self.agent_id, self.name, detail=text, error=cause)
         )
-        token = engine.reply(message, b"", 0, (code, text))
-        if token is not None:
-            token.add_done_callback(lambda done: done.cancelled() or done.exception())
+        token: asyncio.Future[None] | None = engine.reply(message, b"", 0, (code, text))
+        return token
 
     def _log(self, message: AgentMessage, error: BaseException | None, text: str) -> None:
         self._failures += 1

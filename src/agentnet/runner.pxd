@@ -15,4 +15,5 @@ cdef class Runner:
     cdef object step(self, object thrown)
     cdef bint next_message(self) except -1
     cdef int finish(self, object result) except -1
+    cdef int wait_for(self, object token) except -1
     cdef int failed(self, object error) except -1

@@ -16,7 +16,7 @@ class Runner(Coroutine[Any, None, None]):
         port: Port,
         handler: Callable[[AgentMessage], Coroutine[Any, Any, Any]],
         loop: asyncio.AbstractEventLoop,
-        report: Callable[[AgentMessage, BaseException], None],
+        report: Callable[[AgentMessage, BaseException], asyncio.Future[None] | None],
     ) -> None: ...
     @property
     def idle(self) -> bool: ...

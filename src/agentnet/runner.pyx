@@ -6,7 +6,8 @@ task and no callback per message, and `current_task`, timeouts and cancellation 
 always mean.  It lets the loop turn after a millisecond of work.
 
 In: a Port and an `async` handler of one AgentMessage.  Out: replies, through the engine; failures,
-through `report(message, error)`.  It ends when it is retired while idle, or its task is cancelled.
+through `report(message, error)`, which answers too and returns a token to await, or None.  It ends
+when it is retired while idle, or its task is cancelled.
 """
 
 from cpython.object cimport PyObject
@@ -153,11 +154,15 @@ cdef class Runner:
                 try:
                     payload, content = self.engine.to_bytes(result)
                 except NetworkError as error:
-                    self.report(message, error)
-                    return 0
+                    return self.wait_for(self.report(message, error))
                 token = self.engine.reply(message, payload, content)
-            if token is not None:
-                self.inner = token.__await__()
+            self.wait_for(token)
+        return 0
+
+    cdef int wait_for(self, object token) except -1:
+        """Too many answers wait already: this one first, if it is not None."""
+        if token is not None:
+            self.inner = token.__await__()
         return 0
 
     cdef int failed(self, object error) except -1:
@@ -173,7 +178,7 @@ cdef class Runner:
                     f"handled this")))
             raise error
         if message is not None:
-            self.report(message, error)
+            self.wait_for(self.report(message, error))
         return 0
 
 

@@ -2,7 +2,8 @@ from libc.stdint cimport int64_t, uint64_t
 
 from agentnet_core.framing cimport Frame
 from agentnet_core.message cimport AgentMessage
-from agentnet_core.outflow cimport Outflow, Waiting
+from agentnet_core.outflow cimport Outflow
+from agentnet_core.route cimport Waiting
 from agentnet_core.session cimport Session
 
 
@@ -20,10 +21,11 @@ cdef class Calls(Outflow):
     cdef uint64_t correlation, dated_correlation
     cdef int64_t dated_ns
     cdef Py_ssize_t pending_max
-    cdef int64_t request_timeout_ns
+    cdef int64_t request_timeout_ns, answer_wait_ns
     cdef int64_t messages_undeliverable, replies_late, replies_lost
     cdef int64_t nanoseconds(self, double seconds) except -1
     cdef int on_answer(self, Session session, AgentMessage message) except -1
+    cdef object answer(self, Session session, AgentMessage answer)
     cpdef int refuse(self, AgentMessage message, error) except -1
     cdef int on_refused(self, Session session, Frame* frame) except -1
     cdef int expire_request(self, correlation, Pending pending) except -1

@@ -2,7 +2,8 @@
 
 A request has a correlation number and a deadline; it ends exactly once, with the answer of the
 session that it was sent to or with an error whose `definite` tells whether it may have been carried
-out.  An answer waits for room like any message; one that nobody waits for is counted and dropped.
+out.  An answer waits for room like any message, and its agent goes on; too many of them hold up who answers,
+for a short time.  One that nobody waits for is counted and dropped.
 
 Held here: at most `requests_pending_max` requests.
 """
@@ -13,12 +14,13 @@ from libc.string cimport memcpy
 
 from agentnet_core.framing cimport REFUSED, Cursor, pack_bin_head, pack_u64, read_array, read_bin, read_uint
 from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_QUERY, TYPE_RESPONSE
-from agentnet_core.outflow cimport FRAME_OVERHEAD_BYTES, Route
+from agentnet_core.outflow cimport FRAME_OVERHEAD_BYTES
+from agentnet_core.route cimport Route
 
 from agentnet_core.errors import (
     ConfigError, Congested, MessageTooLarge, ProtocolError, RequestTimeout, from_code,
 )
-from agentnet_core.records import Event
+from agentnet_core.records import AgentRecord, Event
 
 
 cdef int64_t DATE_NS = 1_000_000                # a clock that is later by less is as good as right
@@ -49,14 +51,26 @@ cdef class Calls(Outflow):
         self.dated_correlation, self.dated_ns = self.correlation, self.now_ns
         return 0
 
-    cdef int end_call(self, AgentMessage message, error) except -1:
+    cdef int fail_waiting(self, Waiting waiting, error) except -1:
+        cdef AgentMessage message = waiting.message
+        cdef Session session = waiting.route.session
         cdef Pending pending
-        if message.type == TYPE_QUERY:
+        waiting.drop()
+        if session is not None and waiting.route is session.answers:
+            self.replies_lost += 1
+            if not (session.stalled or session.closed):
+                session.stalled = True
+                self.event(Event(Event.UNDELIVERABLE, session.node_id, detail=f"answers dropped: {error}",
+                                 error=error))
+            self.settle(waiting.token, None)    # its agent goes on
+        elif waiting.token is not None:
+            self.settle(waiting.token, error)
+        elif message.type == TYPE_QUERY and message.correlation:
             pending = self.pending.pop(message.correlation, None)
             if pending is not None:
                 self.settle(pending.token, error)
-        else:
-            self.replies_lost += 1
+        else:                       # of `send_nowait`
+            self.refuse(message, error)
         return 0
 
     cdef int64_t nanoseconds(self, double seconds) except -1:
@@ -113,11 +127,24 @@ cdef class Calls(Outflow):
         except MessageTooLarge as error:
             text = f"the answer of agent {request.to_id}: {error}"
             return self.reply(request, b"", 0, (MessageTooLarge.code, text))
-        route = Route(self.control.node_record, session)
+        return self.answer(session, answer)
+
+    cdef object answer(self, Session session, AgentMessage answer):
+        """Send an answer or queue it; a token to await when too many are queued already."""
+        cdef Route route
+        if session.answers is None:
+            session.answers = Route(AgentRecord(0, session.node_id, f"of node {session.node_id}"), session)
+        route = session.answers
         if self.offer(route, answer):
             return None
+        if not self.is_full(route, PyBytes_GET_SIZE(answer.payload)):
+            self.queue(route, answer, None, self.send_wait_ns)
+            return None
+        if session.stalled:
+            self.replies_lost += 1
+            return None
         token = self.make_token()
-        self.wait(route, answer, token)
+        self.queue(route, answer, token, self.answer_wait_ns)
         return token
 
     cpdef int refuse(self, AgentMessage message, error) except -1:
@@ -176,7 +203,7 @@ cdef class Calls(Outflow):
     cdef int expire_request(self, correlation, Pending pending) except -1:
         del self.pending[correlation]
         if pending.waiting is not None and not pending.waiting.dropped and not pending.waiting.started:
-            self.drop(pending.waiting)
+            pending.waiting.drop()
             error = Congested(f"agent {pending.waiting.route.record.label} or the link to it had no room "
                               f"in time; the request was not sent")
         else:

@@ -52,8 +52,14 @@ class EngineConfig:
     """Bytes in one mailbox, 200 more counted for each message; likewise."""
     sends_waiting_max: int = 1024
     """Sends that wait for one agent; one more raises Congested."""
+    sends_waiting_bytes_max: int = 64 * 1024 * 1024
+    """Bytes of payload of the sends that wait for one agent; likewise."""
     send_wait_ms_max: int = 30_000
     """A send that has waited this long raises Congested; so two agents that flood each other end."""
+    answer_wait_ms_max: int = 2_000
+    """Answers wait for room like sends, but nobody waits for them; only when as many as may wait for one
+    node do already, their agents wait too, this long.  Then the answer is dropped and counted, and so
+    are those after it until the node takes data again: it cannot hold up an agent that others ask."""
     requests_pending_max: int = 65_536
     """Requests of one node without an answer; one more raises LimitReached."""
     request_timeout_ms: int = 30_000
@@ -105,6 +111,7 @@ class EngineConfig:
         self._check_order("bulk_window_bytes", "link_window_bytes")
         parts = self.message_bytes_max // self.fragment_bytes + 1
         self._check_order("message_bytes_max", "reassembly_bytes_max", slack=parts * 64)
+        self._check_order("message_bytes_max", "sends_waiting_bytes_max")
         self._check_order("fragment_bytes", "bulk_window_bytes")
         self._check_order("fragment_bytes", "link_window_bytes", slack=OPTIONAL_BYTES_MAX)
         self._check_order("redial_ms_min", "redial_ms_max")

@@ -390,11 +390,10 @@ class Control:
 
     def _report(self, applied: Applied) -> None:
         """Let routes and events follow what changed in the directory."""
-        drop = self.engine.drop_routes
         for record in applied.changed:
-            drop(record)
+            self.engine.renew_route(record)
         for record in applied.removed:
-            drop(record)
+            self.engine.drop_routes(record)
             self._agent_event(Event.AGENT_GONE, record)
         for record in applied.added:
             self._agent_event(Event.AGENT_REGISTERED, record)

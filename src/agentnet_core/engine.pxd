@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t, uint64_t
 from agentnet_core.calls cimport Calls
 from agentnet_core.framing cimport Arena, Frame
 from agentnet_core.message cimport AgentMessage
-from agentnet_core.outflow cimport Route
+from agentnet_core.route cimport Route
 from agentnet_core.port cimport Port
 from agentnet_core.session cimport Session
 

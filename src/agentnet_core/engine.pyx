@@ -20,7 +20,8 @@ from agentnet_core.framing cimport (
 )
 from agentnet_core.mailbox cimport Mailbox, is_full, is_high
 from agentnet_core.message cimport TYPE_RESPONSE, Origin, copy_message, read_message
-from agentnet_core.outflow cimport Waiting, optional_bytes_max
+from agentnet_core.outflow cimport optional_bytes_max
+from agentnet_core.route cimport Waiting
 from agentnet_core.calls cimport Pending
 
 from agentnet_core.errors import (
@@ -54,6 +55,7 @@ cdef class Engine(Calls):
         self.control_bytes_max = config.control_bytes_max
         self.pending_max = config.requests_pending_max
         self.request_timeout_ns = config.request_timeout_ms * MS
+        self.answer_wait_ns = config.answer_wait_ms_max * MS
 
     # -- sending to all
 
@@ -345,14 +347,15 @@ cdef class Engine(Calls):
         """Take an agent, in the place of one of the same id if there is one."""
         cdef Port old = self.ports.get(port.agent_id)
         agent_id = port.record.agent_id     # one int object serves all tables
-        if old is not None:
+        if old is not None:         # what waits for it, here and at other nodes, goes to the new one
             port.stopped_sessions = old.stopped_sessions
+            port.inherit(old)
             self.remove_port(old)
         self.ports[agent_id] = port
         self.routes[agent_id] = port
         self.last_port = None
-        if port.stopped_sessions is not None:
-            port.go()               # those that wait at other nodes go to the new one
+        if port.stopped_sessions is not None or port.waiting:
+            port.go()
 
     def remove_port(self, Port port not None):
         """The agent is gone: refuse what is in its mailbox and what waits for it."""
@@ -375,6 +378,12 @@ cdef class Engine(Calls):
         while message is not None:
             self.refuse(message, error)
             message = port.next_message()
+
+    def renew_route(self, record):
+        """The agent is where it was, but what is known of it has changed."""
+        cdef Route route = self.routes.get(record.agent_id)
+        if route is not None and route.session is not None:
+            route.record = record
 
     def drop_routes(self, record):
         """The agent of `record` is not where it was; sends that wait for it fail, definitely."""

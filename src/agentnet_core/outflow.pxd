@@ -2,6 +2,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from agentnet_core.framing cimport Frame
 from agentnet_core.message cimport AgentMessage, Origin
+from agentnet_core.route cimport Route, Waiting
 from agentnet_core.session cimport Session
 
 cdef enum:
@@ -18,26 +19,6 @@ cdef class Ready:
     cdef readonly list deliver
     cdef readonly list settle
     cdef readonly list events
-
-
-cdef class Route:
-    """Where an agent is: behind a session, or here (a Port)."""
-    cdef readonly uint64_t agent_id
-    cdef readonly object record
-    cdef readonly Session session
-    cdef readonly bint stopped
-    cdef object waiting             # deque of Waiting while stopped
-    cdef Py_ssize_t waiting_count
-
-
-cdef class Waiting:
-    """A message that waits for room."""
-    cdef readonly AgentMessage message
-    cdef readonly Route route
-    cdef readonly object token
-    cdef int64_t deadline_ns
-    cdef uint32_t fragment
-    cdef bint dropped, started
 
 
 cdef class Outflow:
@@ -60,7 +41,7 @@ cdef class Outflow:
     cdef int sends
     cdef int64_t fragment_bytes, bulk_window, message_bytes_max, send_wait_ns
     cdef Py_ssize_t waiting_max, parted_max
-    cdef int64_t parted_bytes_max
+    cdef int64_t parted_bytes_max, waiting_bytes_max
     cdef int64_t messages_sent, messages_local, messages_expired
 
     cdef int limit(self, config) except -1
@@ -82,12 +63,13 @@ cdef class Outflow:
     cdef bint admit(self, Route route, AgentMessage message) except -1
     cdef int deliver_here(self, Route route, AgentMessage message) except -1
     cdef int encode(self, Session session, AgentMessage message) except -1
+    cdef bint may_follow(self, Route route, AgentMessage message) except -1
+    cdef bint is_full(self, Route route, Py_ssize_t size) noexcept
+    cdef Waiting queue(self, Route route, AgentMessage message, token, int64_t wait_ns)
     cpdef Waiting wait(self, Route route, AgentMessage message, token)
     cdef bint settled(self, Waiting waiting) except -1
-    cdef int drop(self, Waiting waiting) except -1
     cdef int finish_waiting(self, Waiting waiting) except -1
     cdef int fail_waiting(self, Waiting waiting, error) except -1
-    cdef int end_call(self, AgentMessage message, error) except -1
     cdef int drain(self, Session session) except -1
     cdef int drain_local(self, Route port) except -1
     cdef int queue_bulk(self, Session session, Waiting waiting) except -1

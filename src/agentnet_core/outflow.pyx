@@ -4,8 +4,9 @@ A message goes straight into its peer's lane if the agent has not said STOP, the
 nobody waits before it; otherwise it is queued, and its token is settled when it is sent or fails.
 Large messages wait in bulk lanes, one per sender, receiver and priority, and go in fragments in turn.
 
-Held here: at most `sends_waiting_max` messages for each agent, each for `send_wait_ms_max`, and
-what the peers' windows allow.  Fails with Congested, Expired, AgentUnreachable: all definite.
+Held here: at most `sends_waiting_max` messages for each agent, of `sends_waiting_bytes_max` in all,
+each for `send_wait_ms_max`, and what the peers' windows allow.  Fails with Congested, Expired,
+AgentUnreachable: all definite.
 """
 
 from collections import deque
@@ -13,8 +14,6 @@ from collections import deque
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
-
-cimport cython
 
 from agentnet_core.framing cimport CREDIT, MESSAGE, OPTIONAL_FIELDS, Cursor, pack_u64, read_array, read_uint
 from agentnet_core.message cimport PLAIN_HEAD_BYTES, copy_message, write_plain
@@ -25,47 +24,17 @@ from agentnet_core.errors import (
     AgentUnreachable, ConfigError, Congested, Expired, InternalError, MessageTooLarge, NoSuchAgent,
     ProtocolError,
 )
+from agentnet_core.route import SENT, Pause
 
 cdef enum:
     PAUSE_EVERY_SENDS = 64      # off the hot path: the loop turns at least this often
 
 optional_bytes_max = OPTIONAL_BYTES_MAX
 
+cdef object _SENT = SENT        # a C global: nothing is looked up
+
 cdef int64_t MS = 1_000_000
 cdef int64_t NEVER = 0x7fffffffffffffff
-
-
-cdef class Done:
-    """What an accepted send returns: awaiting it costs nothing."""
-    def __await__(self):
-        return self
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        raise StopIteration
-
-
-cdef Done _SENT = Done()
-SENT = _SENT
-
-
-@cython.freelist(8)
-cdef class Pause:
-    """Awaiting it lets the loop turn once."""
-    cdef bint over
-
-    def __await__(self):
-        return self
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        if self.over:
-            raise StopIteration
-        self.over = True
 
 
 cdef class Ready:
@@ -89,20 +58,6 @@ cdef class Ready:
         self.events.clear()
 
 
-cdef class Route:
-    """Where an agent is reached. `stopped`: it said that its mailbox is filling up."""
-
-    def __init__(self, record, Session session):
-        self.agent_id = record.agent_id
-        self.record = record
-        self.session = session
-
-
-cdef class Waiting:
-    def __cinit__(self, AgentMessage message, Route route, token, int64_t deadline_ns):
-        self.message, self.route, self.token, self.deadline_ns = message, route, token, deadline_ns
-
-
 cdef class Outflow:
     """The sending half of an engine."""
 
@@ -120,6 +75,7 @@ cdef class Outflow:
         self.parted_max = config.fragments_open_max
         self.parted_bytes_max = config.reassembly_bytes_max
         self.waiting_max = config.sends_waiting_max
+        self.waiting_bytes_max = config.sends_waiting_bytes_max
         self.send_wait_ns = config.send_wait_ms_max * MS
         return 0
 
@@ -221,6 +177,7 @@ cdef class Outflow:
                                 f"{session.credited} to {session.sent} bytes, and at most "
                                 f"{session.sent_messages} messages")
         session.credited, session.credited_messages = <int64_t>taken, <int64_t>messages
+        session.stalled = False
         session.share.credited(session.credited, self.now_ns, self.bulk_window // self.fragment_bytes)
         if session.bulk:
             self.mark(session)
@@ -291,11 +248,21 @@ cdef class Outflow:
             if may_wait and (self.unflushed >= FLUSH_BYTES or self.sends % PAUSE_EVERY_SENDS == 0):
                 return Pause()
             return _SENT
-        if not may_wait:
+        if may_wait:
+            token = self.make_token()
+            self.wait(route, message, token)
+            return token
+        if not self.may_follow(route, message):
             raise Congested(f"agent {route.record.label} or the link to it has no room now; nothing was sent")
-        token = self.make_token()
-        self.wait(route, message, token)
-        return token
+        self.queue(route, message, None, self.send_wait_ns)
+        return _SENT
+
+    cdef bint may_follow(self, Route route, AgentMessage message) except -1:
+        """Whether a large message may be left to go in parts: none like it is under way."""
+        cdef Session session = route.session
+        return (PyBytes_GET_SIZE(message.payload) > self.fragment_bytes and session is not None
+                and not (session.closed or session.blocked or route.stopped or route.waiting)
+                and bulk_key(message) not in session.bulk)
 
     cpdef bint offer(self, Route route, AgentMessage message) except -1:
         """Stamp and send it if there is room now; MessageTooLarge, definite."""
@@ -354,16 +321,24 @@ cdef class Outflow:
 
     cpdef Waiting wait(self, Route route, AgentMessage message, token):
         """Queue a message that `offer` did not take; its token is settled when it is sent or fails."""
-        cdef Waiting waiting
-        cdef Session session = route.session
-        if route.waiting_count >= self.waiting_max:
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(message.payload)
+        if self.is_full(route, size):
             # Those that were given up keep their place until somebody looks.
-            self.expire_waiting(route.waiting if route.waiting is not None else session.blocked)
-        if route.waiting_count >= self.waiting_max:
-            raise Congested(f"{route.waiting_count} sends to agent {route.record.label} wait already "
-                            f"(sends_waiting_max); nothing was sent")
-        waiting = Waiting(message, route, token, self.now_ns + self.send_wait_ns)
-        route.waiting_count += 1
+            self.expire_waiting(route.waiting if route.waiting is not None else route.session.blocked)
+        if self.is_full(route, size):
+            raise Congested(f"{route.waiting_count} sends of {route.waiting_bytes} bytes to agent "
+                            f"{route.record.label} wait already (sends_waiting_max, "
+                            f"sends_waiting_bytes_max); nothing was sent")
+        return self.queue(route, message, token, self.send_wait_ns)
+
+    cdef bint is_full(self, Route route, Py_ssize_t size) noexcept:
+        return (route.waiting_count >= self.waiting_max
+                or route.waiting_bytes + size > self.waiting_bytes_max)
+
+    cdef Waiting queue(self, Route route, AgentMessage message, token, int64_t wait_ns):
+        cdef Waiting waiting = Waiting(message, route, token, wait_ns)
+        cdef Session session = route.session
+        waiting.deadline_ns = self.now_ns + wait_ns
         self.waits.append(waiting)
         self.wake_for(waiting)
         self.rouse()                # the driver sets its timer, and the clock
@@ -382,7 +357,7 @@ cdef class Outflow:
         if waiting.dropped:
             return True
         if waiting.token is not None and waiting.token.cancelled():
-            self.drop(waiting)
+            waiting.drop()
             return True
         if waiting.message.deadline_ns and self.now_ns >= waiting.message.deadline_ns:
             self.messages_expired += 1
@@ -392,26 +367,13 @@ cdef class Outflow:
             return True
         return False
 
-    cdef int drop(self, Waiting waiting) except -1:
-        waiting.dropped = True
-        waiting.route.waiting_count -= 1
-        return 0
-
     cdef int finish_waiting(self, Waiting waiting) except -1:
-        self.drop(waiting)
+        waiting.drop()
         self.settle(waiting.token, None)
         return 0
 
     cdef int fail_waiting(self, Waiting waiting, error) except -1:
-        self.drop(waiting)
-        if waiting.token is not None:
-            self.settle(waiting.token, error)
-        else:
-            self.end_call(waiting.message, error)
-        return 0
-
-    cdef int end_call(self, AgentMessage message, error) except -1:
-        """A request or an answer that waited without a token fails: `Calls` knows whose it is."""
+        """It was not sent: `Calls` knows whose it is."""
         raise InternalError("an Outflow alone keeps no requests")
 
     cdef int deliver_here(self, Route route, AgentMessage message) except -1:
@@ -546,7 +508,7 @@ cdef class Outflow:
             self.stamped.clear()
         if self.waits:
             for waiting in self.waits:
-                waiting.deadline_ns = self.now_ns + self.send_wait_ns
+                waiting.deadline_ns = self.now_ns + waiting.wait_ns
                 self.wake_for(waiting)
             self.waits.clear()
         return 0
@@ -571,7 +533,7 @@ cdef class Outflow:
                 dropped = True
                 self.fail_waiting(waiting, Congested(
                     f"agent {waiting.route.record.label} or the link to it had no room for "
-                    f"{self.config.send_wait_ms_max} ms (send_wait_ms_max); nothing was sent"))
+                    f"{waiting.wait_ns // MS} ms (send_wait_ms_max); nothing was sent"))
             else:
                 self.wake_for(waiting)
         if dropped:

@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t
 from agentnet_core.calls cimport Calls
 from agentnet_core.mailbox cimport Mailbox
 from agentnet_core.message cimport AgentMessage
-from agentnet_core.outflow cimport Route
+from agentnet_core.route cimport Route
 from agentnet_core.session cimport Session
 
 
@@ -21,6 +21,7 @@ cdef class Port(Route):
     cdef list stopped_sessions
     cdef dict overfill              # Origin -> Overfill, until GO
     cdef readonly int64_t served_ns
+    cdef int inherit(self, Port old) except -1
     cdef Mailbox mailbox(self)
     cdef int go(self) except -1
     cdef int withhold(self, Session session, int64_t size, int64_t whole) except -1

@@ -5,8 +5,8 @@ from typing_extensions import disjoint_base
 
 from agentnet_core.calls import Calls
 from agentnet_core.message import AgentMessage
-from agentnet_core.outflow import Route
 from agentnet_core.records import AgentRecord, MessagePriority, MessageType
+from agentnet_core.route import Route
 
 @disjoint_base
 class Overfill: ...

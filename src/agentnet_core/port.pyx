@@ -18,9 +18,10 @@ from agentnet_core.framing cimport GO
 from agentnet_core.mailbox cimport is_low
 from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_QUERY, Origin
 from agentnet_core.outflow cimport FLUSH_BYTES, FRAME_OVERHEAD_BYTES
+from agentnet_core.route cimport Waiting
 
 from agentnet_core.errors import ConfigError, Expired, LimitReached, NetworkError
-from agentnet_core.outflow import SENT, Pause
+from agentnet_core.route import SENT, Pause
 
 cdef enum:
     CLOCK_EVERY_SENDS = 16      # a sender looks at the clock this often
@@ -158,6 +159,15 @@ cdef class Port(Route):
         return Pause() if self.engine.unflushed >= FLUSH_BYTES else _SENT
 
     # -- in
+
+    cdef int inherit(self, Port old) except -1:
+        """It takes the place of that one: the sends that wait for it."""
+        cdef Waiting waiting
+        self.waiting, old.waiting = old.waiting, None
+        for waiting in self.waiting or ():
+            if not waiting.dropped:
+                waiting.move(self)
+        return 0
 
     cdef Mailbox mailbox(self):
         if self.box is None:

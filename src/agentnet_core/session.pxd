@@ -59,7 +59,8 @@ cdef class Session:
     cdef bint clear                 # welcomed, and nobody waits: a send may go straight in
     cdef readonly object blocked    # deque of Waiting, for room in the window
     cdef readonly dict bulk         # (from, to, priority) -> deque of Waiting, large ones among them
-    cdef object everyone            # the Route of broadcasts to this peer, once there was one
+    cdef object everyone, answers   # the Routes of broadcasts and of answers to this peer, once needed
+    cdef bint stalled               # an answer found no room in time, and none has come since
     cdef readonly Share share
     cdef Py_ssize_t parted          # messages whose first fragment is sent and the last is not
     cdef int64_t parted_bytes
