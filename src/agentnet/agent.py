@@ -294,6 +294,11 @@ class HandlerShape:
     is_async: bool
     hint: Any
 
+    @property
+    def is_plain(self) -> bool:
+        """It is an async function of one AgentMessage already."""
+        return self.is_async and self.hint is None
+
 
 def shape_of(handler: Handler, label: str) -> HandlerShape:
     """How ``handler`` is called; ConfigError if it is none. Many agents may share what this found."""
@@ -323,8 +328,6 @@ def shape_of(handler: Handler, label: str) -> HandlerShape:
 def prepare_handler(handler: Handler, shape: HandlerShape, label: str, pool: Executor) -> Handler:
     """``handler`` as an async function of one AgentMessage."""
     hint = shape.hint
-    if shape.is_async and hint is None:
-        return handler
 
     async def handle(message: AgentMessage) -> Any:
         argument: Any = message

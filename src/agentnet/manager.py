@@ -417,7 +417,8 @@ class AgentNetworkManager:
             shape = shapes.get(id(handler))
             if shape is None:
                 shape = shapes[id(handler)] = shape_of(handler, record.label)
-            handler = prepare_handler(handler, shape, record.label, self._pool)
+            if not shape.is_plain:
+                handler = prepare_handler(handler, shape, record.label, self._pool)
         return Agent(self, record, handler, spec.concurrency)
 
     def agent(

@@ -286,8 +286,7 @@ class Directory:
     # -- records in
 
     def _check_mine(self, record: AgentRecord) -> None:
-        self._capabilities.check_own(record)
-        limit = self._limit_of(record)
+        limit = self._over_limit(self._capabilities.check_own(record))
         if limit is not None:
             raise LimitReached(f"agent {record.label}: {limit}")
         record.node_id = self.node_id
@@ -308,8 +307,7 @@ class Directory:
             and self._held < self._agents_max
         )
 
-    def _limit_of(self, record: AgentRecord) -> str | None:
-        size = self._capabilities.record_bytes(record)
+    def _over_limit(self, size: int) -> str | None:
         if size <= self._metadata_bytes_max:
             return None
         limit = f"metadata_bytes_max={self._metadata_bytes_max}"
@@ -329,7 +327,7 @@ class Directory:
     def _take(self, claims: _Claims, record: AgentRecord, applied: Applied) -> None:
         agent_id = record.agent_id
         old = claims.records.get(agent_id) or claims.stale.pop(agent_id, None)
-        limit = self._limit_of(record)
+        limit = self._over_limit(self._capabilities.record_bytes(record))
         if limit is None and old is None and self._held >= self._agents_max:
             limit = f"agents_max={self._agents_max} is reached"
         if limit is not None:

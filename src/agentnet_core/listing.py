@@ -77,8 +77,11 @@ class Capabilities:
         _, size = self.intern(record.capabilities, ProtocolError, ProtocolError)
         return size if record.metadata is None else size + len(pack(record.metadata))
 
-    def check_own(self, record: AgentRecord) -> None:
-        """Check a record that this node is about to publish; its capabilities become the one copy."""
+    def check_own(self, record: AgentRecord) -> int:
+        """Check a record that this node is about to publish; its capabilities become the one copy.
+
+        The size of its capabilities and metadata, as of `record_bytes`.
+        """
         agent_id = record.agent_id
         if type(agent_id) is not int or not 0 < agent_id <= U64_MAX:
             raise UsageError(f"agent id: expected an integer from 1 to {U64_MAX}, got {describe(agent_id)}")
@@ -86,8 +89,9 @@ class Capabilities:
             _check_name(record.name, agent_id, UsageError, LimitReached)
         if record.metadata is not None:
             _check_metadata(record.metadata, UsageError)
-        record.capabilities, _ = self.intern(tuple(record.capabilities), UsageError, LimitReached)
+        record.capabilities, size = self.intern(tuple(record.capabilities), UsageError, LimitReached)
         record.metadata = record.metadata or None
+        return size if record.metadata is None else size + len(pack(record.metadata))
 
 
 # -- AGENTS
