@@ -34,7 +34,7 @@ class Stranger:
         self.heard: list[tuple[int, int, bytes]] = []
         self.ended: str | None = None
         self._chains = [0, 0]
-        self._out, back = Pipe(world), Pipe(world)
+        self._out, back = Pipe(world.network, name, node.name), Pipe(world.network, node.name, name)
         self._out.writer, back.reader = self, self
         self.link = Link(node, back, self._out, address_of(name), name, None)
 
@@ -85,6 +85,9 @@ class Stranger:
 
     def lost(self, reason: str) -> None:
         self.ended = reason
+
+    def later(self, pipe: Pipe) -> None:
+        pipe.deliver()
 
     def pause(self) -> None:
         """It writes on, whatever the pipe holds."""

@@ -42,6 +42,11 @@ agentnet_core.engine
 agentnet_core.control
 agentnet_core
 
+agentnet.sim.clock
+agentnet.sim.network
+agentnet.sim.node
+agentnet.sim.world
+agentnet.sim
 agentnet.config
 agentnet.identity agentnet.payload agentnet.certs agentnet.events
 agentnet.transport.base

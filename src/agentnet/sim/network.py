@@ -1,0 +1,192 @@
+"""Connections between simulated hosts: bytes arrive in pieces, late, and what can go wrong with them does.
+
+A Pipe is one direction of a connection.  Like TCP it keeps order and repeats what a broken way has
+lost, so a partition delays bytes and loses none; a connection that both sides gave up meanwhile is
+gone.  `Weather` can do worse than TCP would: lose, swap, repeat and damage pieces.  What is on its way
+is bounded by `Weather.room_bytes`: its writer must pause, as before a full socket.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import permutations
+from random import Random
+from typing import Protocol
+
+from agentnet.sim.clock import Clock
+
+READ_BYTES = 32768
+"""What a process reads at a time."""
+
+
+@dataclass(frozen=True)
+class Weather:
+    """What the network does to bytes. Delays are drawn for each piece; the shares are chances of a piece.
+
+    ``piece_bytes``: the largest piece that arrives at once. ``lose``, ``swap`` (with the one before),
+    ``repeat``, ``flip`` (one bit), ``cut`` (the connection ends there). ``room_bytes``: what a pipe
+    holds before its writer must pause.
+    """
+
+    delay_ns: tuple[int, int] = (20_000, 200_000)
+    piece_bytes: int = READ_BYTES
+    lose: float = 0.0
+    swap: float = 0.0
+    repeat: float = 0.0
+    flip: float = 0.0
+    cut: float = 0.0
+    room_bytes: int = 256 * 1024
+
+
+class End(Protocol):
+    """What holds one end of a connection."""
+
+    def received(self, data: bytes | memoryview) -> None: ...
+    def lost(self, reason: str) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def later(self, pipe: Pipe) -> None:
+        """Something has come: call ``pipe.deliver()`` when the process gets to it."""
+
+
+class Network:
+    """Which host reaches which, and every pipe between them."""
+
+    def __init__(self, clock: Clock, weather: Weather) -> None:
+        self.clock = clock
+        self.weather = weather
+        self._blocked: dict[tuple[str, str], None] = {}
+        self._held: dict[Pipe, None] = {}
+
+    def delay(self) -> int:
+        return self.clock.rng.randint(*self.weather.delay_ns)
+
+    def block(self, source: str, target: str) -> None:
+        """Nothing gets from one host to the other, that way round."""
+        self._blocked[source, target] = None
+
+    def unblock(self, source: str, target: str) -> None:
+        self._blocked.pop((source, target), None)
+        self._release()
+
+    def partition(self, *groups: Iterable[str]) -> None:
+        """Nothing gets from one group to another; who is in none reaches all."""
+        for one, other in permutations([list(group) for group in groups], 2):
+            for source in one:
+                for target in other:
+                    self.block(source, target)
+
+    def heal(self) -> None:
+        """Every host reaches every other again."""
+        self._blocked.clear()
+        self._release()
+
+    def passes(self, source: str, target: str) -> bool:
+        return (source, target) not in self._blocked
+
+    def hold(self, pipe: Pipe) -> None:
+        self._held[pipe] = None
+
+    def _release(self) -> None:
+        held, self._held = self._held, {}
+        for pipe in held:
+            pipe.release()
+
+
+class Pipe:
+    """One direction of a connection: bytes go in, arrive in order in pieces, and then perhaps it ends."""
+
+    def __init__(self, network: Network, source: str, target: str) -> None:
+        self.network = network
+        self.source, self.target = source, target
+        self.reader: End
+        self.writer: End
+        self.mute = False
+        """What is written from now on is lost, and so is the end: the host or the network is gone."""
+        self.ended = False
+        self._pieces: deque[bytes | memoryview | str] = deque()  # the reason comes last
+        self._held = 0
+        self._last_ns = 0
+        self._stuck = 0  # pieces that have come as far as the place where the way is broken
+
+    def write(self, data: bytes | memoryview) -> None:
+        # A transport may hold the view that it was given until its last byte is gone.
+        view, rng, weather = memoryview(data), self.network.clock.rng, self.network.weather
+        while view:
+            n = rng.randint(1, weather.piece_bytes)
+            self._put(view[:n], weather, rng)
+            view = view[n:]
+        if self._held >= weather.room_bytes:
+            self.writer.pause()
+
+    def _put(self, piece: memoryview, weather: Weather, rng: Random) -> None:
+        if self.ended or self.mute or rng.random() < weather.lose:
+            return
+        if rng.random() < weather.cut:
+            self.ended = True
+            clock = self.network.clock
+            clock.at(clock.now_ns, lambda: self.cut("connection reset"))
+            return
+        whole: bytes | memoryview = piece
+        if rng.random() < weather.flip:
+            damaged = bytearray(piece)
+            damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+            whole = bytes(damaged)
+        at = len(self._pieces) - 1 if self._pieces and rng.random() < weather.swap else len(self._pieces)
+        self._pieces.insert(at, whole)
+        self._arrive_later(len(piece))
+        if rng.random() < weather.repeat:
+            self._pieces.append(bytes(piece))
+            self._arrive_later(len(piece))
+
+    def _arrive_later(self, size: int) -> None:
+        clock = self.network.clock
+        self._held += size
+        self._last_ns = max(self._last_ns, clock.now_ns + self.network.delay())
+        clock.at(self._last_ns, self._arrive)
+
+    def _arrive(self) -> None:
+        if not self._pieces:
+            return
+        if self._stuck or not self.network.passes(self.source, self.target):
+            self._stuck += 1
+            self.network.hold(self)
+        else:
+            self.reader.later(self)
+
+    def release(self) -> None:
+        """The way is free again, for now: what was held back is sent once more."""
+        stuck, self._stuck = self._stuck, 0
+        for _ in range(min(stuck, len(self._pieces))):
+            self._arrive_later(0)
+
+    def deliver(self) -> None:
+        """The reader takes the next piece."""
+        if not self._pieces:
+            return
+        piece = self._pieces.popleft()
+        if isinstance(piece, str):
+            self.reader.lost(piece)
+            return
+        self._held -= len(piece)
+        if self._held < self.network.weather.room_bytes // 2:
+            self.writer.resume()
+        for at in range(0, len(piece), READ_BYTES):
+            self.reader.received(piece[at : at + READ_BYTES])
+
+    def end(self, reason: str = "end of stream") -> None:
+        """Nothing more will be written; the reader learns it after the last byte."""
+        if not (self.ended or self.mute):
+            self.ended = True
+            self._pieces.append(reason)
+            self._arrive_later(0)
+
+    def cut(self, reason: str) -> None:
+        """The connection breaks: what is under way is lost, both ends learn it."""
+        self.ended = True
+        self._pieces.clear()
+        self._held = 0
+        self.reader.lost(reason)
+        self.writer.lost(reason)

@@ -1,0 +1,426 @@
+"""A simulated process: one production Engine and Control, driven by their public contract alone.
+
+A Node does with virtual time what the manager and the link do with asyncio: it fills the arena and
+calls `receive`, carries out each `Ready` in the order of its fields, and ticks when `wake_ns` says so.
+It can be paused, slow, killed, and started again with its disk or without.
+
+An engine that settles a token twice, or raises where it should not, ends the simulation.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any, Protocol
+
+import msgpack
+
+from agentnet.sim.clock import MS, Action, Clock
+from agentnet.sim.network import Pipe
+from agentnet_core.config import EngineConfig
+from agentnet_core.control import Control
+from agentnet_core.engine import Engine
+from agentnet_core.errors import HandlerFailed, LinkLost
+from agentnet_core.membership import Dial
+from agentnet_core.message import AgentMessage
+from agentnet_core.port import Port
+from agentnet_core.records import AgentRecord, Event, agent_id_of
+from agentnet_core.session import Session
+
+TICK_NS_MAX = 250 * MS
+WALL_NS = 1_700_000_000 * 10**9
+
+Handle = Callable[[AgentMessage], Any]
+
+
+class World(Protocol):
+    """What a node asks of the world around it."""
+
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def secure(self) -> bool: ...
+    def dial(self, node: Node, dial: Dial) -> None: ...
+    def acted(self, node: Node) -> None: ...
+
+
+def address_of(name: str) -> str:
+    return f"sim://{name}:1"
+
+
+def to_bytes(value: Any) -> tuple[bytes, int]:
+    """What a driver lends the engine: bytes as they are, anything else as MessagePack."""
+    return (value, 0) if isinstance(value, bytes) else (msgpack.packb(value), 1)
+
+
+class Token:
+    """What the engine hands back, once, with an outcome: None, a message or an error."""
+
+    __slots__ = ("_cancelled", "done", "hint", "outcome", "then")
+
+    def __init__(self) -> None:
+        self.done = self._cancelled = False
+        self.outcome: AgentMessage | BaseException | None = None
+        self.hint: Any = None
+        self.then: Action | None = None
+        """Called when it is settled."""
+
+    def cancel(self) -> None:
+        self._cancelled = not self.done
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def settle(self, outcome: AgentMessage | BaseException | None, hint: Any) -> None:
+        assert not self.done, f"settled twice: {self.outcome!r}, then {outcome!r}"
+        self.done, self.outcome, self.hint = True, outcome, hint
+        if self.then is not None:
+            self.then()
+
+    @property
+    def error(self) -> BaseException | None:
+        return self.outcome if isinstance(self.outcome, BaseException) else None
+
+    @property
+    def answer(self) -> bytes:
+        """The payload of the answer; raises what the request failed with."""
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        assert isinstance(self.outcome, AgentMessage), f"no answer: {self.outcome!r}, done={self.done}"
+        return self.outcome.payload
+
+
+class Link:
+    """One end of a connection, between a pipe and an engine: what `agentnet.link` is to a socket."""
+
+    def __init__(
+        self, node: Node, out: Pipe, back: Pipe, address: str, certificate: str, dial: Dial | None
+    ) -> None:
+        self.node, self.out, self.back = node, out, back
+        out.writer, back.reader = self, self
+        engine = node.engine
+        engine.now_ns = node.clock.now_ns
+        self._engine = engine  # that of this process: a node that is started again has another
+        self.session: Session = engine.open(
+            secure=node.world.secure,
+            address=address,
+            certified=certificate if node.world.secure else None,
+            dial=dial,
+        )
+        self.session.link = self
+
+    # -- from the pipes
+
+    def later(self, pipe: Pipe) -> None:
+        if self._engine is self.node.engine:
+            self.node.act(pipe.deliver)
+
+    def received(self, data: bytes | memoryview) -> None:
+        node = self.node
+        if self._gone:
+            return
+        node.clock.note("read", node.name, len(data), bytes(data[:16]))
+        node.engine.now_ns = node.clock.now_ns
+        memoryview(node.engine.arena.view)[: len(data)] = data
+        node.engine.receive(self.session, len(data))
+        if node.engine.has_mail:
+            node.turn()
+
+    def lost(self, reason: str) -> None:
+        self.out.ended = True
+        if not (self._gone or self.session.closed):
+            self._engine.now_ns = self.node.clock.now_ns
+            self._engine.down(
+                self.session, LinkLost(f"{self.session.address} closed the connection: {reason}")
+            )
+
+    @property
+    def _gone(self) -> bool:
+        return self.node.dead or self._engine is not self.node.engine
+
+    def pause(self) -> None:
+        self.session.paused = True
+
+    def resume(self) -> None:
+        if self.session.paused and not self._gone:
+            self._engine.resume(self.session)
+
+    # -- from the node
+
+    def flush(self) -> None:
+        while not (self.session.paused or self.out.ended):
+            piece = self.session.take()
+            if piece is None:
+                return
+            self.out.write(piece)
+
+    def shut(self) -> None:
+        self.session.paused = False
+        self.flush()
+        self.out.end()
+        self._engine.forget_session(self.session)
+
+    # -- faults
+
+    def mute(self) -> None:
+        """From now on nothing that either end writes arrives, and neither end learns why."""
+        self.out.mute = self.back.mute = True
+
+    def cut(self, reason: str = "connection reset") -> None:
+        self.out.cut(reason)
+        self.back.cut(reason)
+
+
+class Agent(Port):
+    """An agent of a node. ``handle``: called for each message, ``service_ns`` apart; what it returns
+    answers a request, what it raises fails it.  Without one nothing is taken until the test does."""
+
+    def __init__(self, node: Node, record: AgentRecord, handle: Handle | None, service_ns: int) -> None:
+        super().__init__(node.engine, record)
+        self.node = node
+        self.received: list[AgentMessage] = []
+        self._handle = handle
+        self._service_ns = service_ns
+
+    @property
+    def payloads(self) -> list[bytes]:
+        return [message.payload for message in self.received]
+
+    def wake(self) -> None:
+        if self._handle is not None:
+            self._later()
+
+    def serve(self, handle: Handle | None) -> None:
+        """Handle what waits, and what comes from now on."""
+        self._handle = handle
+        self._later()
+
+    def _later(self) -> None:
+        self.node.clock.at(self.node.clock.now_ns + self._service_ns, lambda: self.node.act(self._serve))
+
+    def _serve(self) -> None:
+        if self._handle is None or self.engine is not self.node.engine:
+            return
+        self.engine.now_ns = self.node.clock.now_ns
+        message = self.take()
+        if message is None:
+            return
+        self.received.append(message)
+        self.node.clock.note("handle", self.record.label, message.payload[:32], len(message.payload))
+        try:
+            result, failure = self._handle(message), None
+        except Exception as error:  # noqa: BLE001 - as of any handler: whatever it raises is the answer
+            result, failure = b"", (HandlerFailed.code, f"agent {self.record.label}: {error}")
+        body, content = to_bytes(b"" if result is None else result)
+        token = self.engine.reply(message, body, content, failure)
+        if token is None:
+            self._later()
+        else:
+            token.then = self._later
+
+    def take_all(self) -> list[AgentMessage]:
+        """Take what is in the mailbox, as a handler would that is there at last."""
+        self.engine.now_ns = self.node.clock.now_ns
+        return list(iter(self.take, None))
+
+
+class Node:
+    """One process, in virtual time. ``events``: all that it was told."""
+
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        *,
+        incarnation: int = 1,
+        config: EngineConfig | None = None,
+        uuid: bytes = b"",
+        certificate: str | None = None,
+    ) -> None:
+        self.world, self.clock, self.name = world, world.clock, name
+        self.certificate = name if certificate is None else certificate
+        self.config = config if config is not None else EngineConfig()
+        self.events: list[Event] = []
+        self.step_ns = 0
+        """What each thing that it does takes, if it is slow."""
+        self._start(incarnation, uuid)
+
+    def _start(self, incarnation: int, uuid: bytes) -> None:
+        self.dead = self.paused = False
+        self._backlog: deque[Action] = deque()
+        self._busy_ns = 0
+        self._tick_ns: int | None = None
+        self.engine = Engine(
+            self.name,
+            incarnation,
+            self.config,
+            self.clock.now_ns,
+            make_token=Token,
+            to_bytes=to_bytes,
+            wake=self._wake,
+        )
+        self.engine.wall_offset_ns = WALL_NS
+        rng = Random(self.clock.rng.random())
+        self.control = Control(self.engine, self.config, rng=rng, network_uuid=uuid)
+        self.engine.control = self.control
+        self.control.watched = True
+        self.control.set_addresses((address_of(self.name),))
+
+    # -- the process
+
+    def act(self, action: Action) -> None:
+        """Let the process do this: now, or when it gets to it."""
+        if self.dead:
+            return
+        if self.paused or self._backlog:
+            self._backlog.append(action)
+        elif self.step_ns:
+            self._backlog.append(action)
+            self._go_on()
+        else:
+            action()
+            self.world.acted(self)
+
+    def _go_on(self) -> None:
+        """Do what has waited, one thing after another, each as slowly as the process is."""
+        engine = self.engine
+
+        def one() -> None:
+            if self.engine is engine and not (self.dead or self.paused) and self._backlog:
+                self._backlog.popleft()()
+                self.world.acted(self)
+                self._go_on()
+
+        if self._backlog:
+            self.clock.at(self.clock.now_ns + self.step_ns, one)
+
+    def pause(self) -> None:
+        """It stops, as by SIGSTOP: what comes for it waits."""
+        self.paused = True
+
+    def unpause(self) -> None:
+        if self.paused:
+            self.paused = False
+            self._go_on()
+
+    def kill(self, *, silently: bool = False) -> None:
+        """The process dies; ``silently``: the host with it, so that nobody is told."""
+        self.dead = True
+        for session in list(self.engine.links):
+            if silently:
+                session.link.mute()
+            else:
+                session.link.out.end()
+
+    def restart(self, *names: str, disk: bool = True) -> Token:
+        """Start the dead process again and join by ``names``; without ``disk`` it has forgotten all."""
+        assert self.dead, f"{self.name} runs"
+        uuid = self.control.network_uuid if disk else b""
+        # Without a disk the incarnation is made from the time.
+        self._start(self.engine.incarnation + 1 if disk else self.clock.now_ns, uuid)
+        return self.join(*names, uuid=uuid or bytes(16))
+
+    # -- the driver
+
+    def _wake(self) -> None:
+        self.clock.at(self.clock.now_ns, lambda: self.act(self.turn))
+
+    def turn(self) -> None:
+        """Carry out what the engine has ready."""
+        if self.dead:
+            return
+        engine, clock = self.engine, self.clock
+        engine.now_ns = clock.now_ns
+        ready = engine.ready()
+        for session in ready.send:
+            session.link.flush()
+        closing = list(ready.close)
+        for dial in ready.dial:
+            self.world.dial(self, dial)
+        for agent in ready.deliver:
+            agent.wake()
+        for token, outcome, hint in ready.settle:
+            clock.note("settle", self.name, type(outcome).__name__)
+            token.settle(outcome, hint)
+        for event in ready.events:
+            clock.note("event", self.name, event.kind, event.node_id, event.agent_id)
+            self.events.append(event)
+        for session, _ in closing:
+            session.link.shut()
+        when = min(engine.wake_ns, clock.now_ns + TICK_NS_MAX)
+        if self._tick_ns is None or when < self._tick_ns:
+            tick_ns = self._tick_ns = max(when, clock.now_ns + MS)
+            clock.at(tick_ns, lambda: self.act(lambda: self._tick(engine, tick_ns)))
+
+    def _tick(self, engine: Engine, when_ns: int) -> None:
+        if engine is not self.engine or when_ns != self._tick_ns:
+            return  # an earlier one was armed since
+        self._tick_ns = None
+        self.engine.tick(self.clock.now_ns)
+        self.turn()
+
+    # -- commands
+
+    def do(self, command: Callable[..., None], *args: Any) -> Token:
+        """Give a command that settles a token, which comes first but for ``args``."""
+        token = Token()
+        self.engine.now_ns = self.clock.now_ns
+        command(*args, token)
+        self.turn()
+        return token
+
+    def join(self, *names: str, uuid: bytes = bytes(16)) -> Token:
+        return self.do(self.control.join, tuple(address_of(name) for name in names), uuid)
+
+    def make(
+        self,
+        agent: int | str,
+        handle: Handle | None = None,
+        *,
+        capabilities: Iterable[str] = (),
+        metadata: dict[str, str] | None = None,
+        broadcasts: bool = True,
+        service_ns: int = 1_000,
+    ) -> Agent:
+        """An agent that is not registered yet."""
+        name = agent if isinstance(agent, str) else None
+        record = AgentRecord(agent_id_of(agent), self.name, name, tuple(capabilities), metadata, broadcasts)
+        return Agent(self, record, handle, service_ns)
+
+    def register(self, *agents: Agent, timeout_ms: int = 10_000) -> Token:
+        return self.do(lambda token: self.control.register(list(agents), token, timeout_ms * MS))
+
+    def agent(self, agent: int | str, handle: Handle | None = None, **options: Any) -> Agent:
+        """An agent that every linked node knows; ``options`` as of `make`."""
+        made = self.make(agent, handle, **options)
+        token = self.register(made)
+        self.clock.until(lambda: token.done)
+        assert token.error is None, token.error
+        return made
+
+    def unregister(self, *agents: Agent) -> None:
+        self.engine.now_ns = self.clock.now_ns
+        self.control.unregister(list(agents))
+
+    def leave(self) -> None:
+        """Tell the others, close the links, and be gone once the last byte is written."""
+        self.engine.now_ns = self.clock.now_ns
+        self.control.leave()
+        self.turn()
+        self.dead = True
+
+    # -- views
+
+    def link(self, name: str) -> Link:
+        """The link to that node."""
+        link: Link = self.engine.sessions[name].link
+        return link
+
+    def told(self, kind: str) -> list[Event]:
+        """The events of that kind, so far."""
+        return [event for event in self.events if event.kind == kind]
+
+    @property
+    def stats(self) -> dict[str, int]:
+        return self.engine.stats()
