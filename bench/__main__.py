@@ -31,15 +31,16 @@ def chosen(groups: Sequence[str], works: Sequence[str]) -> list[Scene]:
     return [scene for scene in scenes if not works or any(figure.work in works for figure in scene.figures)]
 
 
-def play_all(scenes: Iterable[Scene], scale: Scale, pairs: int, results: list[Result], told: Console) -> bool:
+def play_all(scenes: Iterable[Scene], quick: bool, pairs: int, results: list[Result], told: Console) -> bool:
     """Fills ``results`` as they come; False if a run failed."""
     all_well = True
     reasons: set[str] = set()
     with told.status("", refresh_per_second=1) as status:  # it shares the cores with what is measured
+        scale = Scale(quick, status.update)
         for scene in scenes:
             name = ", ".join(figure.work for figure in scene.figures)
             told.print(f"{name} ...", highlight=False)
-            played = play(scene, scale, pairs, lambda pair: status.update(f"beside {pair}"))
+            played = play(scene, scale, pairs)
             results += played.results
             for reason in played.skipped:
                 if reason not in reasons:
@@ -85,9 +86,8 @@ def main(
     scenes = chosen(groups, works)
     results: list[Result] = []
     try:
-        all_well = play_all(
-            scenes, Scale(quick), pairs or (QUICK_PAIRS if quick else PAIRS), results, Console(stderr=True)
-        )
+        pairs = pairs or (QUICK_PAIRS if quick else PAIRS)
+        all_well = play_all(scenes, quick, pairs, results, Console(stderr=True))
     finally:
         if rows is not None:
             json.dump([result.row() for result in results], rows, indent=1)

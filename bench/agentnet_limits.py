@@ -23,7 +23,11 @@ from bench.worker import Bench
 FLOODS = 16
 FLOOD_BYTES = 1024
 BLOCKS = 8
+REST_SECONDS = 0.05
+"""Between blocks of bulk, so that none pays for what the one before has left behind."""
 CHUNK_BYTES = 16 * 1024 * 1024
+SPIN_SECONDS = 40e-6
+"""How long one turn of a spinning loop takes, about as long as one that moves a fragment."""
 
 
 def rss_bytes() -> int:
@@ -159,56 +163,82 @@ async def until_still(value: Callable[[], int], seconds: float = 0.5) -> None:
 
 
 async def store(bench: Bench) -> None:
-    """An echo, and an agent that takes chunks and answers a request once it has those before it."""
+    """An echo, an agent that takes chunks and answers a request once it has them, a switch for spinning."""
     net = await join_as_receiver(bench)
+    spinning = asyncio.Event()
 
     async def take(_: AgentMessage) -> bytes:
         return b""
 
-    await net.register_agent("echo", handler=echo)
-    await net.register_agent("store", handler=take)
+    async def switch(message: AgentMessage) -> bytes:
+        (spinning.set if message.payload else spinning.clear)()
+        return b""
+
+    for name, handler in (("echo", echo), ("store", take), ("spinner", switch)):
+        await net.register_agent(name, handler=handler)
     bench.tell("ready")
-    await asyncio.Event().wait()
+    await spin(spinning)
+
+
+async def spin(wanted: asyncio.Event) -> None:
+    """Keeps the processor busy while it is wanted, and lets the loop turn as a busy node's does."""
+    while True:
+        await wanted.wait()
+        end = time.perf_counter() + SPIN_SECONDS
+        while time.perf_counter() < end:
+            pass
+        await asyncio.sleep(0)
 
 
 async def move(bench: Bench) -> None:
-    """p99 of requests while as many chunks as the last phase says move beside them, and alone, by turns."""
+    """Latency of requests by turns: alone, while chunks move beside them, while both processes spin.
+
+    The last phase says how many chunks.
+    """
     net = await join_as_sender(bench)
     caller = await net.register_agent("caller")
     mover = await net.register_agent("mover")
     warmup, count, chunks = bench.task.phases
-    payload = bytes(bench.task.size)
-    chunk = bytes(CHUNK_BYTES)
+    payload, chunk = bytes(bench.task.size), bytes(CHUNK_BYTES)
+    spinning = asyncio.Event()
+    latencies: dict[str, list[int]] = {"agentnet": [], "agentnet-idle": [], "agentnet-spinning": []}
+    seconds = 0.0
 
-    async def request() -> int:
-        start = time.perf_counter_ns()
-        await caller.request("echo", payload)
-        return time.perf_counter_ns() - start
+    async def ask(requests: int, times: list[int]) -> None:
+        for _ in range(requests):
+            start = time.perf_counter_ns()
+            await caller.request("echo", payload)
+            times.append(time.perf_counter_ns() - start)
 
     async def move_some(chunks: int) -> None:
+        nonlocal seconds
+        start = time.monotonic()
         for _ in range(chunks):
             await mover.send("store", chunk)
         await mover.request("store", b"")
+        seconds += time.monotonic() - start
 
     await bench.turn_async()
-    for _ in range(warmup):
-        await request()
-    idle, beside, seconds = [], [], 0.0
-    for _ in range(BLOCKS):
-        idle += [await request() for _ in range(count // BLOCKS)]
-        start = time.monotonic()
-        moving = asyncio.create_task(move_some(chunks // BLOCKS))
-        while not moving.done():
-            beside.append(await request())
-        await moving
-        seconds += time.monotonic() - start
-    bench.tell(
-        "moved",
-        idle=percentile(idle, 0.99),
-        beside=percentile(beside, 0.99),
-        requests=len(beside),
-        rate=chunks // BLOCKS * BLOCKS * CHUNK_BYTES / seconds,
-    )
+    await ask(warmup, [])
+    async with background(lambda: spin(spinning), 1):
+        for _ in range(BLOCKS):
+            await ask(count // BLOCKS, latencies["agentnet-idle"])
+            moving = asyncio.create_task(move_some(chunks // BLOCKS))
+            while not moving.done():
+                await ask(1, latencies["agentnet"])
+            await moving
+            await asyncio.sleep(REST_SECONDS)
+            await caller.request("spinner", b"on")
+            spinning.set()
+            await ask(count // BLOCKS, latencies["agentnet-spinning"])
+            spinning.clear()
+            await caller.request("spinner", b"")
+            await asyncio.sleep(REST_SECONDS)
+    told = {
+        system: {"p50": percentile(times, 0.50), "p99": percentile(times, 0.99), "requests": len(times)}
+        for system, times in latencies.items()
+    }
+    bench.tell("moved", latencies=told, rate=chunks // BLOCKS * BLOCKS * CHUNK_BYTES / seconds / 1e6)
     await bench.turn_async()
 
 

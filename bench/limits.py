@@ -1,6 +1,6 @@
 """Runs at agentnet's own limits, and of its codec; what the workers do is in agentnet_limits and codec.
 
-Each returns Samples as scenes does; two of them where one process measures both sides of a pair.
+Each returns Samples: ours, and where the same run measures what ours is held against, that as well.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import replace
 from statistics import median
 
 from bench.processes import Fleet, free_port
-from bench.scenes import Sample, Scale, certificates, start_lane
+from bench.scenes import Sample, Samples, Scale, certificates, start_lane
 from bench.systems import AGENTNET
 from bench.worker import Task
 
@@ -19,7 +19,11 @@ SETTLE_SECONDS = 1.0
 """Between the last message and a look at memory: acknowledgements and closed sockets are on their way."""
 
 
-def codec(scale: Scale) -> tuple[Sample, Sample]:
+def ours(values: dict[str, float], count: int) -> Samples:
+    return {AGENTNET.name: Sample(values, count)}
+
+
+def codec(scale: Scale) -> Samples:
     """Nanoseconds a message, ours and msgspec's."""
     passes = scale.pick(full=50, quick=10)
     with Fleet() as fleet:
@@ -30,14 +34,13 @@ def codec(scale: Scale) -> tuple[Sample, Sample]:
             rounds = racer.wait("raced").more["rounds"]
             racer.wait("sent")
             racer.wait("ready")
-    ours, theirs = (
-        Sample({work: median(systems[system]) for work, systems in rounds.items()}, passes * 1000)
-        for system in ("agentnet", "msgspec")
-    )
-    return ours, theirs
+    return {
+        system: Sample({work: median(systems[system]) for work, systems in rounds.items()}, passes * 1000)
+        for system in (AGENTNET.name, "msgspec")
+    }
 
 
-def idle_agents(scale: Scale) -> Sample:
+def idle_agents(scale: Scale) -> Samples:
     """Seconds to register, bytes that each holds; alone, then with four peers that have to learn of them."""
     count = scale.pick(full=100_000, quick=10_000)
     task = Task(phases=(count,))
@@ -50,7 +53,7 @@ def idle_agents(scale: Scale) -> Sample:
         "idle-agents-rss": alone["bytes_each"],
         "idle-agents-traced": traced["bytes_each"],
     }
-    return Sample(values, count)
+    return ours(values, count)
 
 
 def registered(role: str, task: Task, peers: int = 0) -> dict[str, float]:
@@ -63,7 +66,7 @@ def registered(role: str, task: Task, peers: int = 0) -> dict[str, float]:
         return worker.wait("registered").more
 
 
-def growth(scale: Scale) -> Sample:
+def growth(scale: Scale) -> Samples:
     """What both processes of a pair hold more after ten times as many messages."""
     first = scale.pick(full=1_000_000, quick=100_000)
     with Fleet() as fleet:
@@ -83,12 +86,12 @@ def growth(scale: Scale) -> Sample:
         "growth-sender": sender_after - sender_before,
         "growth-receiver": receiver_after - receiver_before,
     }
-    return Sample(values, 10 * first)
+    return ours(values, 10 * first)
 
 
-def stopped_receiver(scale: Scale) -> tuple[Sample, Sample]:
+def stopped_receiver(scale: Scale) -> Samples:
     """p99 of 99 neighbours behind the link of a stopped agent, and without one; what its sender holds."""
-    count = scale.pick(full=20_000, quick=2_000)
+    count = scale.pick(full=20_000, quick=800)
     with Fleet() as fleet:
         task = Task(port=free_port(), phases=(count // 8, count))
         for index in range(2):
@@ -97,23 +100,32 @@ def stopped_receiver(scale: Scale) -> tuple[Sample, Sample]:
         sender.go()
         pressed = sender.wait("pressed").more
     with_stopped = {"stopped-receiver-p99": pressed["with_stopped"], "stopped-receiver-rss": pressed["held"]}
-    return Sample(with_stopped, count), Sample({"stopped-receiver-p99": pressed["without"]}, count)
+    without = {"stopped-receiver-p99": pressed["without"]}
+    return {**ours(with_stopped, count), "agentnet-none-stopped": Sample(without, count)}
 
 
-def bulk(scale: Scale) -> tuple[Sample, Sample]:
-    """p99 of requests while a gigabyte moves between the same two nodes, and idle."""
-    count, chunks = scale.pick(full=10_000, quick=1_000), scale.pick(full=64, quick=8)
+def bulk(scale: Scale) -> Samples:
+    """Requests while a gigabyte moves between the same two nodes; idle; and while both do nothing but spin.
+
+    Where the machine has other work, two busy processes alone lengthen the tail.  The second baseline tells
+    this from what the transfer does; and the median tells of the software, the tail of the machine as well.
+    """
+    count, chunks = scale.pick(full=10_000, quick=400), scale.pick(full=64, quick=8)
     with Fleet() as fleet:
         task = Task(port=free_port(), phases=(count // 8, count, chunks))
         fleet.spawn(LIMITS, "store", task)
         sender = fleet.spawn(LIMITS, "move", task)
         sender.go()
-        moved = sender.wait("moved").more
-    busy = {"bulk-p99": moved["beside"], "bulk-rate": moved["rate"] / 1e6}
-    return Sample(busy, moved["requests"]), Sample({"bulk-p99": moved["idle"]}, count)
+        moved = sender.wait("moved", seconds=600).more
+    values = {
+        system: {"bulk-p99": told["p99"], "bulk-p50": told["p50"]}
+        for system, told in moved["latencies"].items()
+    }
+    values[AGENTNET.name]["bulk-rate"] = moved["rate"]
+    return {system: Sample(each, moved["latencies"][system]["requests"]) for system, each in values.items()}
 
 
-def tls_churn(scale: Scale) -> Sample:
+def tls_churn(scale: Scale) -> Samples:
     """What a node holds more, in bytes and open files, after connections came and went."""
     count = scale.pick(full=10_000, quick=300)
     with Fleet() as fleet, certificates(True) as directory:
@@ -130,4 +142,4 @@ def tls_churn(scale: Scale) -> Sample:
             held.append((node.rss_bytes(), node.open_files()))
     (bytes_before, files_before), (bytes_after, files_after) = held
     values = {"tls-churn-rss": bytes_after - bytes_before, "tls-churn-files": files_after - files_before}
-    return Sample(values, count)
+    return ours(values, count)

@@ -5,13 +5,12 @@ A run that fails is told and ends its match, or the scene if it is one of ours; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 from bench.processes import RunFailed
-from bench.scenes import Sample, Scale
+from bench.scenes import Samples, Scale
 from bench.systems import AGENTNET
 from bench.works import Figure, Match, Scene
 
@@ -61,19 +60,20 @@ class Board:
         order = {figure.work: number for number, figure in enumerate(self._figures)}
         return sorted(self._results.values(), key=lambda result: order[result.figure.work])
 
-    def add(self, ours: Sample, peer: str | None, theirs: Sample | None) -> None:
+    def add(self, samples: Samples) -> None:
         for figure in self._figures:
-            ours_value = self._enter(figure, AGENTNET.name, ours).values[-1]
-            if peer is not None and theirs is not None and figure.work in theirs.values:
-                result = self._enter(figure, peer, theirs)
-                pair = (ours_value, result.values[-1])
-                result.ratios.append(pair[0] / pair[1] if figure.better == "higher" else pair[1] / pair[0])
-
-    def _enter(self, figure: Figure, system: str, sample: Sample) -> Result:
-        result = self._results.setdefault((figure.work, system), Result(figure, system))
-        result.n = sample.n
-        result.values.append(sample.values[figure.work])
-        return result
+            ours = samples[AGENTNET.name].values[figure.work]
+            for system, sample in samples.items():
+                if figure.work not in sample.values:
+                    continue
+                result = self._results.setdefault((figure.work, system), Result(figure, system))
+                result.n = sample.n
+                result.values.append(sample.values[figure.work])
+                if system != AGENTNET.name:
+                    pair = (ours, result.values[-1])
+                    result.ratios.append(
+                        pair[0] / pair[1] if figure.better == "higher" else pair[1] / pair[0]
+                    )
 
 
 @dataclass(frozen=True)
@@ -85,18 +85,18 @@ class Played:
     skipped: list[str]
 
 
-def play(scene: Scene, scale: Scale, pairs: int, begin: Callable[[str], None]) -> Played:
-    """All pairs of the scene; ``begin`` is called with the name of each pair before it is run."""
+def play(scene: Scene, scale: Scale, pairs: int) -> Played:
+    """All pairs of the scene."""
     board = Board(scene)
     failures, skipped = [], []
     waiting = list(scene.matches)
     while waiting:
         match = waiting.pop(0)
         if match.missing:
-            skipped.append(f"{match.peer} is not here: install {match.missing}")
+            skipped.append(f"{match.name} is not here: install {match.missing}")
             continue
         try:
-            cores = play_match(board, match, scale, pairs, begin)
+            cores = play_match(board, match, scale, pairs)
         except RunFailed as failure:
             failures.append(str(failure))
             if failure.ours:
@@ -107,13 +107,12 @@ def play(scene: Scene, scale: Scale, pairs: int, begin: Callable[[str], None]) -
     return Played(board.results, failures, skipped)
 
 
-def play_match(board: Board, match: Match, scale: Scale, pairs: int, begin: Callable[[str], None]) -> float:
+def play_match(board: Board, match: Match, scale: Scale, pairs: int) -> float:
     """The pairs of one match; returns the CPU of the peer's client in the run that spent the most."""
     cores = 0.0
     for number in range(1, pairs + 1):
-        begin(f"{match.peer or AGENTNET.name}, {number} of {pairs}")
-        ours, theirs = match.pair(scale)
-        board.add(ours, match.peer, theirs)
-        if theirs is not None:
-            cores = max(cores, theirs.cores)
+        samples = match.pair(scale.of(f"{match.name}, {number} of {pairs}"))
+        board.add(samples)
+        theirs = (sample.cores for system, sample in samples.items() if system != AGENTNET.name)
+        cores = max(cores, max(theirs, default=0.0))
     return cores

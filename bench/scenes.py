@@ -1,11 +1,12 @@
 """One run of one system at one work: start its processes, time them, stop them.
 
-A Sample is what came of it.  Rates run from just before the first send to the last message's handler.
+A Sample is what came of it, Samples what came of systems that are compared.  Rates run from just before
+the first send to the last message's handler.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from tempfile import TemporaryDirectory
@@ -18,11 +19,16 @@ RUN_BYTES_MAX = 2_000_000_000
 """A sender without a bound queues what it sends in memory, so a run of large messages is cut here."""
 
 
+def tell_nobody(_: str) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured in one run."""
+    """How much is measured in one run; ``tell`` hears which run it is, and how far a long one has come."""
 
     quick: bool
+    tell: Callable[[str], object] = tell_nobody
 
     def count(self, pace: int, size: int = 64) -> int:
         """Operations that take about a second and a half, a quarter of one if quick."""
@@ -32,6 +38,11 @@ class Scale:
     def pick(self, full: int, quick: int) -> int:
         return quick if self.quick else full
 
+    def of(self, run: str) -> Scale:
+        """The same for one run, whose name goes before what it tells."""
+        self.tell(run)
+        return replace(self, tell=lambda text: self.tell(f"{run}: {text}"))
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -40,6 +51,10 @@ class Sample:
     values: Mapping[str, float]
     n: int
     cores: float = 0.0
+
+
+Samples = Mapping[str, Sample]
+"""Of the same works, by system, in one run: ours first, then what it is held against."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,11 @@ from functools import partial
 from typing import Literal
 
 from bench import limits, scenes
-from bench.scenes import Sample, Scale
+from bench.scenes import Sample, Samples, Scale
 from bench.systems import AGENTNET, PEERS, System
+
+GROWTH_BYTES_MAX = 2 * 1024 * 1024
+"""What a process may hold more after ten times the messages, or after connections came and went."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class Match:
-    """One pair, ours and then the peer's; ``peer`` is None where ours is alone.
+    """What gives one pair: ours, and the peer's after it or several baselines; or ours alone.
 
     ``doubled``: the same with the peer driven from two processes, for when its client is the bottleneck.
     """
 
-    peer: str | None
-    pair: Callable[[Scale], tuple[Sample, Sample | None]]
+    name: str
+    pair: Callable[[Scale], Samples]
     doubled: Match | None = None
     missing: str | None = None
 
@@ -48,12 +51,13 @@ class Scene:
 def beside(play: Callable[..., Sample], kind: str, *, doubled: bool = True) -> tuple[Match, ...]:
     """A match with every system that has this kind of work."""
 
-    def pair(peer: System, lanes: Mapping[str, int], scale: Scale) -> tuple[Sample, Sample]:
-        return play(AGENTNET, scale), play(peer, scale, **lanes)
+    def pair(name: str, peer: System, lanes: Mapping[str, int], scale: Scale) -> Samples:
+        return {AGENTNET.name: play(AGENTNET, scale), name: play(peer, scale, **lanes)}
 
     def match(peer: System) -> Match:
-        twice = Match(f"{peer.name}-2p", partial(pair, peer, {"lanes": 2})) if doubled else None
-        return Match(peer.name, partial(pair, peer, {}), twice, peer.missing())
+        name, twice = peer.name, f"{peer.name}-2p"
+        both = Match(twice, partial(pair, twice, peer, {"lanes": 2})) if doubled else None
+        return Match(name, partial(pair, name, peer, {}), both, peer.missing())
 
     return tuple(match(peer) for peer in PEERS.values() if kind in peer.pace)
 
@@ -72,11 +76,11 @@ def fanout(work: str, goals: Mapping[str, float], *, sinks: int, receivers: int)
 def oneway_tls() -> Scene:
     work = "oneway-tls"
 
-    def pair(scale: Scale) -> tuple[Sample, Sample]:
-        return scenes.oneway(AGENTNET, scale, work, tls=True), scenes.oneway(AGENTNET, scale, work)
+    def pair(scale: Scale) -> Samples:
+        tls = scenes.oneway(AGENTNET, scale, work, tls=True)
+        return {AGENTNET.name: tls, "agentnet-plain": scenes.oneway(AGENTNET, scale, work)}
 
-    figure = Figure(work, "msg/s", "higher", {"agentnet-plain": 0.75})
-    return Scene((figure,), (Match("agentnet-plain", pair),))
+    return own(pair, Figure(work, "msg/s", "higher", {"agentnet-plain": 0.75}))
 
 
 def in_flight(work: str, flight: int, goals: Mapping[str, float]) -> Scene:
@@ -91,13 +95,9 @@ def one_by_one() -> Scene:
     return Scene(figures, beside(play, "request", doubled=False))
 
 
-def with_peer(peer: str, pair: Callable[[Scale], tuple[Sample, Sample]], *figures: Figure) -> Scene:
-    """Of runs that measure both sides in one process."""
-    return Scene(figures, (Match(peer, pair),))
-
-
-def alone(play: Callable[[Scale], Sample], *figures: Figure) -> Scene:
-    return Scene(figures, (Match(None, lambda scale: (play(scale), None)),))
+def own(pair: Callable[[Scale], Samples], *figures: Figure) -> Scene:
+    """Of runs that bring what they are held against, if anything, themselves."""
+    return Scene(figures, (Match(AGENTNET.name, pair),))
 
 
 GROUPS: dict[str, tuple[Scene, ...]] = {
@@ -110,38 +110,36 @@ GROUPS: dict[str, tuple[Scene, ...]] = {
         in_flight("request-64", 64, {"asyncio": 3}),
         in_flight("request-256", 256, {"asyncio": 5}),
         fanout("fanout-16", {"nats": 2}, sinks=16, receivers=4),
-        with_peer(
-            "msgspec",
+        own(
             limits.codec,
             Figure("codec-encode", "ns", "lower", {"msgspec": 1}),
             Figure("codec-decode", "ns", "lower", {"msgspec": 1}),
             Figure("codec-decode-read", "ns", "lower"),
         ),
-        alone(
+        own(
             limits.idle_agents,
             Figure("idle-agents", "s", "lower", limit=1),
             Figure("idle-agents-4-peers", "s", "lower", limit=5),
             Figure("idle-agents-rss", "B", "lower", limit=700),
             Figure("idle-agents-traced", "B", "lower", limit=700),
         ),
-        alone(
+        own(
             limits.growth,
-            Figure("growth-sender", "B", "lower", limit=2 * 1024 * 1024),
-            Figure("growth-receiver", "B", "lower", limit=2 * 1024 * 1024),
+            Figure("growth-sender", "B", "lower", limit=GROWTH_BYTES_MAX),
+            Figure("growth-receiver", "B", "lower", limit=GROWTH_BYTES_MAX),
         ),
-        with_peer(
-            "agentnet-none-stopped",
+        own(
             limits.stopped_receiver,
             Figure("stopped-receiver-p99", "us", "lower", {"agentnet-none-stopped": 1 / 1.5}),
             Figure("stopped-receiver-rss", "B", "lower"),
         ),
-        with_peer(
-            "agentnet-idle",
+        own(
             limits.bulk,
             Figure("bulk-p99", "us", "lower", {"agentnet-idle": 1 / 3}),
+            Figure("bulk-p50", "us", "lower"),
             Figure("bulk-rate", "MB/s", "higher"),
         ),
-        alone(
+        own(
             limits.tls_churn,
             Figure("tls-churn-rss", "B", "lower"),
             Figure("tls-churn-files", "files", "lower", limit=0),

@@ -1,29 +1,40 @@
-"""The benchmark's own machinery: pairs and ratios, processes that end with their run, one small real run.
+"""The benchmark's own machinery: pairs and ratios, processes that end with their run, small real runs.
 
 Nothing here is timed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import psutil
 import pytest
 from click.testing import CliRunner
 
+from bench import works
 from bench.__main__ import main
 from bench.processes import Fleet, RunFailed, free_port
 from bench.run import Board, play
-from bench.scenes import Sample, Scale, oneway, requests_in_flight, requests_one_by_one
-from bench.systems import System
+from bench.scenes import Sample, Samples, Scale, oneway, requests_in_flight, requests_one_by_one
+from bench.systems import AGENTNET, PEERS
 from bench.worker import Task
 from bench.works import GROUPS, Figure, Match, Scene
 
 RATE = Figure("rate", "msg/s", "higher")
 DELAY = Figure("delay", "us", "lower")
-STREAMS = System("asyncio", "bench.peers.streams", {"oneway": 1000, "request": 1000, "flight": 1000})
+FEW = {"oneway": 1000, "fanout": 1000, "request": 1000, "flight": 1000}
+SMALL = {system.name: replace(system, pace=FEW) for system in (AGENTNET, *PEERS.values())}
+STREAMS = SMALL["asyncio"]
+OWN = {scene.figures[0].work: scene for scene in GROUPS["messages"] if scene.matches[0].name == AGENTNET.name}
 
 
 def sample(rate: float, delay: float = 1.0, cores: float = 0.0) -> Sample:
     return Sample({"rate": rate, "delay": delay}, 10, cores)
+
+
+def beside(peer: str, ours: Sample, theirs: Sample) -> Callable[[Scale], Samples]:
+    return lambda _: {"agentnet": ours, peer: theirs}
 
 
 def scene(*matches: Match) -> Scene:
@@ -31,14 +42,14 @@ def scene(*matches: Match) -> Scene:
 
 
 def played(scene: Scene) -> tuple[dict[str, list[float]], list[str], list[str]]:
-    outcome = play(scene, Scale(quick=False), pairs=1, begin=lambda _: None)
+    outcome = play(scene, Scale(quick=False), pairs=1)
     return {result.system: result.values for result in outcome.results}, outcome.failures, outcome.skipped
 
 
 def test_ratios_are_taken_pair_by_pair_in_the_direction_that_is_better() -> None:
     board = Board(Scene((RATE, DELAY), ()))
     for ours, theirs in ((6, 2), (8, 2), (4, 4)):
-        board.add(sample(ours, delay=ours), "peer", sample(theirs, delay=theirs))
+        board.add({"agentnet": sample(ours, delay=ours), "peer": sample(theirs, delay=theirs)})
     results = {(result.figure.work, result.system): result for result in board.results}
     assert results["rate", "agentnet"].ratio is None
     assert results["rate", "peer"].ratios == [3, 4, 1]
@@ -54,26 +65,51 @@ def test_ratios_are_taken_pair_by_pair_in_the_direction_that_is_better() -> None
     }
 
 
+def test_one_run_may_bring_several_baselines_each_with_its_ratio() -> None:
+    board = Board(Scene((RATE, DELAY), ()))
+    only_delay = Sample({"delay": 2.0}, 5)
+    board.add({"agentnet": sample(6, delay=8), "idle": only_delay, "busy": sample(3, delay=16)})
+    found = {(result.figure.work, result.system): (result.ratio, result.n) for result in board.results}
+    assert found == {
+        ("rate", "agentnet"): (None, 10),
+        ("rate", "busy"): (2, 10),
+        ("delay", "agentnet"): (None, 10),
+        ("delay", "idle"): (0.25, 5),
+        ("delay", "busy"): (2, 10),
+    }
+
+
+def test_every_run_is_told_and_how_far_it_is() -> None:
+    told: list[str] = []
+
+    def half(scale: Scale) -> Samples:
+        scale.tell("half")
+        return {"agentnet": sample(1)}
+
+    play(scene(Match("peer", half)), Scale(quick=True, tell=told.append), pairs=2)
+    assert told == ["peer, 1 of 2", "peer, 1 of 2: half", "peer, 2 of 2", "peer, 2 of 2: half"]
+
+
 def test_a_busy_peer_is_also_driven_from_two_processes() -> None:
-    doubled = Match("busy-2p", lambda _: (sample(4), sample(3)))
+    doubled = Match("busy-2p", beside("busy-2p", sample(4), sample(3)))
     values, _, _ = played(
         scene(
-            Match("busy", lambda _: (sample(4), sample(2, cores=0.9)), doubled),
-            Match("calm", lambda _: (sample(4), sample(1, cores=0.1)), doubled),
+            Match("busy", beside("busy", sample(4), sample(2, cores=0.9)), doubled),
+            Match("calm", beside("calm", sample(4), sample(1, cores=0.1)), doubled),
         )
     )
     assert values == {"agentnet": [4, 4, 4], "busy": [2], "busy-2p": [3], "calm": [1]}
 
 
 def test_a_peer_that_fails_or_is_missing_is_told_and_the_others_go_on() -> None:
-    def fail(_: Scale) -> tuple[Sample, Sample]:
+    def fail(_: Scale) -> Samples:
         raise RunFailed("bench.peers.frail.send", "ended early")
 
     values, failures, skipped = played(
         scene(
             Match("frail", fail),
             Match("absent", fail, missing="absent-server"),
-            Match("sound", lambda _: (sample(4), sample(2))),
+            Match("sound", beside("sound", sample(4), sample(2))),
         )
     )
     assert values == {"agentnet": [4], "sound": [2]}
@@ -82,7 +118,7 @@ def test_a_peer_that_fails_or_is_missing_is_told_and_the_others_go_on() -> None:
 
 
 def test_a_failure_of_ours_ends_the_scene() -> None:
-    def fail(_: Scale) -> tuple[Sample, Sample]:
+    def fail(_: Scale) -> Samples:
         raise RunFailed("bench.agentnet_messages.send", "ended early")
 
     values, failures, _ = played(scene(Match("first", fail), Match("second", fail)))
@@ -98,20 +134,45 @@ def test_a_process_that_dies_is_quoted_and_all_are_stopped() -> None:
     assert {child.pid for child in psutil.Process().children()} <= before
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_one_way_run(lanes: int) -> None:
-    assert oneway(STREAMS, Scale(quick=True), "work", lanes=lanes).values["work"] > 0
+def test_one_way_run_of_two_lanes() -> None:
+    assert oneway(STREAMS, Scale(quick=True), "work", lanes=2).values["work"] > 0
 
 
-def test_request_runs() -> None:
-    latency = requests_one_by_one(STREAMS, Scale(quick=True), "p50", "p99").values
+@pytest.mark.parametrize("system", ["agentnet", "asyncio"])
+def test_request_runs(system: str) -> None:
+    latency = requests_one_by_one(SMALL[system], Scale(quick=True), "p50", "p99").values
     assert 0 < latency["p50"] <= latency["p99"]
-    assert requests_in_flight(STREAMS, Scale(quick=True), "work", flight=4).values["work"] > 0
+    assert requests_in_flight(SMALL[system], Scale(quick=True), "work", flight=4).values["work"] > 0
+
+
+def test_fanout_run() -> None:
+    run = oneway(SMALL["agentnet"], Scale(quick=True), "work", kind="fanout", sinks=4, receivers=2)
+    assert run.values["work"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("peer", PEERS)
+def test_a_peer_runs(peer: str) -> None:
+    missing = PEERS[peer].missing()
+    if missing is not None:
+        pytest.skip(f"{peer} is not here: install {missing}")
+    assert oneway(SMALL[peer], Scale(quick=True), "oneway-64").values["oneway-64"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("work", OWN)
+def test_a_scene_of_our_own_runs(work: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(works, "AGENTNET", SMALL["agentnet"])
+    outcome = play(OWN[work], Scale(quick=True), pairs=1)
+    assert not outcome.failures
+    found = {result.figure.work for result in outcome.results if result.system == AGENTNET.name}
+    assert found == {figure.work for figure in OWN[work].figures}
 
 
 def test_work_names_are_unique_and_an_unknown_one_is_told() -> None:
-    works = [figure.work for scenes in GROUPS.values() for scene in scenes for figure in scene.figures]
-    assert len(works) == len(set(works))
+    names = [figure.work for scenes in GROUPS.values() for scene in scenes for figure in scene.figures]
+    assert len(names) == len(set(names))
     outcome = CliRunner().invoke(main, ["--work", "no-such-work"])
     assert outcome.exit_code == 2
     assert "oneway-64" in outcome.output
