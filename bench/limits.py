@@ -9,14 +9,19 @@ import time
 from dataclasses import replace
 from statistics import median
 
-from bench.processes import Fleet, free_port
+from agentnet.link import LINGER_S
+from bench.processes import Fleet, Worker, free_port
 from bench.scenes import Sample, Samples, Scale, certificates, start_lane
 from bench.systems import AGENTNET
 from bench.worker import Task
 
 LIMITS = "bench.agentnet_limits"
 SETTLE_SECONDS = 1.0
-"""Between the last message and a look at memory: acknowledgements and closed sockets are on their way."""
+"""Between the last message and a look at memory: acknowledgements are on their way."""
+CLOSE_SECONDS_MAX = 10.0
+"""How long connections may take to close; those that are open then count as residue."""
+CHURN_STEPS = 60
+"""Turns in which connections come and go, a third of them before the first look at memory."""
 
 
 def ours(values: dict[str, float], count: int) -> Samples:
@@ -127,19 +132,34 @@ def bulk(scale: Scale) -> Samples:
 
 def tls_churn(scale: Scale) -> Samples:
     """What a node holds more, in bytes and open files, after connections came and went."""
-    count = scale.pick(full=10_000, quick=300)
+    count = scale.pick(full=10_000, quick=80)
+    step = 3 * count // 2 // CHURN_STEPS
     with Fleet() as fleet, certificates(True) as directory:
-        task = Task(port=free_port(), phases=(count // 4, count), certificates=directory)
+        task = Task(port=free_port(), phases=(step,) * CHURN_STEPS, certificates=directory)
         node = fleet.spawn(LIMITS, "node", task)
         client = fleet.spawn(LIMITS, "churn", task, ready=False)
         held = []
-        for _ in task.phases:
-            client.wait("ready")
-            client.go()
-            client.wait("sending")
-            client.wait("sent", seconds=600)
-            time.sleep(SETTLE_SECONDS)
-            held.append((node.rss_bytes(), node.open_files()))
+        for number in range(1, CHURN_STEPS + 1):
+            come_and_go(client)
+            scale.tell(f"{number * step:,} of {CHURN_STEPS * step:,} connections")
+            if number in (CHURN_STEPS // 3, CHURN_STEPS):
+                wait_closed(node)
+                held.append((node.rss_bytes(), node.open_files()))
     (bytes_before, files_before), (bytes_after, files_after) = held
     values = {"tls-churn-rss": bytes_after - bytes_before, "tls-churn-files": files_after - files_before}
     return ours(values, count)
+
+
+def come_and_go(client: Worker) -> None:
+    client.wait("ready")
+    client.go()
+    client.wait("sending")
+    client.wait("sent", seconds=600)
+
+
+def wait_closed(node: Worker) -> None:
+    """Returns when the node has no connection left and the last one lingers no more."""
+    deadline = time.monotonic() + CLOSE_SECONDS_MAX
+    while node.connected() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(LINGER_S + SETTLE_SECONDS)

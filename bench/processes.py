@@ -98,6 +98,10 @@ class Worker:
     def open_files(self) -> int:
         return int(psutil.Process(self._process.pid).num_fds())
 
+    def connected(self) -> bool:
+        connections = psutil.Process(self._process.pid).net_connections("tcp")
+        return any(each.status != psutil.CONN_LISTEN for each in connections)
+
     def stop(self) -> None:
         self._process.kill()
         self._process.wait()

@@ -141,7 +141,7 @@ GROUPS: dict[str, tuple[Scene, ...]] = {
         ),
         own(
             limits.tls_churn,
-            Figure("tls-churn-rss", "B", "lower"),
+            Figure("tls-churn-rss", "B", "lower", limit=GROWTH_BYTES_MAX),
             Figure("tls-churn-files", "files", "lower", limit=0),
         ),
     ),
