@@ -16,11 +16,13 @@ from pathlib import Path
 import psutil
 
 from agentnet import AgentMessage, AgentSpec, Congested
+from agentnet_core.config import EngineConfig
 from bench.agentnet_messages import echo, join_as_receiver, join_as_sender
 from bench.peers.requests import percentile
 from bench.worker import Bench
 
-FLOODS = 16
+FLOODS = EngineConfig().sends_waiting_max
+"""Sends that wait for the stopped agent: all that may, for it is the bound that is measured."""
 FLOOD_BYTES = 1024
 BLOCKS = 8
 REST_SECONDS = 0.05

@@ -10,6 +10,8 @@ from dataclasses import replace
 from statistics import median
 
 from agentnet.link import LINGER_S
+from agentnet_core.config import OPTIONAL_BYTES_MAX, EngineConfig
+from bench.agentnet_limits import FLOOD_BYTES
 from bench.processes import Fleet, Worker, free_port
 from bench.scenes import Sample, Samples, Scale, certificates, start_lane
 from bench.systems import AGENTNET
@@ -92,6 +94,12 @@ def growth(scale: Scale) -> Samples:
         "growth-receiver": receiver_after - receiver_before,
     }
     return ours(values, 10 * first)
+
+
+def waiting_bytes_max() -> int:
+    """What the config lets a sender hold for one stopped agent: the sends that wait, and one window."""
+    config = EngineConfig()
+    return config.sends_waiting_max * (FLOOD_BYTES + OPTIONAL_BYTES_MAX) + config.link_window_bytes
 
 
 def stopped_receiver(scale: Scale) -> Samples:

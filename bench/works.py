@@ -131,7 +131,7 @@ GROUPS: dict[str, tuple[Scene, ...]] = {
         own(
             limits.stopped_receiver,
             Figure("stopped-receiver-p99", "us", "lower", {"agentnet-none-stopped": 1 / 1.5}),
-            Figure("stopped-receiver-rss", "B", "lower"),
+            Figure("stopped-receiver-rss", "B", "lower", limit=limits.waiting_bytes_max()),
         ),
         own(
             limits.bulk,
