@@ -1,4 +1,4 @@
-"""The README is true: its example runs and prints what it shows, its commands exist."""
+"""The README is true: its example runs and prints what it shows, its commands exist and are run."""
 
 from __future__ import annotations
 
@@ -18,6 +18,21 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "hello.py"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
+# Every command of the page: the file that runs it, and a pattern of the line that does.
+RUN_BY = {
+    "make demo": (".ci/run", r"^make demo$"),
+    "make demo FILES": (".ci/run", r"^make demo FILES="),
+    "make test": (".ci/run", r"^make check test\b"),
+    "make check": (".ci/run", r"^make check test\b"),
+    "make wheel": (".ci/run", r"^make wheel$"),
+    "make bench": (".ci/run", r"^make bench ARGS="),  # all of it takes too long
+    "make bench ARGS": (".ci/run", r"^make bench ARGS="),
+    "pip install .": (".ci/run", r"^\S+/pip\S* .*install dist/\*\.whl$"),  # what it would build first
+    "agentnet demo": (".ci/run", r"^ +venv/bin/agentnet demo$"),
+    "agentnet certs": ("tests/test_cli.py", r'self\.call\("certs"'),
+    "agentnet run": ("tests/test_cli.py", r'command\("run"'),
+}
+
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -32,6 +47,23 @@ def test_the_example_prints_what_is_shown() -> None:
         [sys.executable, "-W", "error", EXAMPLE], capture_output=True, text=True, timeout=50, check=False
     )
     assert (done.stdout, done.stderr, done.returncode) == (blocks("text")[0], "", 0)
+
+
+def commands() -> set[str]:
+    """What the page tells people to type; of a variable, that one may be given."""
+    found = set(re.findall(r"`((?:agentnet|make) [a-z]+)", README))
+    for line in "".join(blocks("sh")).splitlines():
+        command, _, remark = line.partition("#")
+        found.add(command.strip())
+        found |= {f"{command.strip()} {variable}" for variable in re.findall(r"\b([A-Z]+)=", remark)}
+    return found
+
+
+def test_every_command_is_run_by_something() -> None:
+    assert commands() == set(RUN_BY)
+    for command, (path, line) in RUN_BY.items():
+        text = (ROOT / path).read_text(encoding="utf-8")
+        assert re.search(line, text, re.MULTILINE), f"{path} does not run {command}"
 
 
 def test_every_make_target_exists() -> None:
