@@ -494,7 +494,10 @@ class AgentNetworkManager:
             await self.engine.send_message(message, port.agent_id)
 
     async def broadcast_message(self, payload: Any, sender: Agent | int | str | None = None) -> None:
-        """Send a payload to every registered agent but those with ``broadcasts=False``."""
+        """Send a payload to every registered agent but those with ``broadcasts=False``.
+
+        Errors as of `Agent.send`; one that names the nodes that did not get it is not definite.
+        """
         body, content = to_bytes(payload)
         message = AgentMessage(body, message_type=MessageType.BROADCAST)
         await self._broadcast(message, self._sender(sender).agent_id, content)
@@ -502,9 +505,11 @@ class AgentNetworkManager:
     async def _broadcast(self, message: AgentMessage, from_agent: int, content: int = 0) -> None:
         tokens = self.engine.broadcast(message, from_agent, content)
         outcomes = await asyncio.gather(*tokens, return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
+        failed = [outcome for outcome in outcomes if isinstance(outcome, NetworkError)]
+        if failed:
+            reasons = "; ".join(str(error) for error in failed[:8])
+            # The agents of this node, and those of the others, have it.
+            raise type(failed[0])(f"some nodes did not get the broadcast: {reasons}", definite=False)
 
     def request(self, to: int | str, payload: Any, **options: Unpack[RequestOptions]) -> asyncio.Future[Any]:
         """As `Agent.request`, from the first agent of this node or the node itself."""

@@ -4,7 +4,8 @@ A value is any MessagePack value, a dataclass, a msgspec Struct or a Pydantic mo
 shape, never imported here).  It is encoded on the same node too, so that agents share no mutable
 object.  Bytes pass as they are.  Never pickle.
 
-Fails with PayloadMismatch, definite, which names agent, field, expected and got.
+Fails with PayloadMismatch, which names agent, field, expected and got: definite, but where it is an
+answer that is read.
 """
 
 from __future__ import annotations

@@ -200,5 +200,6 @@ def settle(list items, decode):
         except InvalidStateError:
             continue                # given up meanwhile
         except NetworkError as error:   # out of `decode`
+            error.definite = False      # the handler has run
             if not token.done():
                 token.set_exception(error)

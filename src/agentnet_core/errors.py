@@ -3,7 +3,8 @@
 Two questions are answered by every error: whose fault it is (the caller's, the peer's, the
 environment's, ours: the four branches) and whether the thing surely did not happen
 (``definite``).  A refusal is knowledge, so it is definite; a timeout or a lost link is an
-unknown outcome, so it is not, and a blind retry may do the work twice.
+unknown outcome, so it is not, and a blind retry may do the work twice.  The class says which, but
+where the same thing is found out later, of an answer that is wrong, the error itself says so.
 
 ``code`` is stable across releases and is the number that crosses the wire and the C ABI.
 """
@@ -17,11 +18,16 @@ class NetworkError(Exception):
     """Base of all errors that agentnet raises.
 
     ``code``: stable number of the class. ``definite``: True when the thing that was asked for
-    surely did not happen, False when nobody can know.
+    surely did not happen, False when it may have happened; the class's own, unless it is given.
     """
 
     code: ClassVar[int] = 1
     definite: bool = True
+
+    def __init__(self, *args: object, definite: bool | None = None) -> None:
+        super().__init__(*args)
+        if definite is not None:
+            self.definite = definite
 
 
 class UsageError(NetworkError):
@@ -43,13 +49,13 @@ class NoSuchAgent(UsageError):
 
 
 class AgentExists(UsageError):
-    """The id or the name belongs to another agent."""
+    """The id or the name belongs to another agent; not definite if others of the registration stay."""
 
     code = 103
 
 
 class MessageTooLarge(UsageError):
-    """The message is over ``message_bytes_max``."""
+    """The message is over ``message_bytes_max``; not definite if it is an answer: its handler has run."""
 
     code = 104
 
@@ -61,7 +67,10 @@ class NotRunning(UsageError):
 
 
 class PayloadMismatch(UsageError):
-    """A payload cannot be encoded, or is not of the type that the handler or caller declared."""
+    """A payload cannot be encoded, or is not of the type that the handler or caller declared.
+
+    Not definite if it is an answer: its handler has run.
+    """
 
     code = 106
 
@@ -142,7 +151,10 @@ class JoinFailed(OutageError):
 
 
 class Unconfirmed(OutageError):
-    """Some linked nodes did not confirm in time; the message names them."""
+    """The agents are registered, but some nodes did not confirm in time, or have no room for them.
+
+    The message names the nodes.
+    """
 
     code = 307
     definite = False
@@ -181,8 +193,11 @@ BY_CODE = _by_code(NetworkError)
 
 
 def from_code(code: int, text: str) -> NetworkError:
-    """The error of class ``code`` with ``text``; an unknown code (a newer peer's) is a PeerError."""
+    """The error that a peer tells: of class ``code``, with ``text``; a PeerError if that is a newer code."""
     cls = BY_CODE.get(code)
     if cls is None:
-        return PeerError(f"{text} (error code {code}, unknown to this version)")
+        return PeerError(f"{text} (error code {code}, unknown to this version)", definite=False)
+    if cls is MessageTooLarge:
+        # What is sent is measured before it goes: a peer finds only its own answer too large.
+        return cls(text, definite=False)
     return cls(text)
