@@ -9,19 +9,23 @@ from typing import Any
 
 import msgpack
 import pytest
-from networks import AGENTS, MESSAGE, Cluster, Inbox, soon, until
+from networks import AGENTS, MESSAGE, Cluster, FakePeer, Inbox, echo, soon, until
 
 from agentnet import (
+    AgentExists,
     AgentMessage,
+    AgentNetworkManager,
     Congested,
+    Event,
     MessageTooLarge,
     NetworkError,
     PayloadMismatch,
     ProtocolError,
+    Unconfirmed,
 )
 from agentnet_core.errors import BY_CODE, PeerError, from_code
 from agentnet_core.listing import write_update
-from agentnet_core.records import AgentRecord
+from agentnet_core.records import AgentRecord, agent_id_of
 
 
 async def outcome(awaitable: Any) -> NetworkError:
@@ -134,6 +138,58 @@ async def test_a_broadcast_that_some_nodes_took(cluster: Cluster) -> None:
             await soon(one.broadcast_message(b"%d:" % sent + bytes(1000)))
     await box.wait(sent + 1)
     assert not caught.value.definite
+
+
+class TestRegistration:
+    @pytest.mark.parametrize("limits", [{"agents_max": 1}, {"metadata_bytes_max": 20}])
+    async def test_an_agent_that_a_peer_has_no_room_for(
+        self, cluster: Cluster, limits: dict[str, int]
+    ) -> None:
+        one, three = await cluster.start("n1", "n3")
+        full = cluster.make("n2", **limits)
+        await soon(full.join_network(one.addresses))
+        await cluster.meshed()
+        await one.register_agent("first", handler=echo)
+        watch = cluster.watch(full)
+        error = await outcome(one.register_agent("second", ["x" * 30], handler=echo))
+        assert isinstance(error, Unconfirmed)
+        assert not error.definite
+        assert "the agents are registered, but nodes n2 have no room for them: second" in str(error)
+        assert await soon(three.request("second", b"here")) == b"here"
+        await watch.wait(Event.AGENT_CONFLICT, name="second")
+        assert {agent.name for agent in one.agents()} == {"first", "second"}
+
+    async def _conflict(self, cluster: Cluster, *names: str) -> tuple[AgentNetworkManager, NetworkError]:
+        """Registers both at once with a lower node that has ``x`` and had not said so yet."""
+        (one,) = await cluster.start("n1")
+        peer = await cluster.peer(one)
+        await peer.join("0-low", network_uuid=one.control.network_uuid)
+        await peer.expect(AGENTS)
+        registering = asyncio.ensure_future(one.register_agents(list(names)))
+        await peer.expect(AGENTS)
+        await self._claim(peer, "x")
+        error = await outcome(registering)
+        assert isinstance(error, AgentExists)
+        return one, error
+
+    async def _claim(self, peer: FakePeer, name: str) -> None:
+        """Speak as the owner of that agent, and leave without a CONFIRM."""
+        record = AgentRecord(agent_id_of(name), "0-low", name)
+        (body,) = write_update(1, True, [record], [], 4096)
+        peer.send(AGENTS, body)
+        peer.writer.write_eof()
+
+    async def test_an_agent_that_was_lost_to_its_other_owner(self, cluster: Cluster) -> None:
+        """Also where its link went before the owner had confirmed."""
+        one, error = await self._conflict(cluster, "x")
+        assert error.definite
+        assert "x (it is node 0-low's)" in str(error)
+        await until(lambda: not one.engine.ports)
+
+    async def test_one_lost_of_several(self, cluster: Cluster) -> None:
+        one, error = await self._conflict(cluster, "x", "y")
+        assert not error.definite, "y is registered"
+        assert [port.record.name for port in one.engine.ports.values()] == ["y"]
 
 
 def test_an_error_may_know_better_than_its_class() -> None:

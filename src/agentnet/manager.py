@@ -367,7 +367,8 @@ class AgentNetworkManager:
         ``handler``: an async function of one message, whose result answers a request; a plain
         function runs in a thread.  ``concurrency``: messages that it may work on at once.
         Registering one's own agent again replaces it.  AgentExists if it is another node's;
-        Unconfirmed names the nodes that had not confirmed after ``timeout`` seconds.
+        Unconfirmed, and it is registered all the same, names the nodes that had not confirmed after
+        ``timeout`` seconds or have no room for it.
         """
         spec = AgentSpec(
             agent=agent,

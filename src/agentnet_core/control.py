@@ -17,7 +17,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agentnet_core.config import OPTIONAL_BYTES_MAX, EngineConfig
-from agentnet_core.directory import Applied, Confirmations, Directory, Settled
+from agentnet_core.confirmations import Confirmations, Settled
+from agentnet_core.directory import Applied, Directory
 from agentnet_core.errors import (
     AgentExists,
     DuplicateLink,
@@ -127,7 +128,7 @@ class Control:
     def register(self, ports: Sequence[Port], token: Any, timeout_ns: int) -> None:
         """Take agents of this node; the token settles when every linked node has confirmed them.
 
-        AgentExists or LimitReached, definite, before anything has changed.
+        AgentExists or LimitReached, definite, are raised before anything has changed.
         """
         version = self.directory.register([port.record for port in ports])
         for port in ports:
@@ -398,6 +399,7 @@ class Control:
         for record in applied.added:
             self._agent_event(Event.AGENT_REGISTERED, record)
         for record, owner in applied.lost_mine:
+            self.confirmations.outdone(record.agent_id, owner)
             port = self.engine.ports.get(record.agent_id)
             if port is not None:
                 self.engine.remove_port(port)
@@ -436,7 +438,11 @@ class Control:
     def _settle(self, settled: list[Settled]) -> None:
         for done in settled:
             for token, _ in self._confirming.pop(done.version, ()):
-                self.engine.settle(token, done.error())
+                self.engine.settle(token, done.error(self._label))
+
+    def _label(self, agent_id: int) -> str:
+        record = self.directory.get(agent_id)
+        return record.label if record is not None else str(agent_id)
 
     # -- time
 
@@ -537,12 +543,9 @@ class Control:
         for version, waiting in list(self._confirming.items()):
             for item in [item for item in waiting if item[1] <= now_ns]:
                 missing = ", ".join(self.confirmations.missing(version))
-                self.engine.settle(
-                    item[0],
-                    Unconfirmed(
-                        f"the agents are registered, but nodes {missing} have not confirmed it in time"
-                    ),
-                )
+                late = f"the agents are registered, but nodes {missing} have not confirmed it in time"
+                known = self.confirmations.so_far(version).error(self._label)
+                self.engine.settle(item[0], known or Unconfirmed(late))
                 waiting.remove(item)
             if not waiting:
                 del self._confirming[version]

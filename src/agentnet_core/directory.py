@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from agentnet_core.body import U64_MAX, wrong
+from agentnet_core.body import wrong
 from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.errors import AgentExists, LimitReached, NoSuchAgent, ProtocolError
 from agentnet_core.listing import (
@@ -432,138 +432,6 @@ class Directory:
             self._log_floor, dropped = self._log.popleft()
             self._log_ids -= len(dropped)
         return self.version
-
-
-# -- who has confirmed
-
-
-Conflicts = tuple[tuple[int, str, str], ...]
-"""(agent id, its owner or "" for a limit, the node that says so), ..."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """A version of the own list that every node has confirmed, or is lost.
-
-    ``agent_ids``: as given when it was expected. ``conflicts``: which of them were not taken.
-    """
-
-    version: int
-    agent_ids: tuple[int, ...] = ()
-    conflicts: Conflicts = ()
-
-    def error(self) -> AgentExists | LimitReached | None:
-        """What to tell who registered agents that other nodes did not take."""
-        if not self.conflicts:
-            return None
-        told = [
-            f"{agent_id} ({owner or 'over a limit'}, says node {who})"
-            for agent_id, owner, who in self.conflicts
-        ]
-        kind = AgentExists if any(owner for _, owner, _ in self.conflicts) else LimitReached
-        return kind(f"agents not taken by other nodes: {', '.join(told[:8])}")
-
-
-class _Waiting:
-    __slots__ = ("agent_ids", "left", "nodes", "parts")
-
-    def __init__(self, agent_ids: tuple[int, ...], nodes: tuple[str, ...]) -> None:
-        self.agent_ids = agent_ids
-        self.nodes = nodes
-        self.left = len(nodes)
-        self.parts: list[Conflicts] = []
-
-    def conflicts(self) -> Conflicts:
-        if not self.parts:
-            return ()
-        # A CONFIRM speaks of all versions up to its own.
-        wanted = dict.fromkeys(self.agent_ids)
-        return tuple(conflict for part in self.parts for conflict in part if conflict[0] in wanted)
-
-
-class Confirmations:
-    """Which versions of the own list wait for which nodes.
-
-    A node that confirms a version confirms all before it. What settles is returned, oldest first.
-    """
-
-    def __init__(self, config: EngineConfig) -> None:
-        self._conflicts_max = config.agents_max
-        self._waiting: dict[int, _Waiting] = {}
-        self._expected: dict[str, deque[int]] = {}
-        self._confirmed: dict[str, int] = {}
-        self._heard: dict[str, Conflicts] = {}
-
-    def expect(self, version: int, node_ids: Iterable[str], agent_ids: Iterable[int] = ()) -> list[Settled]:
-        """Wait until the nodes confirm ``version``, which is not below one expected before.
-
-        ``agent_ids``: whose conflicts are of interest. It settles at once if all nodes have
-        confirmed it already. Expecting it again while it waits adds ids, and both settle together.
-        """
-        again = self._waiting.get(version)
-        if again is not None:
-            again.agent_ids += tuple(agent_ids)
-            return []
-        nodes = tuple(n for n in dict.fromkeys(node_ids) if self._confirmed.get(n, -1) < version)
-        if not nodes:
-            return [Settled(version, tuple(agent_ids))]
-        self._waiting[version] = _Waiting(tuple(agent_ids), nodes)
-        for node_id in nodes:
-            self._expected.setdefault(node_id, deque()).append(version)
-        return []
-
-    def confirm(self, node_id: str, confirm: Confirm) -> list[Settled]:
-        """Take a CONFIRM of ``node_id``; `Directory.concede` has seen it before."""
-        heard = self._heard.pop(node_id, ())
-        # Only the owner's own word counts, as in `Directory.concede`.
-        heard += tuple((i, owner, node_id) for i, owner in confirm.conflicts if owner in ("", node_id))
-        if len(heard) > self._conflicts_max:
-            raise wrong("CONFIRM conflicts", f"at most {self._conflicts_max}", len(heard))
-        if not confirm.last:
-            self._heard[node_id] = heard
-            return []
-        self._confirmed[node_id] = confirm.version
-        return self._pop(node_id, confirm.version, heard)
-
-    def lost(self, node_id: str) -> list[Settled]:
-        """Wait for ``node_id`` no more."""
-        self._heard.pop(node_id, None)
-        self._confirmed.pop(node_id, None)
-        settled = self._pop(node_id, U64_MAX, ())
-        self._expected.pop(node_id, None)
-        return settled
-
-    def missing(self, version: int) -> list[str]:
-        """The nodes that have not confirmed ``version``."""
-        waiting = self._waiting.get(version)
-        if waiting is None:
-            return []
-        queues = [(node_id, self._expected.get(node_id)) for node_id in waiting.nodes]
-        return [node_id for node_id, queue in queues if queue and queue[0] <= version]
-
-    def drop(self, version: int) -> None:
-        """Wait for ``version`` no more, whoever has confirmed it: its deadline has passed."""
-        waiting = self._waiting.pop(version, None)
-        for node_id in waiting.nodes if waiting is not None else ():
-            queue = self._expected.get(node_id)
-            while queue and queue[0] not in self._waiting:
-                queue.popleft()
-
-    def _pop(self, node_id: str, version: int, heard: Conflicts) -> list[Settled]:
-        settled = []
-        queue = self._expected.get(node_id, deque())
-        while queue and queue[0] <= version:
-            at = queue.popleft()
-            waiting = self._waiting.get(at)
-            if waiting is None:
-                continue
-            if heard:
-                waiting.parts.append(heard)
-            waiting.left -= 1
-            if waiting.left == 0:
-                del self._waiting[at]
-                settled.append(Settled(at, waiting.agent_ids, waiting.conflicts()))
-        return settled
 
 
 def _all_of(claims: _Claims) -> Iterator[AgentRecord]:

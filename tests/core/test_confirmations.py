@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agentnet_core.config import EngineConfig
-from agentnet_core.directory import Confirmations, Settled
+from agentnet_core.confirmations import Confirmations, Settled
 from agentnet_core.errors import ProtocolError
 from agentnet_core.listing import Confirm
 
