@@ -17,6 +17,7 @@ from agentnet import (
     AgentNetworkManager,
     Congested,
     Event,
+    LinkLost,
     MessageTooLarge,
     NetworkError,
     PayloadMismatch,
@@ -190,6 +191,20 @@ class TestRegistration:
         one, error = await self._conflict(cluster, "x", "y")
         assert not error.definite, "y is registered"
         assert [port.record.name for port in one.engine.ports.values()] == ["y"]
+
+
+async def test_a_request_that_nobody_answers_ends_with_its_node(cluster: Cluster) -> None:
+    """On another node the lost link would end it; here there is none."""
+    (one,) = await cluster.start("n1")
+    agent = await one.register_agent("box")
+    request = one.request("box", b"")
+    async for message in agent.messages():
+        assert message.payload == b""
+        break
+    await soon(one.leave_network())
+    error = await outcome(request)
+    assert isinstance(error, LinkLost)
+    assert not error.definite
 
 
 def test_an_error_may_know_better_than_its_class() -> None:

@@ -165,6 +165,7 @@ class Control:
                 body = Close(Close.LEAVE, f"node {self.engine.node_id} leaves").encode()
                 self.engine.put_control(session, CLOSE, body)
             self.engine.down(session, LinkLost(f"node {self.engine.node_id} has left the network"))
+        self.engine.end_requests()
 
     def members(self) -> list[Member]:
         """This node and all that it knows, by node id."""

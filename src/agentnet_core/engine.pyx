@@ -331,6 +331,14 @@ cdef class Engine(Calls):
                              detail=f"up to {session.unconfirmed} messages may not have arrived: {error}"))
         self.control.closed(session, error)
 
+    def end_requests(self):
+        """This node goes: what only its own agents could still answer has an unknown outcome."""
+        cdef Pending pending
+        for pending in self.pending.values():
+            self.settle(pending.token, LinkLost(
+                f"node {self.node_id} has left the network; the outcome of the request is unknown"))
+        self.pending.clear()
+
     def forget_session(self, Session session not None):
         """The driver has written the last of it."""
         session.discard()
