@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict, TypeVar, Unpack, cast, overload
 
 from agentnet.payload import declared_type, decode, to_bytes
 from agentnet.runner import Runner
@@ -96,6 +96,9 @@ class Agent(Port):
     """An agent of this node: `send`, `request`, `messages`; made by `register_agent`."""
 
     __slots__ = ("_concurrency", "_failures", "_handler", "_logged_ns", "_net", "_readers", "_runners")
+
+    def __new__(cls, net: _Node, *args: Any) -> Self:
+        return super().__new__(cls, net.engine)
 
     def __init__(self, net: _Node, record: AgentRecord, handler: Handler | None, concurrency: int) -> None:
         super().__init__(net.engine, record)

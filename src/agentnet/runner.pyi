@@ -1,7 +1,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
@@ -11,13 +11,13 @@ from agentnet_core.port import Port
 @disjoint_base
 class Runner(Coroutine[Any, None, None]):
     task: asyncio.Task[None]
-    def __init__(
-        self,
+    def __new__(
+        cls,
         port: Port,
         handler: Callable[[AgentMessage], Coroutine[Any, Any, Any]],
         loop: asyncio.AbstractEventLoop,
         report: Callable[[AgentMessage, BaseException], asyncio.Future[None] | None],
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def idle(self) -> bool: ...
     def unpark(self) -> None: ...

@@ -35,7 +35,7 @@ cdef int64_t TURN_NS = 1_000_000
 cdef class Runner:
     """Coroutine-like: give it to `loop.create_task`."""
 
-    def __init__(self, Port port not None, handler, loop, report):
+    def __cinit__(self, Port port not None, handler, loop, report):
         self.port = port
         self.engine = port.engine
         self.handler = handler

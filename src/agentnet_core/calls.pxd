@@ -26,6 +26,6 @@ cdef class Calls(Outflow):
     cdef int64_t nanoseconds(self, double seconds) except -1
     cdef int on_answer(self, Session session, AgentMessage message) except -1
     cdef object answer(self, Session session, AgentMessage answer)
-    cpdef int refuse(self, AgentMessage message, error) except -1
+    cdef int refuse(self, AgentMessage message, error) except -1
     cdef int on_refused(self, Session session, Frame* frame) except -1
     cdef int expire_request(self, correlation, Pending pending) except -1

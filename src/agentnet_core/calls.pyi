@@ -2,7 +2,6 @@ from typing import Any
 
 from typing_extensions import disjoint_base
 
-from agentnet_core.errors import NetworkError
 from agentnet_core.message import AgentMessage
 from agentnet_core.outflow import Outflow
 
@@ -20,4 +19,3 @@ class Calls(Outflow):
         content: int = 0,
         failure: tuple[int, str] | None = None,
     ) -> Any | None: ...  # None: it is on its way; else the driver's token to await
-    def refuse(self, message: AgentMessage, error: NetworkError) -> int: ...

@@ -147,7 +147,7 @@ cdef class Calls(Outflow):
         self.queue(route, answer, token, self.answer_wait_ns)
         return token
 
-    cpdef int refuse(self, AgentMessage message, error) except -1:
+    cdef int refuse(self, AgentMessage message, error) except -1:
         """Tell the sender that its message was not executed."""
         cdef Session session = message.origin.session
         cdef Pending pending

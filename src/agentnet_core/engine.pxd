@@ -18,7 +18,6 @@ cdef class Engine(Calls):
     cdef int64_t messages_received, bytes_received, messages_unconfirmed
     cdef int64_t broadcasts_dropped, links_refused, links_lost
 
-    cpdef receive(self, Session session, Py_ssize_t n)
     cdef int on_message(self, Session session, Frame* frame) except -1
     cdef int deliver(self, Port port, AgentMessage message, Session session) except -1
     cdef Route everyone(self, Session session)

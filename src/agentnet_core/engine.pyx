@@ -89,7 +89,7 @@ cdef class Engine(Calls):
 
     # -- receiving
 
-    cpdef receive(self, Session session, Py_ssize_t n):
+    def receive(self, Session session not None, Py_ssize_t n):
         """`n` bytes from the peer are in the arena. Bad ones close the link; nothing is raised."""
         cdef Frame frame
         if session.closed:
@@ -299,7 +299,7 @@ cdef class Engine(Calls):
             return
         session.closed = True
         session.clear = False
-        if session.origin is not None and session.origin.session is session:
+        if session.origin.session is session:
             session.origin.session = None
         self.links.remove(session)
         self.now_ready.close.append((session, error))

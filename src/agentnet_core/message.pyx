@@ -68,6 +68,11 @@ cdef class AgentMessage:
     <MessagePriority.NORMAL: 1>
     """
 
+    def __cinit__(self):
+        # C code takes both for granted, whatever a subclass does in its __init__.
+        self.payload = b""
+        self.origin = _nowhere
+
     def __init__(self, bytes payload not None=b"", *, to_agent=None, from_agent=0, int message_type=1,
                  int priority=1, double ttl=0, message_id=None, int64_t timestamp=0):
         if not 0 <= message_type < len(TYPES):
@@ -87,7 +92,6 @@ cdef class AgentMessage:
             self.ttl_ms = 1             # 0 would be never
         self.id = None if message_id is None else _checked_id(message_id)
         self.timestamp = timestamp
-        self.origin = _nowhere
 
     # -- what users read
 
@@ -276,7 +280,7 @@ cdef class AgentMessage:
         return body if used == bound else body[:used]
 
     @staticmethod
-    def decode(bytes data not None, Origin origin=NOWHERE):
+    def decode(bytes data not None, Origin origin not None=NOWHERE):
         """The message in `data`, as `encode` or another MessagePack library wrote it; ProtocolError."""
         return read_message(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), True, origin)
 

@@ -57,8 +57,8 @@ cdef class Outflow:
     cdef int account(self, Session session, Py_ssize_t size) except -1
     cdef int stamp(self, AgentMessage message) except -1
     cdef int age(self, AgentMessage message) except -1
-    cpdef post(self, Route route, AgentMessage message, bint may_wait)
-    cpdef bint offer(self, Route route, AgentMessage message) except -1
+    cdef object post(self, Route route, AgentMessage message, bint may_wait)
+    cdef bint offer(self, Route route, AgentMessage message) except -1
     cdef int check_size(self, AgentMessage message, Session session) except -1
     cdef bint admit(self, Route route, AgentMessage message) except -1
     cdef int deliver_here(self, Route route, AgentMessage message) except -1
@@ -66,7 +66,7 @@ cdef class Outflow:
     cdef bint may_follow(self, Route route, AgentMessage message) except -1
     cdef bint is_full(self, Route route, Py_ssize_t size) noexcept
     cdef Waiting queue(self, Route route, AgentMessage message, token, int64_t wait_ns)
-    cpdef Waiting wait(self, Route route, AgentMessage message, token)
+    cdef Waiting wait(self, Route route, AgentMessage message, token)
     cdef bint settled(self, Waiting waiting) except -1
     cdef int finish_waiting(self, Waiting waiting) except -1
     cdef int fail_waiting(self, Waiting waiting, error) except -1

@@ -64,6 +64,7 @@ cdef class Outflow:
     def __cinit__(self, *args, **kwargs):
         self.now_ready, self.spare_ready = Ready(), Ready()
         self.routes, self.sessions = {}, {}
+        self.origin = Origin("", 0)
         self.stamped, self.waits = [], []
         self.wake_ns = NEVER
 
@@ -241,7 +242,7 @@ cdef class Outflow:
             self.rouse()
         return 0
 
-    cpdef post(self, Route route, AgentMessage message, bint may_wait):
+    cdef object post(self, Route route, AgentMessage message, bint may_wait):
         """Send a message of this node's; something to await, None if it may not wait."""
         if self.offer(route, message):
             self.sends += 1
@@ -264,7 +265,7 @@ cdef class Outflow:
                 and not (session.closed or session.blocked or route.stopped or route.waiting)
                 and bulk_key(message) not in session.bulk)
 
-    cpdef bint offer(self, Route route, AgentMessage message) except -1:
+    cdef bint offer(self, Route route, AgentMessage message) except -1:
         """Stamp and send it if there is room now; MessageTooLarge, definite."""
         self.check_size(message, route.session)
         if message.seq == 0:
@@ -319,7 +320,7 @@ cdef class Outflow:
             message.ttl_ms = <uint32_t>left if left > 0 else 1
         return 0
 
-    cpdef Waiting wait(self, Route route, AgentMessage message, token):
+    cdef Waiting wait(self, Route route, AgentMessage message, token):
         """Queue a message that `offer` did not take; its token is settled when it is sent or fails."""
         cdef Py_ssize_t size = PyBytes_GET_SIZE(message.payload)
         if self.is_full(route, size):

@@ -1,5 +1,5 @@
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
@@ -14,6 +14,7 @@ class Overfill: ...
 @disjoint_base
 class Port(Route):
     parked: bool
+    def __new__(cls, engine: Calls, *args: Any) -> Self: ...
     def __init__(self, engine: Calls, record: AgentRecord) -> None: ...
     @property
     def engine(self) -> Calls: ...

@@ -39,10 +39,13 @@ cdef class Overfill:
 cdef class Port(Route):
     """The engine's end of an agent of this node: what it sends goes in here, its mail comes out."""
 
-    def __init__(self, Calls engine not None, record):
-        Route.__init__(self, record, None)
+    def __cinit__(self, Calls engine not None, *args):
+        # Not in __init__, which a subclass may not call: C code takes the engine for granted.
         self.engine = engine
         self.parked = True
+
+    def __init__(self, engine, record):
+        Route.__init__(self, record, None)
 
     # -- out
 

@@ -105,6 +105,7 @@ cdef class Session:
         self.address = address
         self.certified = certified
         self.node_id = ""
+        self.origin = Origin("", 0)     # until both have said who they are
         self.opened_ns = self.heard_ns = now_ns
         self.blocked = deque()
         self.bulk = {}
@@ -197,7 +198,7 @@ cdef class Session:
         self.blocked.clear()
         self.bulk.clear()
         self.assemblies.clear()
-        if self.origin is not None and self.origin.session is self:
+        if self.origin.session is self:
             self.origin.session = None
 
     def __repr__(self):
