@@ -21,7 +21,7 @@ from agentnet.runner import Runner
 from agentnet_core.errors import ConfigError, HandlerFailed, PayloadMismatch
 from agentnet_core.message import AgentMessage
 from agentnet_core.port import Port
-from agentnet_core.records import AgentRecord, Event, MessagePriority
+from agentnet_core.records import AgentRecord, Event, MessagePriority, agent_id_of
 from agentnet_core.route import Pause
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     class _Node(Protocol):
         """What an agent asks of its node; the manager is one."""
 
+        node_id: str
         busy: dict[Agent, None]
         handlers_failed: int
         turned_ns: int
@@ -346,3 +347,28 @@ def prepare_handler(handler: Handler, shape: HandlerShape, label: str, pool: Exe
         return await result if inspect.isawaitable(result) else result
 
     return handle
+
+
+def make_agent(net: _Node, spec: AgentSpec, pool: Executor, shapes: dict[int, HandlerShape]) -> Agent:
+    """The agent that ``spec`` asks for; ConfigError if there can be none.
+
+    ``shapes``: what was found of the handlers so far, since many agents may share one.
+    """
+    agent = spec.agent
+    if isinstance(agent, bool) or not isinstance(agent, (int, str)):
+        raise ConfigError(f"agent {agent!r}: expected an id (int) or a name (str)")
+    if isinstance(agent, int) and not 0 < agent < 2**64:
+        raise ConfigError(f"agent {agent}: expected an id of 1 to 2**64-1; 0 is the node itself")
+    if spec.concurrency < 1:
+        raise ConfigError(f"agent {agent}: concurrency={spec.concurrency}: expected 1 or more")
+    name = agent if isinstance(agent, str) else None
+    record = AgentRecord(
+        agent_id_of(agent), net.node_id, name, tuple(spec.capabilities), spec.metadata, spec.broadcasts
+    )
+    handler = spec.handler
+    if handler is not None:
+        shape = shapes.get(id(handler))
+        if shape is None:
+            shape = shapes[id(handler)] = shape_of(handler, record.label)
+        handler = prepare_handler(handler, shape, record.label, pool)
+    return Agent(net, record, handler, spec.concurrency)

@@ -27,8 +27,7 @@ from agentnet.agent import (
     Handler,
     HandlerShape,
     RequestOptions,
-    prepare_handler,
-    shape_of,
+    make_agent,
 )
 from agentnet.config import Address, NetworkConfig
 from agentnet.events import EventStream
@@ -386,10 +385,8 @@ class AgentNetworkManager:
         """Register many agents at once: one confirmation for all. See `register_agent`."""
         engine = self.engine
         shapes: dict[int, HandlerShape] = {}
-        made = [
-            self._make(spec if isinstance(spec, AgentSpec) else AgentSpec(agent=spec), shapes)
-            for spec in agents
-        ]
+        specs = [spec if isinstance(spec, AgentSpec) else AgentSpec(agent=spec) for spec in agents]
+        made = [make_agent(self, spec, self._pool, shapes) for spec in specs]
         timeout_ns = self.config.register_ms_max * MS if timeout is None else int(timeout * 1e9)
         replaced = [engine.ports.get(agent.agent_id) for agent in made]
         try:
@@ -399,28 +396,6 @@ class AgentNetworkManager:
                 if isinstance(old, Agent) and engine.ports.get(old.agent_id) is not old:
                     old.cancel()
         return made
-
-    def _make(self, spec: AgentSpec, shapes: dict[int, HandlerShape]) -> Agent:
-        """``shapes``: what was found of the handlers so far, since many agents may share one."""
-        agent = spec.agent
-        if isinstance(agent, bool) or not isinstance(agent, (int, str)):
-            raise ConfigError(f"agent {agent!r}: expected an id (int) or a name (str)")
-        if isinstance(agent, int) and not 0 < agent < 2**64:
-            raise ConfigError(f"agent {agent}: expected an id of 1 to 2**64-1; 0 is the node itself")
-        if spec.concurrency < 1:
-            raise ConfigError(f"agent {agent}: concurrency={spec.concurrency}: expected 1 or more")
-        name = agent if isinstance(agent, str) else None
-        record = AgentRecord(
-            agent_id_of(agent), self.node_id, name, tuple(spec.capabilities), spec.metadata, spec.broadcasts
-        )
-        handler = spec.handler
-        if handler is not None:
-            shape = shapes.get(id(handler))
-            if shape is None:
-                shape = shapes[id(handler)] = shape_of(handler, record.label)
-            if not shape.is_plain:
-                handler = prepare_handler(handler, shape, record.label, self._pool)
-        return Agent(self, record, handler, spec.concurrency)
 
     def agent(
         self, agent: int | str, capabilities: Iterable[str] = (), **options: Unpack[AgentOptions]
