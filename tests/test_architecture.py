@@ -47,6 +47,8 @@ agentnet.sim.network
 agentnet.sim.node
 agentnet.sim.world
 agentnet.sim
+agentnet.sim.scenarios
+agentnet.sim.play
 agentnet.config
 agentnet.identity agentnet.payload agentnet.certs agentnet.events
 agentnet.transport.base

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
 from agentnet.payload import declared_type, decode, to_bytes
 from agentnet.runner import Runner
@@ -98,11 +98,10 @@ class Agent(Port):
 
     __slots__ = ("_concurrency", "_failures", "_handler", "_logged_ns", "_net", "_readers", "_runners")
 
-    def __new__(cls, net: _Node, *args: Any) -> Self:
-        return super().__new__(cls, net.engine)
-
-    def __init__(self, net: _Node, record: AgentRecord, handler: Handler | None, concurrency: int) -> None:
-        super().__init__(net.engine, record)
+    def __init__(
+        self, engine: Engine, net: _Node, record: AgentRecord, handler: Handler | None, concurrency: int
+    ) -> None:
+        super().__init__(engine, record)
         self._net = net
         self._handler = handler
         self._concurrency = concurrency
@@ -370,5 +369,6 @@ def make_agent(net: _Node, spec: AgentSpec, pool: Executor, shapes: dict[int, Ha
         shape = shapes.get(id(handler))
         if shape is None:
             shape = shapes[id(handler)] = shape_of(handler, record.label)
-        handler = prepare_handler(handler, shape, record.label, pool)
-    return Agent(net, record, handler, spec.concurrency)
+        if not shape.is_plain:
+            handler = prepare_handler(handler, shape, record.label, pool)
+    return Agent(net.engine, net, record, handler, spec.concurrency)

@@ -192,7 +192,7 @@ class AgentNetworkManager:
             plaintext=any(not address.secure for address in self.config.listen_addresses),
         )
         self.control.watched = bool(self._streams)
-        self._node = Agent(self, self.control.node_record, None, 1)
+        self._node = Agent(self.engine, self, self.control.node_record, None, 1)
         return identity
 
     async def _listen(self) -> None:

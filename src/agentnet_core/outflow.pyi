@@ -7,7 +7,7 @@ from agentnet_core.config import EngineConfig
 from agentnet_core.membership import Dial
 from agentnet_core.message import AgentMessage, Origin
 from agentnet_core.records import AgentRecord, Event
-from agentnet_core.route import Route, Waiting
+from agentnet_core.route import Route
 from agentnet_core.session import Session
 
 @disjoint_base

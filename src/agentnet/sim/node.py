@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from random import Random
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgpack
 
@@ -25,7 +25,7 @@ from agentnet_core.errors import HandlerFailed, LinkLost
 from agentnet_core.membership import Dial
 from agentnet_core.message import AgentMessage
 from agentnet_core.port import Port
-from agentnet_core.records import AgentRecord, Event, agent_id_of
+from agentnet_core.records import AgentRecord, Event, MessagePriority, agent_id_of
 from agentnet_core.session import Session
 
 TICK_NS_MAX = 250 * MS
@@ -176,12 +176,26 @@ class Agent(Port):
     """An agent of a node. ``handle``: called for each message, ``service_ns`` apart; what it returns
     answers a request, what it raises fails it.  Without one nothing is taken until the test does."""
 
-    def __init__(self, node: Node, record: AgentRecord, handle: Handle | None, service_ns: int) -> None:
-        super().__init__(node.engine, record)
+    def __init__(
+        self, engine: Engine, node: Node, record: AgentRecord, handle: Handle | None, service_ns: int
+    ) -> None:
+        super().__init__(engine, record)
         self.node = node
         self.received: list[AgentMessage] = []
         self._handle = handle
         self._service_ns = service_ns
+
+    if TYPE_CHECKING:
+        # At run time this is the Port's own; here its token is known.
+        def request(  # type: ignore[override]  # nobody awaits here
+            self,
+            to: int | str,
+            payload: Any,
+            *,
+            timeout: float | None = None,
+            priority: MessagePriority | int = ...,
+            reply: Any = None,
+        ) -> Token: ...
 
     @property
     def payloads(self) -> list[bytes]:
@@ -386,7 +400,7 @@ class Node:
         """An agent that is not registered yet."""
         name = agent if isinstance(agent, str) else None
         record = AgentRecord(agent_id_of(agent), self.name, name, tuple(capabilities), metadata, broadcasts)
-        return Agent(self, record, handle, service_ns)
+        return Agent(self.engine, self, record, handle, service_ns)
 
     def register(self, *agents: Agent, timeout_ms: int = 10_000) -> Token:
         return self.do(lambda token: self.control.register(list(agents), token, timeout_ms * MS))
