@@ -153,7 +153,7 @@ class Agent(Port):
             raise ConfigError(
                 f"agent {self.record.label} has a handler: messages() is for agents without one"
             )
-        while self._net.engine.ports.get(self.agent_id) is self:
+        while self._is_registered():
             message = self.take()
             if message is not None:
                 yield message
@@ -214,19 +214,26 @@ class Agent(Port):
             log.error("agent %s: its task ended", self.record.label, exc_info=error)
         # A handler that ended its task did not park it, and the next message must make a new one.
         self.parked = True
-        if self.pending_messages and self._net.engine.ports.get(self.agent_id) is self:
+        if self.pending_messages and self._is_registered():
             self.wake()
+
+    def _is_registered(self) -> bool:
+        # Asked of the engine itself: the node may have left, and then its `engine` raises.
+        return cast("Engine", self.engine).ports.get(self.agent_id) is self
 
     def rest_if_idle(self, since_ns: int) -> None:
         """Give the task and the ring back if nothing came since then."""
         if self.parked and self.served_ns <= since_ns:
             self.retire()
 
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Those that its handler runs in; an idle agent has none."""
+        return [runner.task for runner in self._runners or ()]
+
     def retire(self) -> list[asyncio.Task[None]]:
         """Let its tasks end once the mailbox is empty; the tasks."""
-        runners = self._runners or []
-        tasks = [runner.task for runner in runners]
-        for runner in list(runners):
+        tasks = self.tasks()
+        for runner in list(self._runners or ()):
             runner.retire()
         return tasks
 

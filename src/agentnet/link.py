@@ -144,14 +144,15 @@ class Link(asyncio.BufferedProtocol):
     async def wait_closed(self, deadline: float) -> None:
         """Close, and return when the connection is gone; aborted after ``deadline`` (time.monotonic)."""
         self.shut()
-        while self._transport is not None:
-            loop = asyncio.get_running_loop()
-            self._gone = loop.create_future()
-            timer = loop.call_later(max(0.0, deadline - time.monotonic()), self.abort)
-            try:
-                await self._gone
-            finally:
-                timer.cancel()
+        if self._transport is None:
+            return
+        loop = asyncio.get_running_loop()
+        self._gone = self._gone or loop.create_future()
+        timer = loop.call_later(max(0.0, deadline - time.monotonic()), self.abort)
+        try:
+            await asyncio.wait([self._gone])  # several may wait, and one of them be cancelled
+        finally:
+            timer.cancel()
 
 
 def _show(peer: object) -> str:

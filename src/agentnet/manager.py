@@ -51,6 +51,8 @@ SETTLE_MIN = 16
 """Outcomes that are handed out in one turn, at least."""
 TICK_NS_MAX = 250 * MS
 """Credit is given back, and idle agents are looked for, at least this often."""
+STOP_S_MAX = 1.0
+"""How long handlers that were cancelled are waited for."""
 
 
 class AgentNetworkManager:
@@ -80,6 +82,7 @@ class AgentNetworkManager:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
         self._refused_early = 0
+        self._links: list[Link] = []
         self._joining: asyncio.Future[None] | None = None
         self._leaving: asyncio.Future[None] | None = None
         self._left = False
@@ -131,41 +134,66 @@ class AgentNetworkManager:
     async def leave_network(self) -> None:
         """Finish what is in the mailboxes, tell the others, close everything.
 
-        Handlers that are not done after ``leave_ms_max`` are cancelled.  Doing it twice is fine.
+        Handlers that are not done after ``leave_ms_max`` are cancelled.  Doing it twice is fine.  If the
+        leaving itself is cancelled, everything is closed at once.
         """
         if self._leaving is not None:
             await asyncio.wait([self._leaving])
+            await self._wait_handlers()  # a leaving that was cancelled did not
+            await self._wait_closed(time.monotonic())
             return
         self._leaving = asyncio.get_running_loop().create_future()
         try:
             if self._identity is not None:
-                await self._leave(self._identity)
+                await self._leave()
         finally:
+            if self._identity is not None:
+                self._close(self._identity)
             self._left = True
             self._leaving.set_result(None)
 
-    async def _leave(self, identity: NodeIdentity) -> None:
+    async def _leave(self) -> None:
         deadline = time.monotonic() + self.config.leave_ms_max / 1000
         if self._joining is not None and not self._joining.done():
             self._joining.set_exception(NotRunning(f"node {self.node_id} left while it was joining"))
         for listener in self._listeners:
             listener.close()
-        await self._stop_agents(deadline)
+        await self._finish_agents(deadline)
+        self._stop_agents()
+        await self._wait_handlers()
+        self._part()
+        await self._wait_closed(deadline)
+
+    def _part(self) -> None:
+        """Say farewell on every link; what is dialled now is given up."""
         self.control.leave()
-        links: list[Link] = [session.link for session, _ in self.turn_out()]
-        tasks = self._tasks - {asyncio.current_task()}
-        for task in tasks:
+        self._links = [session.link for session, _ in self.turn_out()]
+        for task in self._tasks - {asyncio.current_task()}:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(link.wait_closed(deadline) for link in links))
+
+    def _close(self, identity: NodeIdentity) -> None:
+        """Close, without waiting, whatever is open still: nothing, unless the leaving was cancelled."""
+        self._stop_agents()
+        if not self.control.leaving:
+            self._part()
+        for link in self._links:
+            link.shut()
+            link.abort()
         for listener in self._listeners:
-            await listener.wait_closed()
+            listener.close()
         if self._timer is not None:
             self._timer.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
         for stream in list(self._streams):
             stream.end()
         identity.close()
+
+    async def _wait_closed(self, deadline: float) -> None:
+        """Return when all tasks, links and listeners, which were told to end, have ended."""
+        await asyncio.gather(*self._tasks - {asyncio.current_task()}, return_exceptions=True)
+        await asyncio.gather(*(link.wait_closed(deadline) for link in self._links))
+        for listener in self._listeners:
+            await listener.wait_closed()
 
     def _start(self) -> NodeIdentity:
         loop = asyncio.get_running_loop()
@@ -228,24 +256,33 @@ class AgentNetworkManager:
         self._refused_early += 1
         self.engine.event(Event(Event.LINK_REFUSED, peer, detail=reason))
 
-    async def _stop_agents(self, deadline: float) -> None:
-        engine = self._engine
-        assert engine is not None
-        agents = [port for port in engine.ports.values() if isinstance(port, Agent)]
+    def _agents(self) -> list[Agent]:
+        assert self._engine is not None
+        return [port for port in self._engine.ports.values() if isinstance(port, Agent)]
+
+    async def _finish_agents(self, deadline: float) -> None:
+        """Let them do what is in their mailboxes, and take no more."""
+        agents = self._agents()
         self.control.withdraw()
-        running: set[asyncio.Task[None]] = set()
         # A handler may be what leaves: it cannot wait for itself. What was still on its way may have come
         # when the tasks of an agent had ended, and made new ones.
         while tasks := {task for agent in agents for task in agent.retire()} - {asyncio.current_task()}:
             _, running = await asyncio.wait(tasks, timeout=max(0.0, deadline - time.monotonic()))
             if running:
                 break
-        for agent in agents:
+
+    def _stop_agents(self) -> None:
+        assert self._engine is not None
+        for agent in self._agents():
             # First the mailbox, else its next message would be begun.
-            engine.remove_port(agent)
+            self._engine.remove_port(agent)
             agent.cancel()
+
+    async def _wait_handlers(self) -> None:
+        """Give those that were stopped a moment to end."""
+        running = {task for agent in self.busy for task in agent.tasks()} - {asyncio.current_task()}
         if running:
-            await asyncio.wait(running, timeout=1.0)
+            await asyncio.wait(running, timeout=STOP_S_MAX)
 
     # -- the driver
 
@@ -283,7 +320,7 @@ class AgentNetworkManager:
         for event in ready.events:
             for stream in self._streams:
                 self._events_missed += stream.put(event)
-        if engine.wake_ns < self._timer_ns or self._timer is None:
+        if (engine.wake_ns < self._timer_ns or self._timer is None) and not self._left:
             self._arm(min(engine.wake_ns, now + TICK_NS_MAX))
         return closing
 

@@ -1,0 +1,124 @@
+"""How things end: a leave or a join that is itself cancelled, and agents that end without being asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from networks import SECONDS, Cluster, active, open_files, relay, soon, until, until_nothing_left
+
+from agentnet import AgentMessage, Event, NetworkError, NotRunning
+
+both_loops = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
+
+
+class Hanging:
+    """A handler that never ends by itself."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.ended = asyncio.Event()
+
+    async def __call__(self, message: AgentMessage) -> None:
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ended.set()
+
+
+async def cancel(task: asyncio.Future[Any]) -> None:
+    """It must not keep that to itself."""
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await soon(task)
+
+
+@contextmanager
+def no_complaints() -> Iterator[None]:
+    """Nothing that the loop calls raises."""
+    found: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: found.append(context))
+    yield
+    loop.set_exception_handler(None)
+    assert found == []
+
+
+class TestALeaveThatIsCancelled:
+    @both_loops
+    @pytest.mark.parametrize("scheme", ["tcp", "tls"])
+    async def test_closes_everything_at_once(self, cluster: Cluster) -> None:
+        tasks, files = asyncio.all_tasks(), open_files()
+        with no_complaints():
+            one, two = await cluster.start("n1", "n2", leave_ms_max=60_000)
+            watch, hanging = cluster.watch(one), Hanging()
+            await two.register_agent("hangs", handler=hanging)
+            requests = [one.request("hangs", b""), one.request("hangs", b"")]
+            await soon(hanging.begun.wait())
+            stream = two.events()
+            leaving = asyncio.ensure_future(two.leave_network())
+            await until(lambda: not one.agents())
+            await cancel(leaving)
+            assert two.stats()["links"] == 0
+            async with asyncio.timeout(SECONDS):
+                assert [event.kind async for event in stream][-1] == Event.AGENT_GONE
+            await watch.wait(Event.LEFT, node_id="n2")
+            assert active(one) == ["n1"]
+            await soon(hanging.ended.wait())
+            for request in requests:
+                with pytest.raises(NetworkError):
+                    await soon(request)
+            await watch.close()
+            await one.leave_network()
+            await until_nothing_left(tasks, files)
+
+    async def test_a_second_one_returns_when_all_is_closed(self, cluster: Cluster) -> None:
+        one, two = await cluster.start("n1", "n2", leave_ms_max=60_000)
+        tasks, files = asyncio.all_tasks(), open_files()
+        three, hanging = cluster.make("n3", leave_ms_max=60_000), Hanging()
+        await three.join_network(one.addresses)
+        await three.register_agent("hangs", handler=hanging)
+        await two.send_message(AgentMessage(b"", to_agent="hangs"))
+        await soon(hanging.begun.wait())
+        leaving, second = (asyncio.ensure_future(three.leave_network()) for _ in range(2))
+        await until(lambda: not one.agents())
+        await cancel(leaving)
+        await soon(second)
+        assert hanging.ended.is_set()
+        assert asyncio.all_tasks() == tasks
+        assert three.stats()["links"] == 0
+        await until(lambda: len(active(one)) == len(active(two)) == 2)
+        await until_nothing_left(tasks, files)
+        await three.leave_network()
+        with pytest.raises(NotRunning, match="left"):
+            await three.register_agent("x")
+
+    async def test_before_it_had_begun_to_wait(self, cluster: Cluster) -> None:
+        one, two = await cluster.start("n1", "n2")
+        leaving = asyncio.ensure_future(two.leave_network())
+        await asyncio.sleep(0)
+        await cancel(leaving)
+        await two.leave_network()
+        await until(lambda: active(one) == ["n1"])
+
+    async def test_a_cancelled_join_that_is_cancelled_again(self, cluster: Cluster) -> None:
+        tasks, files = asyncio.all_tasks(), open_files()
+        one = cluster.make("n1")
+        await one.join_network()
+        async with relay() as wire:
+            wire.aim(one.addresses[0])
+            wire.freeze()
+            two = cluster.make("n2", leave_ms_max=60_000)
+            joining = asyncio.ensure_future(two.join_network([f"tcp://127.0.0.1:{wire.port}"]))
+            await until(lambda: wire.connections)
+            joining.cancel()
+            await asyncio.sleep(0)
+            await cancel(joining)
+            await soon(two.leave_network())
+            assert two.stats()["links"] == 0
+        await one.leave_network()
+        await until_nothing_left(tasks, files)
