@@ -122,6 +122,8 @@ class Control:
     def dial_failed(self, dial: Dial, error: NetworkError) -> None:
         """The driver could not connect."""
         self.membership.dial_failed(dial, str(error), self.engine.now_ns)
+        if isinstance(error, HandshakeRefused):
+            self._count_refusal(dial.node_id or dial.address, error)
         self._refused(dial.address, error)
         self._check_joined()
 
@@ -213,12 +215,16 @@ class Control:
                 self.membership.dial_failed(dial, str(error), now, node_id=session.node_id or None)
                 self._refused(dial.address, error)
             if not (self.leaving or isinstance(error, DuplicateLink)):
-                who = session.node_id or session.address
-                self.engine.event(Event(Event.LINK_REFUSED, who, detail=str(error), error=error))
+                self._count_refusal(session.node_id or session.address, error)
         self._check_joined()
+
+    def _count_refusal(self, who: str, error: NetworkError) -> None:
+        self.engine.links_refused += 1
+        self.engine.event(Event(Event.LINK_REFUSED, who, detail=str(error), error=error))
 
     def say_close(self, session: Session, error: NetworkError) -> None:
         """Tell the peer why the link ends."""
+        self.engine.links_refused += session.welcomed  # `closed` counts those that were not
         session.control.put(CLOSE, Close.of(error).encode())
         self.engine.rouse_session(session)
 
@@ -377,6 +383,7 @@ class Control:
             self._report(self.directory.forget(session.node_id))
             self._turn(self.engine.now_ns)
         else:
+            self.engine.links_refused += session.welcomed and not close.benign
             self.engine.down(session, close.error())
 
     # -- agents

@@ -16,7 +16,8 @@ cdef class Engine(Calls):
     cdef Port last_port
     cdef int64_t control_bytes_max
     cdef int64_t messages_received, bytes_received, messages_unconfirmed
-    cdef int64_t broadcasts_dropped, links_refused, links_lost
+    cdef int64_t broadcasts_dropped, links_lost
+    cdef public int64_t links_refused    # by either side; its control counts them
 
     cdef int on_message(self, Session session, Frame* frame) except -1
     cdef int deliver(self, Port port, AgentMessage message, Session session) except -1

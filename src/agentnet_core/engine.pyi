@@ -15,6 +15,7 @@ from agentnet_core.session import Session
 
 @disjoint_base
 class Engine(Calls):
+    links_refused: int  # by either side
     def __init__(
         self,
         node_id: str,

@@ -286,7 +286,6 @@ cdef class Engine(Calls):
     def fail(self, Session session not None, error):
         """Close a link for a reason that the peer is told."""
         if not session.closed:
-            self.links_refused += 1
             self.control.say_close(session, error)
             self.down(session, error)
 
