@@ -123,7 +123,7 @@ class TestCalling:
     @pytest.mark.parametrize(
         ("arguments", "code", "told"),
         [
-            ("run crew", 2, "expected MODULE:APP, for example 'workers:setup'"),
+            ("run crew", 2, "expected MODULE:NAME, for example 'workers:setup'"),
             ("run crew.py:setup", 2, "write crew:setup"),
             ("run nobody:setup", 2, "there is no module 'nobody'"),
             ("run crew:sertup", 2, "did you mean 'setup'"),

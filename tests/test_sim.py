@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -245,3 +247,38 @@ def test_no_bad_weather_spoils_an_answer(fault: str) -> None:
         world.until(world.agreed, ms=30_000)
         lost += sum(node.stats["links_lost"] for node in others)
     assert lost, "the weather was too good"
+
+
+# -- from the shell
+
+
+def shell(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "agentnet", "sim", *arguments]
+    return subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def test_a_scenario_of_its_own_is_played_seed_by_seed(tmp_path: Path) -> None:
+    (tmp_path / "stories.py").write_text(
+        "def odd(world):\n"
+        "    a, b = world.join('a', 'b')\n"
+        "    world.run(world.rng.randrange(1000))\n"
+        "    assert world.clock.seed % 2, 'the seed is even'\n"
+        "number = 1\n"
+    )
+    done = shell("stories:odd", "--seed", "5", "--seeds", "3", folder=tmp_path)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["seed 5: ok", "seed 6: failed", "seed 7: ok"]
+    assert "the seed is even" in done.stderr
+    assert "again: agentnet sim stories:odd --seed 6" in done.stderr
+    again = shell("stories:odd", "--seed", "6", "--json", folder=tmp_path)
+    played = json.loads(again.stdout)
+    assert (played["seed"], played["trace"]) == (6, lines[1].split()[-1])
+    assert shell("stories:number", folder=tmp_path).returncode == 2
+    assert "expected MODULE:NAME" in shell("nonsense", folder=tmp_path).stderr
+
+
+@pytest.mark.parametrize("scenario", ["calm", "storm"])
+def test_what_comes_with_it_holds(scenario: str) -> None:
+    done = shell(scenario, "--seeds", "3")
+    assert (done.returncode, done.stdout.count(": ok, ")) == (0, 3), done.stderr

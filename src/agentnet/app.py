@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from agentnet.manager import AgentNetworkManager
 from agentnet_core.errors import ConfigError
@@ -28,7 +28,7 @@ T = TypeVar("T")
 Setup = Callable[[AgentNetworkManager], Awaitable[object] | object]
 App = AgentNetworkManager | Setup
 
-EXPECTED = "expected MODULE:APP, for example 'workers:setup' for `setup` in workers.py"
+EXPECTED = "expected MODULE:NAME, for example 'workers:setup' for `setup` in workers.py"
 log = logging.getLogger("agentnet.app")
 
 
@@ -113,7 +113,17 @@ def _signals_cancel(task: asyncio.Task[Any] | None, asked: list[int]) -> Iterato
 
 
 def load_app(target: str) -> App:
-    """What ``MODULE:APP`` names, the working directory being searched first; ConfigError if nothing fits."""
+    """What ``MODULE:APP`` names; ConfigError if nothing fits."""
+    app: Any = load_object(target)
+    if not isinstance(app, AgentNetworkManager) and (not callable(app) or isinstance(app, type)):
+        raise ConfigError(
+            f"{target} is of type {type(app).__name__}: expected an AgentNetworkManager, or a function of one"
+        )
+    return cast(App, app)
+
+
+def load_object(target: str) -> object:
+    """What ``MODULE:NAME`` names, the working directory being searched first; ConfigError if nothing does."""
     module_name, colon, path = target.partition(":")
     if not colon or not path or not module_name.replace(".", "_").isidentifier():
         raise ConfigError(f"{target!r}: {EXPECTED}")
@@ -121,14 +131,10 @@ def load_app(target: str) -> App:
         raise ConfigError(f"{target}: a module, not a file: write {module_name.removesuffix('.py')}:{path}")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
-    app: Any = _import(module_name)
+    found: object = _import(module_name)
     for name in path.split("."):
-        app = _attribute(app, name, target)
-    if not isinstance(app, AgentNetworkManager) and (not callable(app) or isinstance(app, type)):
-        raise ConfigError(
-            f"{target} is of type {type(app).__name__}: expected an AgentNetworkManager, or a function of one"
-        )
-    return app
+        found = _attribute(found, name, target)
+    return found
 
 
 def _import(name: str) -> ModuleType:

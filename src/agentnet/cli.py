@@ -22,7 +22,7 @@ from typing import Any
 import click
 
 from agentnet import AgentNetworkManager, ConfigError, JoinFailed, NetworkConfig, NetworkError, __version__
-from agentnet.app import App, Stopped, load_app, run_until_stopped, serve
+from agentnet.app import App, Stopped, load_app, load_object, run_until_stopped, serve
 from agentnet.tables import make_table, print_all, printable
 from agentnet_core.config import check_name
 
@@ -269,6 +269,43 @@ def _cell(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return printable(", ".join(map(str, value)))
     return printable(str(value.value if isinstance(value, Enum) else value))
+
+
+# -- sim
+
+
+@main.command()
+@click.argument("scenario", default="storm")
+@click.option("--seed", default=0, show_default=True, help="The first seed.")
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many.")
+@json_option
+def sim(scenario: str, seed: int, seeds: int, as_json: bool) -> None:
+    """Play a SCENARIO in the simulator, once for each seed.
+
+    SCENARIO is "calm", "storm", or MODULE:FUNCTION, a function of an agentnet.sim.World that asserts what
+    must hold. A seed is one history: what failed once fails again. Exit code 1 if a seed failed.
+    """
+    from agentnet.sim.play import play
+    from agentnet.sim.scenarios import SCENARIOS
+
+    known = SCENARIOS.get(scenario)
+    chosen = load_object(scenario) if known is None else known
+    if not callable(chosen):
+        raise BadSetting(f"{scenario} is of type {type(chosen).__name__}: expected a function of a World")
+    failed = 0
+    for played in play(chosen, range(seed, seed + seeds)):
+        failed += played.failure is not None
+        if as_json:
+            print_json(dataclasses.asdict(played))
+            continue
+        click.echo(
+            f"seed {played.seed}: {'failed' if played.failure else 'ok'}, {played.virtual_s:.1f} virtual s "
+            f"in {played.wall_s:.1f} s, {played.steps} steps, trace {played.trace}"
+        )
+        if played.failure is not None:
+            click.echo(f"{played.failure}again: agentnet sim {scenario} --seed {played.seed}", err=True)
+    if failed:
+        raise click.ClickException(f"{failed} of {seeds} seeds failed")
 
 
 # -- certs
