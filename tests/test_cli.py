@@ -34,6 +34,7 @@ from agentnet.cli import main
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 WORKERS = """
 import asyncio
+import time
 
 from agentnet import AgentNetworkManager, NetworkConfig
 
@@ -68,6 +69,27 @@ def working(net):
     async def wait_until_started(message):
         await started.wait()
         asyncio.get_running_loop().call_later(0.3, finish.set) if message.payload else None
+
+
+def stubborn(net):
+    @net.agent("thread")
+    def in_a_thread(message):
+        print("begun", flush=True)
+        time.sleep(3600)
+
+    @net.agent("task")
+    async def keeps_its_cancellation(message):
+        print("begun", flush=True)
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                pass
+
+    @net.agent("loop")
+    async def blocks_the_loop(message):
+        print("begun", flush=True)
+        time.sleep(3600)
 
 
 made = AgentNetworkManager("made", NetworkConfig(listen=[]))
@@ -281,6 +303,21 @@ class TestRunning:
             assert (await end(process)).code == -signal.SIGTERM
             with pytest.raises(NetworkError):
                 await soon(answer)
+
+    @pytest.mark.parametrize("agent", ["thread", "task", "loop"])
+    async def test_a_handler_that_will_not_stop_does_not_keep_it(
+        self, place: Path, cluster: Cluster, agent: str
+    ) -> None:
+        settings = {"AGENTNET_LEAVE_MS_MAX": "200"}
+        async with command("run", "crew:stubborn", "--json", cwd=place, **settings) as process:
+            net = cluster.make("here")
+            await net.join_network((await ready(process))["addresses"])
+            await net.send_message(AgentMessage(b"", to_agent=agent))
+            assert await line(process) == "begun\n"
+            process.send_signal(signal.SIGTERM)
+            done = await end(process)
+            assert done.code == 3, done.err
+            assert f"was ended by force, as agents {agent} would not stop" in done.err
 
     async def test_a_setup_that_fails_shows_where(self, place: Path) -> None:
         done = await called("run", "crew:failing", cwd=place)

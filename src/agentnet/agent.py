@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Unpack, cast, overload
@@ -84,6 +84,23 @@ class RequestOptions(TypedDict, total=False):
     timeout: float | None
     priority: MessagePriority | int
     reply: Any
+
+
+class HandlerThreads(ThreadPoolExecutor):
+    """Where plain functions are called. ``labels``: of the agents whose function runs now, by call."""
+
+    def __init__(self, node_id: str, count: int) -> None:
+        super().__init__(count, thread_name_prefix=f"agentnet-{node_id}")
+        self.labels: dict[object, str] = {}
+
+    def call(self, label: str, handler: Handler, argument: Any) -> Any:
+        """In one of its threads, which cannot be cancelled."""
+        call = object()
+        self.labels[call] = label
+        try:
+            return handler(argument)
+        finally:
+            del self.labels[call]
 
 
 class _BadPayload(Exception):
@@ -230,6 +247,11 @@ class Agent(Port):
         """Those that its handler runs in; an idle agent has none."""
         return [runner.task for runner in self._runners or ()]
 
+    @property
+    def working(self) -> bool:
+        """Whether its handler is at a message."""
+        return any(not runner.idle for runner in self._runners or ())
+
     def retire(self) -> list[asyncio.Task[None]]:
         """Let its tasks end once the mailbox is empty; the tasks."""
         tasks = self.tasks()
@@ -335,7 +357,7 @@ def shape_of(handler: Handler, label: str) -> HandlerShape:
     return HandlerShape(inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call), hint)
 
 
-def prepare_handler(handler: Handler, shape: HandlerShape, label: str, pool: Executor) -> Handler:
+def prepare_handler(handler: Handler, shape: HandlerShape, label: str, threads: HandlerThreads) -> Handler:
     """``handler`` as an async function of one AgentMessage."""
     hint = shape.hint
 
@@ -348,14 +370,17 @@ def prepare_handler(handler: Handler, shape: HandlerShape, label: str, pool: Exe
                 raise _BadPayload(error) from None
         if shape.is_async:
             return await handler(argument)
-        result = await asyncio.get_running_loop().run_in_executor(pool, handler, argument)
+        loop = asyncio.get_running_loop()
+        result = await loop.run_in_executor(threads, threads.call, label, handler, argument)
         # A lambda around an async function looks like a plain one.
         return await result if inspect.isawaitable(result) else result
 
     return handle
 
 
-def make_agent(net: _Node, spec: AgentSpec, pool: Executor, shapes: dict[int, HandlerShape]) -> Agent:
+def make_agent(
+    net: _Node, spec: AgentSpec, threads: HandlerThreads, shapes: dict[int, HandlerShape]
+) -> Agent:
     """The agent that ``spec`` asks for; ConfigError if there can be none.
 
     ``shapes``: what was found of the handlers so far, since many agents may share one.
@@ -377,5 +402,5 @@ def make_agent(net: _Node, spec: AgentSpec, pool: Executor, shapes: dict[int, Ha
         if shape is None:
             shape = shapes[id(handler)] = shape_of(handler, record.label)
         if not shape.is_plain:
-            handler = prepare_handler(handler, shape, record.label, pool)
+            handler = prepare_handler(handler, shape, record.label, threads)
     return Agent(net.engine, net, record, handler, spec.concurrency)

@@ -69,15 +69,16 @@ class Stopped(Exception):
         self.signum = signum
 
 
-def run_until_stopped(main: Coroutine[Any, Any, T]) -> T:
+def run_until_stopped(main: Coroutine[Any, Any, T], on_stop: Callable[[], object] = lambda: None) -> T:
     """As `run`, but SIGINT and SIGTERM cancel ``main``, and a second one ends the process at once.
 
-    Stopped if ``main`` ended for a signal. For the main thread only, as signals are.
+    Stopped if ``main`` ended for a signal. For the main thread only, as signals are. ``on_stop`` is
+    called in the first signal's handler.
     """
     asked: list[int] = []
 
     async def heeding() -> T:
-        with _signals_cancel(asyncio.current_task(), asked):
+        with _signals_cancel(asyncio.current_task(), asked, on_stop):
             return await main
 
     try:
@@ -89,7 +90,9 @@ def run_until_stopped(main: Coroutine[Any, Any, T]) -> T:
 
 
 @contextlib.contextmanager
-def _signals_cancel(task: asyncio.Task[Any] | None, asked: list[int]) -> Iterator[None]:
+def _signals_cancel(
+    task: asyncio.Task[Any] | None, asked: list[int], on_stop: Callable[[], object]
+) -> Iterator[None]:
     assert task is not None
     loop = asyncio.get_running_loop()
 
@@ -98,6 +101,7 @@ def _signals_cancel(task: asyncio.Task[Any] | None, asked: list[int]) -> Iterato
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)
         asked.append(signum)
+        on_stop()
         loop.call_soon_threadsafe(task.cancel)
 
     # Not loop.add_signal_handler: Windows has none, and a handler that blocks the loop would hold it up.

@@ -1,7 +1,8 @@
 """The command ``agentnet``.
 
 Every command prints what a person reads, or with ``--json`` what a program does, on stdout; progress and
-errors go to stderr. Exit codes: 0 done, 1 failed, 2 called wrongly, 128 + N ended by signal N.
+errors go to stderr. Exit codes: 0 done, 1 failed, 2 called wrongly, 3 ended by force, since
+something would not stop in time, 128 + N ended by signal N.
 What a command needs is imported when it runs, so that ``--help`` is quick.
 """
 
@@ -14,9 +15,12 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import click
@@ -26,6 +30,9 @@ from agentnet.app import App, Stopped, load_app, load_object, run_until_stopped,
 from agentnet.tables import make_table, print_all, printable
 from agentnet_core.config import check_name
 
+FORCED_EXIT_CODE = 3
+GRACE_S = 2.0
+"""What ending may take beyond ``leave_ms_max``."""
 JOIN_HINT = "--join takes the address of a node that runs, and `agentnet run` without it starts a network"
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program to read.")
@@ -151,7 +158,9 @@ def run_app(
 
     A manager keeps the settings that it was made with, but for what the options say. Without --join the node
     starts a network. One line on stdout tells when it is ready and where others reach it; logs go to stderr.
-    SIGINT (Ctrl-C) or SIGTERM lets it leave, within leave_ms_max; a second one ends it at once.
+    SIGINT (Ctrl-C) or SIGTERM lets it leave, within leave_ms_max; a second one ends it at once. If a handler
+    would not stop, such as a function in a thread, the process ends all the same, a little later, with exit
+    code 3, and stderr tells which agents it was.
     """
     import logging
 
@@ -159,8 +168,59 @@ def run_app(
     loaded = load_app(app)
     net = _manager(loaded, config, listen, node_id)
     on_ready = _print_ready_json if as_json else _print_ready
-    with contextlib.suppress(Stopped):  # it was asked to leave, and it left
-        run_until_stopped(serve(loaded, net, join, on_ready))
+    with _end_in_time(net) as on_stop, contextlib.suppress(Stopped):  # it was asked to leave, and it left
+        run_until_stopped(serve(loaded, net, join, on_ready), on_stop)
+
+
+@contextlib.contextmanager
+def _end_in_time(net: AgentNetworkManager) -> Iterator[Callable[[], object]]:
+    """Gives what to call when the node is asked to stop; the process has ended soon after its deadline.
+
+    Its event loop may be blocked, or wait for a task that is not to be cancelled; and the interpreter
+    would wait for every thread.
+    """
+    orders: SimpleQueue[float | None] = SimpleQueue()  # the one whose `put` may be called in a signal handler
+
+    def watch() -> None:
+        seconds = orders.get()
+        if seconds is not None:
+            try:
+                orders.get(timeout=seconds)
+            except Empty:
+                _give_up(net)
+
+    before = set(threading.enumerate())
+    threading.Thread(target=watch, name="watchdog", daemon=True).start()
+    try:
+        yield lambda: orders.put(net.config.leave_ms_max / 1000 + GRACE_S)
+    finally:
+        orders.put(None)
+    deadline = time.monotonic() + GRACE_S
+    for thread in set(threading.enumerate()) - before:
+        if not thread.daemon:
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                _give_up(net)
+
+
+def _give_up(net: AgentNetworkManager) -> None:
+    """End the process, whatever runs in it still."""
+    import logging
+
+    agents = net.unfinished()
+    what = f"agents {', '.join(agents)}" if agents else "something other than its agents"
+    text = f"agentnet: node {net.node_id} was ended by force, as {what} would not stop"
+
+    def tell() -> None:
+        print(text, file=sys.stderr, flush=True)
+        logging.shutdown()
+        sys.stdout.flush()
+
+    # In a thread: whatever holds up the program may hold a stream's lock.
+    telling = threading.Thread(target=tell, daemon=True)
+    telling.start()
+    telling.join(GRACE_S)
+    os._exit(FORCED_EXIT_CODE)
 
 
 def _manager(

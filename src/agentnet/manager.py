@@ -12,7 +12,6 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import monotonic_ns
 from types import TracebackType
@@ -26,6 +25,7 @@ from agentnet.agent import (
     H,
     Handler,
     HandlerShape,
+    HandlerThreads,
     RequestOptions,
     make_agent,
 )
@@ -183,7 +183,7 @@ class AgentNetworkManager:
             listener.close()
         if self._timer is not None:
             self._timer.cancel()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
         for stream in list(self._streams):
             stream.end()
         identity.close()
@@ -195,13 +195,21 @@ class AgentNetworkManager:
         for listener in self._listeners:
             await listener.wait_closed()
 
+    def unfinished(self) -> list[str]:
+        """Agents whose handlers are at work; after the leave, those that would not stop.
+
+        A plain function cannot be stopped, nor a coroutine that keeps its CancelledError to itself.
+        """
+        if self._identity is None:
+            return []
+        working = [agent.record.label for agent in list(self.busy) if agent.working]
+        return sorted({*working, *list(self._threads.labels.values())})
+
     def _start(self) -> NodeIdentity:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._identity = identity = load_identity(self.config.data_dir, self.node_id, self.config.network)
-        self._pool = ThreadPoolExecutor(
-            self.config.handler_threads, thread_name_prefix=f"agentnet-{self.node_id}"
-        )
+        self._threads = HandlerThreads(self.node_id, self.config.handler_threads)
         self._engine = engine = Engine(
             self.node_id,
             identity.incarnation,
@@ -282,7 +290,10 @@ class AgentNetworkManager:
         """Give those that were stopped a moment to end."""
         running = {task for agent in self.busy for task in agent.tasks()} - {asyncio.current_task()}
         if running:
-            await asyncio.wait(running, timeout=STOP_S_MAX)
+            _, running = await asyncio.wait(running, timeout=STOP_S_MAX)
+        stuck = {task.get_name() for task in running} | {f"agent {x}" for x in self._threads.labels.values()}
+        if stuck:
+            log.warning("node %s has left, but would not stop: %s", self.node_id, ", ".join(sorted(stuck)))
 
     # -- the driver
 
@@ -423,7 +434,7 @@ class AgentNetworkManager:
         engine = self.engine
         shapes: dict[int, HandlerShape] = {}
         specs = [spec if isinstance(spec, AgentSpec) else AgentSpec(agent=spec) for spec in agents]
-        made = [make_agent(self, spec, self._pool, shapes) for spec in specs]
+        made = [make_agent(self, spec, self._threads, shapes) for spec in specs]
         timeout_ns = self.config.register_ms_max * MS if timeout is None else int(timeout * 1e9)
         replaced = [engine.ports.get(agent.agent_id) for agent in made]
         try:
