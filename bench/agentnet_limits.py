@@ -201,6 +201,7 @@ async def move(bench: Bench) -> None:
     caller = await net.register_agent("caller")
     mover = await net.register_agent("mover")
     warmup, count, chunks = bench.task.phases
+    blocks = min(BLOCKS, chunks)
     payload, chunk = bytes(bench.task.size), bytes(CHUNK_BYTES)
     spinning = asyncio.Event()
     latencies: dict[str, list[int]] = {"agentnet": [], "agentnet-idle": [], "agentnet-spinning": []}
@@ -223,16 +224,16 @@ async def move(bench: Bench) -> None:
     await bench.turn_async()
     await ask(warmup, [])
     async with background(lambda: spin(spinning), 1):
-        for _ in range(BLOCKS):
-            await ask(count // BLOCKS, latencies["agentnet-idle"])
-            moving = asyncio.create_task(move_some(chunks // BLOCKS))
+        for _ in range(blocks):
+            await ask(count // blocks, latencies["agentnet-idle"])
+            moving = asyncio.create_task(move_some(chunks // blocks))
             while not moving.done():
                 await ask(1, latencies["agentnet"])
             await moving
             await asyncio.sleep(REST_SECONDS)
             await caller.request("spinner", b"on")
             spinning.set()
-            await ask(count // BLOCKS, latencies["agentnet-spinning"])
+            await ask(count // blocks, latencies["agentnet-spinning"])
             spinning.clear()
             await caller.request("spinner", b"")
             await asyncio.sleep(REST_SECONDS)
@@ -240,7 +241,7 @@ async def move(bench: Bench) -> None:
         system: {"p50": percentile(times, 0.50), "p99": percentile(times, 0.99), "requests": len(times)}
         for system, times in latencies.items()
     }
-    bench.tell("moved", latencies=told, rate=chunks // BLOCKS * BLOCKS * CHUNK_BYTES / seconds / 1e6)
+    bench.tell("moved", latencies=told, rate=chunks // blocks * blocks * CHUNK_BYTES / seconds / 1e6)
     await bench.turn_async()
 
 

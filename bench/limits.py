@@ -104,7 +104,7 @@ def waiting_bytes_max() -> int:
 
 def stopped_receiver(scale: Scale) -> Samples:
     """p99 of 99 neighbours behind the link of a stopped agent, and without one; what its sender holds."""
-    count = scale.pick(full=20_000, quick=800)
+    count = scale.pick(full=20_000, quick=2_000)
     with Fleet() as fleet:
         task = Task(port=free_port(), phases=(count // 8, count))
         for index in range(2):
@@ -123,7 +123,7 @@ def bulk(scale: Scale) -> Samples:
     Where the machine has other work, two busy processes alone lengthen the tail.  The second baseline tells
     this from what the transfer does; and the median tells of the software, the tail of the machine as well.
     """
-    count, chunks = scale.pick(full=10_000, quick=400), scale.pick(full=64, quick=8)
+    count, chunks = scale.pick(full=10_000, quick=1_000), scale.pick(full=64, quick=8)
     with Fleet() as fleet:
         task = Task(port=free_port(), phases=(count // 8, count, chunks))
         fleet.spawn(LIMITS, "store", task)
@@ -140,7 +140,7 @@ def bulk(scale: Scale) -> Samples:
 
 def tls_churn(scale: Scale) -> Samples:
     """What a node holds more, in bytes and open files, after connections came and went."""
-    count = scale.pick(full=10_000, quick=80)
+    count = scale.pick(full=10_000, quick=200)
     step = 3 * count // 2 // CHURN_STEPS
     with Fleet() as fleet, certificates(True) as directory:
         task = Task(port=free_port(), phases=(step,) * CHURN_STEPS, certificates=directory)
@@ -170,4 +170,4 @@ def wait_closed(node: Worker) -> None:
     deadline = time.monotonic() + CLOSE_SECONDS_MAX
     while node.connected() and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(LINGER_S + SETTLE_SECONDS)
+    time.sleep(LINGER_S + 0.5)

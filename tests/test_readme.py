@@ -82,7 +82,7 @@ def test_every_command_exists() -> None:
     main = command.load()
     assert isinstance(main, Group)
     named = set(re.findall(r"`agentnet ([a-z]+)", README))
-    assert named == {"certs", "demo", "run"}
+    assert named == {"certs", "demo", "run", "sim"}
     for name in sorted(named):
         result = CliRunner().invoke(main, [name, "--help"])
         assert result.exit_code == 0, f"agentnet {name} --help: {result.output}"
