@@ -42,7 +42,7 @@ from agentnet_core.engine import Engine
 from agentnet_core.errors import ConfigError, HandshakeRefused, NetworkError, NotRunning, OutageError
 from agentnet_core.membership import Dial
 from agentnet_core.message import AgentMessage
-from agentnet_core.records import AgentNode, AgentRecord, Event, Member, MessageType, agent_id_of
+from agentnet_core.records import AgentNode, Event, Member, MessageType, agent_id_of
 
 log = logging.getLogger("agentnet.manager")
 
@@ -554,9 +554,9 @@ class AgentNetworkManager:
         """Every agent known, or those with a capability, in the order of their ids."""
         directory = cast(Control, self.engine.control).directory
         records = directory.agents() if capability is None else directory.find(capability)
-        members = {member.node_id: (member, *_place(member)) for member in self.members()}
+        members = {member.node_id: (member, member.place) for member in self.members()}
         return [
-            _agent_node(record, *members[record.node_id]) for record in records if record.node_id in members
+            AgentNode.of(record, *members[record.node_id]) for record in records if record.node_id in members
         ]
 
     def stats(self) -> dict[str, int]:
@@ -582,25 +582,3 @@ class AgentNetworkManager:
         if self._engine is not None:
             self.control.watched = True
         return stream
-
-
-def _place(member: Member) -> tuple[str, int]:
-    """Host and port of the first address, which may be of a scheme that this version does not know."""
-    if not member.addresses:
-        return "", 0
-    host, _, port = member.addresses[0].partition("://")[2].rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def _agent_node(record: AgentRecord, member: Member, address: str, port: int) -> AgentNode:
-    return AgentNode(
-        node_id=record.node_id,
-        agent_id=record.agent_id,
-        address=address,
-        port=port,
-        capabilities=list(record.capabilities),
-        status=member.status,
-        last_heartbeat=member.last_heartbeat,
-        metadata=dict(record.metadata or {}),
-        name=record.name,
-    )

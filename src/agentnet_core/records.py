@@ -72,6 +72,26 @@ class AgentRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """A node as another sees it. ``incarnation`` grows with each start of the same node id."""
+
+    node_id: str
+    incarnation: int
+    addresses: tuple[str, ...]
+    status: NodeStatus = NodeStatus.ACTIVE
+    last_heartbeat: int = 0
+    plaintext: bool = False
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Host and port of the first address, which may be of a scheme that this version does not know."""
+        if not self.addresses:
+            return "", 0
+        host, _, port = self.addresses[0].partition("://")[2].rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+@dataclass(frozen=True, slots=True)
 class AgentNode:
     """One registered agent on its node; address and port are the node's advertised ones.
 
@@ -88,17 +108,20 @@ class AgentNode:
     metadata: dict[str, str]
     name: str | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A node as another sees it. ``incarnation`` grows with each start of the same node id."""
-
-    node_id: str
-    incarnation: int
-    addresses: tuple[str, ...]
-    status: NodeStatus = NodeStatus.ACTIVE
-    last_heartbeat: int = 0
-    plaintext: bool = False
+    @classmethod
+    def of(cls, record: AgentRecord, member: Member, place: tuple[str, int]) -> AgentNode:
+        """The agent of ``record`` on the node ``member``, whose ``place`` is given: nodes have many agents."""
+        return cls(
+            node_id=record.node_id,
+            agent_id=record.agent_id,
+            address=place[0],
+            port=place[1],
+            capabilities=list(record.capabilities),
+            status=member.status,
+            last_heartbeat=member.last_heartbeat,
+            metadata=dict(record.metadata or {}),
+            name=record.name,
+        )
 
 
 @dataclass(frozen=True, slots=True)
