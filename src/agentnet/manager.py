@@ -139,8 +139,9 @@ class AgentNetworkManager:
         """
         if self._leaving is not None:
             await asyncio.wait([self._leaving])
-            await self._wait_handlers()  # a leaving that was cancelled did not
-            await self._wait_closed(time.monotonic())
+            if self._identity is not None:  # a leaving that was cancelled did not wait
+                await self._wait_handlers()
+                await self._wait_closed(time.monotonic())
             return
         self._leaving = asyncio.get_running_loop().create_future()
         try:

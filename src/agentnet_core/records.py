@@ -110,7 +110,7 @@ class AgentNode:
 
     @classmethod
     def of(cls, record: AgentRecord, member: Member, place: tuple[str, int]) -> AgentNode:
-        """The agent of ``record`` on the node ``member``, whose ``place`` is given: nodes have many agents."""
+        """The agent of ``record`` on ``member``, whose ``place`` is given: nodes have many agents."""
         return cls(
             node_id=record.node_id,
             agent_id=record.agent_id,
