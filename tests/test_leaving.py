@@ -8,9 +8,30 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from networks import SECONDS, Cluster, active, open_files, relay, soon, until, until_nothing_left
+from networks import (
+    AGENTS,
+    SECONDS,
+    Cluster,
+    active,
+    echo,
+    open_files,
+    relay,
+    soon,
+    until,
+    until_nothing_left,
+)
 
-from agentnet import AgentMessage, Event, NetworkError, NotRunning
+from agentnet import (
+    AgentMessage,
+    AgentNetworkManager,
+    AgentStopped,
+    Event,
+    HandlerFailed,
+    NetworkError,
+    NotRunning,
+)
+from agentnet_core.listing import write_update
+from agentnet_core.records import AgentRecord, agent_id_of
 
 both_loops = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
 
@@ -122,3 +143,48 @@ class TestALeaveThatIsCancelled:
             assert two.stats()["links"] == 0
         await one.leave_network()
         await until_nothing_left(tasks, files)
+
+
+async def take_over(cluster: Cluster, net: AgentNetworkManager, *names: str) -> None:
+    """A node of a lower id comes with agents of these names, as after a partition, and wins them."""
+    peer = await cluster.peer(net)
+    await peer.join("0-low", network_uuid=net.control.network_uuid)
+    records = [AgentRecord(agent_id_of(name), "0-low", name) for name in names]
+    (body,) = write_update(1, True, records, [], 4096)
+    peer.send(AGENTS, body)
+    await until(lambda: [agent.node_id for agent in net.agents()] == ["0-low"] * len(names))
+
+
+class TestAnAgentThatLostItsId:
+    async def test_ends_like_one_that_was_unregistered(self, cluster: Cluster) -> None:
+        (net,) = await cluster.start("n1", leave_ms_max=60_000)
+        tasks, watch, hanging = asyncio.all_tasks(), cluster.watch(net), Hanging()
+        await net.register_agent("hangs", handler=hanging)
+        box = await net.register_agent("box")
+
+        async def read() -> list[bytes]:
+            return [message.payload async for message in box.messages()]
+
+        readers = [asyncio.ensure_future(read()) for _ in range(2)]
+        begun, waiting = net.request("hangs", b""), net.request("hangs", b"")
+        await soon(hanging.begun.wait())
+        await take_over(cluster, net, "hangs", "box")
+        assert await soon(asyncio.gather(*readers)) == [[], []]
+        with pytest.raises(HandlerFailed, match="was stopped while it handled this"):
+            await soon(begun)
+        with pytest.raises(AgentStopped):
+            await soon(waiting)
+        await soon(hanging.ended.wait())
+        await until(lambda: not net.busy)
+        for name in ("hangs", "box"):
+            await watch.wait(Event.AGENT_CONFLICT, name=name, node_id="0-low")
+        await watch.close()
+        assert not [task for task in asyncio.all_tasks() - tasks if task.get_name().startswith("agent")]
+
+    async def test_while_it_waits_for_mail(self, cluster: Cluster) -> None:
+        (net,) = await cluster.start("n1", agent_idle_ms=3_600_000)
+        await net.register_agent("idle", handler=echo)
+        assert await net.request("idle", b"x") == b"x"
+        assert net.busy
+        await take_over(cluster, net, "idle")
+        await until(lambda: not net.busy)

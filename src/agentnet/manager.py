@@ -326,6 +326,8 @@ class AgentNetworkManager:
             self._spawn(self._dial(dial))
         for port in ready.deliver:
             port.wake()
+        for port in ready.stop:
+            port.cancel()
         self._outcomes += ready.settle
         if self._outcomes:
             self._settle(len(engine.pending))

@@ -410,7 +410,7 @@ class Control:
             self.confirmations.outdone(record.agent_id, owner)
             port = self.engine.ports.get(record.agent_id)
             if port is not None:
-                self.engine.remove_port(port)
+                self.engine.lose_port(port)
             text = (
                 f"agent {record.label} belongs to node {owner}, which keeps it; this node's is unregistered"
             )

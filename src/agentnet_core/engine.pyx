@@ -386,6 +386,12 @@ cdef class Engine(Calls):
             self.refuse(message, error)
             message = port.next_message()
 
+    def lose_port(self, Port port not None):
+        """The agent lost its id to another node: as `remove_port`, and the driver ends its runner."""
+        self.remove_port(port)
+        self.now_ready.stop.append(port)
+        self.rouse()
+
     def renew_route(self, record):
         """The agent is where it was, but what is known of it has changed."""
         cdef Route route = self.routes.get(record.agent_id)

@@ -17,6 +17,7 @@ cdef class Ready:
     cdef readonly list close
     cdef readonly list dial
     cdef readonly list deliver
+    cdef readonly list stop
     cdef readonly list settle
     cdef readonly list events
 

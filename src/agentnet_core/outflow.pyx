@@ -41,19 +41,21 @@ cdef class Ready:
     """What is to be done, field by field in this order; a driver may keep it until the next `ready()`.
 
     send: sessions with bytes to write. close: (session, error). dial: addresses to dial.
-    deliver: ports whose runner must be woken. settle: (token, message or error or None, hint).
+    deliver: ports whose runner must be woken. stop: ports that lost their id to another node, and whose
+    runner must end. settle: (token, message or error or None, hint).
     events: Event.
     """
 
     def __cinit__(self):
         self.send, self.close, self.dial = [], [], []
-        self.deliver, self.settle, self.events = [], [], []
+        self.deliver, self.stop, self.settle, self.events = [], [], [], []
 
     def clear(self):
         self.send.clear()
         self.close.clear()
         self.dial.clear()
         self.deliver.clear()
+        self.stop.clear()
         self.settle.clear()
         self.events.clear()
 
