@@ -311,6 +311,8 @@ cdef class Engine(Calls):
         stranded = list(session.blocked)
         for lane in session.bulk.values():
             stranded.extend(lane)
+        session.blocked.clear()     # a session that is still to be written has its turn once more
+        session.bulk.clear()
         for key, route in list(self.routes.items()):
             if route.session is session:
                 del self.routes[key]
