@@ -71,9 +71,9 @@ class EngineConfig:
     handshake_bytes_max: int = 64 * 1024
     """What a peer may send before it is welcomed; more closes the link."""
     ping_interval_ms: int = 2_000
-    """A link that brought nothing for this long is pinged."""
+    """A link that brought no whole frame for this long is pinged."""
     link_silence_ms_max: int = 15_000
-    """A link that brought nothing for this long is closed as lost."""
+    """A link that brought no whole frame for this long is closed as lost."""
     redial_ms_min: int = 50
     redial_ms_max: int = 5_000
     """Backoff between dials of one node: doubles from min to max, half of it jitter."""

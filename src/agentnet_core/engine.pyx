@@ -94,7 +94,6 @@ cdef class Engine(Calls):
         cdef Frame frame
         if session.closed:
             return
-        session.heard_ns = self.now_ns
         self.bytes_received += n
         try:
             if not session.welcomed:
@@ -105,6 +104,7 @@ cdef class Engine(Calls):
                         f"{self.config.handshake_bytes_max} (handshake_bytes_max)")
             session.decoder.begin(n)
             while session.decoder.next(&frame):
+                session.heard_ns = self.now_ns      # bytes of a frame that never ends are no sign of life
                 if frame.kind == MESSAGE:
                     self.on_message(session, &frame)
                 else:

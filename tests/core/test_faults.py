@@ -11,10 +11,13 @@ import subprocess
 import sys
 
 import pytest
-from harness import Weather, World
+from harness import MS, UUID, Weather, World
 from storms import history, ride_out
+from strangers import Stranger
 
+from agentnet_core.config import EngineConfig
 from agentnet_core.errors import LinkLost
+from agentnet_core.records import Event
 
 SEEDS = 6
 """For each weather, and other ones for each."""
@@ -93,3 +96,19 @@ def test_a_large_send_ends_once_when_its_link_goes_while_there_is_room() -> None
     a.turn()
     assert isinstance(token.error, LinkLost)
     assert session.outstanding == left, "a closed link sends nothing"
+
+
+def test_a_frame_that_never_ends_is_no_sign_of_life() -> None:
+    """A damaged length swallows all that comes behind it, the answers to our pings too."""
+    world = World()
+    node = world.node("m", config=EngineConfig(ping_interval_ms=100, link_silence_ms_max=500))
+    node.control.found(UUID)
+    stranger = Stranger(world, node, name="a")
+    stranger.introduce()
+    began = world.now_ns
+    stranger.say_bytes((100_000).to_bytes(4, "big"))
+    while not stranger.ended:
+        stranger.say_bytes(b"x")
+        world.run(20)
+        assert world.now_ns - began < 1_000 * MS
+    assert "was silent for 500 ms" in node.told(Event.LINK_LOST)[0].detail
