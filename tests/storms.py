@@ -191,7 +191,7 @@ class Storm:
     def blow(self, ms: int) -> None:
         """Let agents work in that weather for so long."""
         world = self.world
-        world.weather = self.weather
+        world.network.weather = self.weather
         end = world.now_ns + ms * MS
         while world.now_ns < end:
             self.act()
@@ -201,7 +201,7 @@ class Storm:
     def clear(self) -> None:
         """Fair weather: all are linked again, know the same, and reach each other."""
         world = self.world
-        world.weather = FAIR
+        world.network.weather = FAIR
         world.until(self.linked, ms=5_000)
         world.until(self.agreed, ms=5_000)
         for node in self.nodes:
@@ -250,7 +250,8 @@ class Storm:
         """All leave, so that the world is garbage: a message knows its origin, and that its link."""
         for node in self.nodes:
             node.leave()
-            assert not (node.engine.links or node.engine.sessions or node.engine.pending)
+            assert not node.engine.links
+            assert not node.engine.pending
 
     # -- the books
 
@@ -367,11 +368,11 @@ def history(seed: int) -> str:
     again = world.node("c", config=storm.config, incarnation=2)
     again.join("a", "e")
     storm.blow(200)
-    world.weather = FAIR
+    world.network.weather = FAIR
     world.run(3_000)
     for node in (*storm.nodes[:2], late, again):
         directory = node.control.directory
         found = [[record.agent_id for record in directory.find(kind)] for kind in ("one", "two", "of-a")]
-        world.note(node.name, sorted(node.engine.sessions), found, node.stats)
+        world.clock.note(node.name, sorted(node.engine.sessions), found, node.stats)
         node.leave()
     return world.trace

@@ -35,25 +35,25 @@ import sys
 from agentnet.sim import Weather, World
 
 world = World(int(sys.argv[1]), Weather(flip=0.0005, cut=0.0005))
-nodes = world.join(*(f"n{number}" for number in range(6)))
+nodes = world.join(*(f"n{number}" for number in range(5)))
 for node in nodes:
     node.agent(f"echo-{node.name}", lambda m: m.payload, capabilities=["echo", node.name, "x"])
-for turn in range(30):
+for turn in range(20):
     source = world.rng.choice([node for node in nodes if not node.dead])
     agent = source.make(f"asker-{turn}")
     source.register(agent)
     for node in nodes:
         agent.request(f"echo-{node.name}", bytes(world.rng.randrange(40_000)))
-    if turn == 10:
+    if turn == 5:
         world.partition(["n0", "n1"], ["n2", "n3"])
-    if turn == 15:
+    if turn == 10:
         world.heal()
-        nodes[5].kill()
-    if turn == 20:
-        nodes[5].restart("n0")
-        nodes[4].pause()
-    if turn == 25:
-        nodes[4].unpause()
+        nodes[4].kill()
+    if turn == 13:
+        nodes[4].restart("n0")
+        nodes[2].pause()
+    if turn == 16:
+        nodes[2].unpause()
         nodes[3].leave()
     world.run(100)
 print(world.trace, world.clock.steps)
