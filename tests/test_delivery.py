@@ -326,6 +326,26 @@ class TestEvents:
         await one.register_agent("x", handler=echo)
         await until(lambda: seen == [Event.AGENT_REGISTERED])
 
+    async def test_two_readers_of_one_stream_share_it(self, cluster: Cluster) -> None:
+        (one,) = await cluster.start("n1")
+        stream, seen = one.events(), []
+
+        async def read() -> None:
+            async for event in stream:
+                seen.append(event.name)
+
+        readers = [asyncio.ensure_future(read()) for _ in range(3)]
+        await asyncio.sleep(0)
+        for name in "abcdef":
+            await one.register_agent(name, handler=echo)
+        await until(lambda: seen == list("abcdef"))
+        readers[0].cancel()
+        await one.unregister_agent("a")
+        await until(lambda: seen == list("abcdefa"))
+        await one.leave_network()
+        await soon(asyncio.gather(*readers[1:]))
+        assert one._waiting_streams == set()
+
     async def test_aclose(self, cluster: Cluster) -> None:
         (one,) = await cluster.start("n1")
         stream = one.events()

@@ -1,7 +1,7 @@
-"""What `net.events()` gives: one reader's bounded queue of events.
+"""What `net.events()` gives: a bounded queue of events.
 
-In: events as they happen. Out: an async iterator. Who reads too slowly misses the oldest, and is
-told how many by an EVENTS_MISSED event.
+In: events as they happen. Out: an async iterator; tasks that read the same one share its events. Who
+reads too slowly misses the oldest, and is told how many by an EVENTS_MISSED event.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from agentnet_core.records import Event
 
 
 class EventStream:
-    """One reader's bounded queue of events."""
+    """One bounded queue of events."""
 
     def __init__(self, limit: int, waiting: set[EventStream]) -> None:
         self._queue: deque[Event] = deque(maxlen=limit)
         self._missed = 0
         self._waiting = waiting
         self._ended = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiters: list[asyncio.Future[None]] = []
 
     def put(self, event: Event) -> bool:
         """Append it; whether the oldest had to go for it."""
@@ -38,8 +38,10 @@ class EventStream:
         self._notify()
 
     def _notify(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        # All: one of them may be cancelled in this very turn.
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def __aiter__(self) -> Self:
         return self
@@ -53,13 +55,15 @@ class EventStream:
                 return self._queue.popleft()
             if self._ended:
                 raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
             self._waiting.add(self)
             try:
-                await self._waiter
+                await waiter
             finally:
-                self._waiter = None
-                self._waiting.discard(self)
+                self._waiters.remove(waiter)
+                if not self._waiters:
+                    self._waiting.discard(self)
 
     async def aclose(self) -> None:
         """Read no more."""

@@ -576,7 +576,8 @@ class AgentNetworkManager:
     def events(self) -> AsyncIterator[Event]:
         """What happens from now on: joined, left, lost, agents registered and gone, undeliverable...
 
-        Who reads too slowly misses the oldest; an EVENTS_MISSED event says how many.
+        Each call gives a stream of its own, whose events the tasks that read it share.  Who reads too
+        slowly misses the oldest; an EVENTS_MISSED event says how many.
         """
         stream = EventStream(self.config.events_max, self._waiting_streams)
         if self._left:
