@@ -31,6 +31,7 @@ from agentnet import (
     MessageType,
     NetworkError,
     NoSuchAgent,
+    NotRunning,
     Unconfirmed,
 )
 
@@ -261,6 +262,14 @@ class TestDecorator:
             while await answered(net, "reader") != 2:
                 await asyncio.sleep(0.01)
         assert len(net.agents()) == 1
+
+    async def test_after_the_leave_it_is_refused_at_once(self, cluster: Cluster) -> None:
+        (joined,) = await cluster.start("n1")
+        for net in (joined, cluster.make("n2")):
+            await net.leave_network()
+            with pytest.raises(NotRunning, match=f"agent late: node {net.node_id} has left") as caught:
+                net.agent("late")(echo)
+            assert caught.value.definite
 
     async def test_a_late_failure_is_logged_and_an_event(
         self, cluster: Cluster, caplog: pytest.LogCaptureFixture

@@ -454,9 +454,12 @@ class AgentNetworkManager:
         """Decorator: the function becomes the handler of ``agent`` when the node joins.
 
         Used after the join, it registers in the background; a failure is an event and a log line.
+        NotRunning once the node leaves.
         """
 
         def declare(handler: H) -> H:
+            if self._leaving is not None:
+                raise NotRunning(f"agent {agent}: node {self.node_id} has left its network")
             spec = AgentSpec(agent=agent, capabilities=capabilities, handler=handler, **options)
             if self._engine is None:
                 # As in `register_agent`, the last of one id counts: a notebook's cell may run twice.
