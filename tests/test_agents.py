@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgpack
 import pytest
 from networks import (
     AGENTS,
+    CONFIRM,
     CONTINUE_SIGNAL,
     STOP_SIGNAL,
     Cluster,
@@ -136,6 +138,25 @@ class TestRegister:
         await peer.close()
         # Nobody waits for a node without a link.
         assert (await soon(waiting)).name == "y"
+
+    @pytest.mark.parametrize("confirms", [True, False])
+    async def test_the_deadline_is_that_of_the_config(self, cluster: Cluster, confirms: bool) -> None:
+        loop = asyncio.get_running_loop()
+        (one,) = await cluster.start("n1", register_ms_max=20_000 if confirms else 300)
+        peer = await cluster.peer(one)
+        await peer.join("0-slow", network_uuid=one.control.network_uuid)
+        await peer.expect(AGENTS)
+        began = loop.time()
+        registering = asyncio.ensure_future(one.register_agent("x", handler=echo))
+        version = msgpack.unpackb(await peer.expect(AGENTS))[0]
+        if confirms:
+            assert not registering.done()
+            peer.send(CONFIRM, msgpack.packb([version, True, []]))
+            assert (await soon(registering)).name == "x"
+        else:
+            with pytest.raises(Unconfirmed, match="nodes 0-slow have not confirmed it in time"):
+                await soon(registering)
+            assert loop.time() - began >= 0.3
 
     async def test_a_peer_that_is_stopped_is_named(self, cluster: Cluster) -> None:
         (one,) = await cluster.start("n1")

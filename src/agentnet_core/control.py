@@ -126,6 +126,7 @@ class Control:
             self._count_refusal(dial.node_id or dial.address, error)
         self._refused(dial.address, error)
         self._check_joined()
+        self.engine.wake_by(self.membership.next_deadline_ns())
 
     def register(self, ports: Sequence[Port], token: Any, timeout_ns: int) -> None:
         """Take agents of this node; the token settles when every linked node has confirmed them.
@@ -141,7 +142,7 @@ class Control:
         settled = self.confirmations.expect(version, self.engine.sessions, ids)
         self._confirming.setdefault(version, []).append((token, self.engine.now_ns + timeout_ns))
         self._settle(settled)
-        self.engine.wake_ns = min(self.engine.wake_ns, self.engine.now_ns + timeout_ns)
+        self.engine.wake_by(self.engine.now_ns + timeout_ns)
 
     def unregister(self, ports: Sequence[Port]) -> None:
         """Drop agents of this node; what is in their mailboxes is refused."""
@@ -217,6 +218,7 @@ class Control:
             if not (self.leaving or isinstance(error, DuplicateLink)):
                 self._count_refusal(session.node_id or session.address, error)
         self._check_joined()
+        self.engine.wake_by(self.membership.next_deadline_ns())
 
     def _count_refusal(self, who: str, error: NetworkError) -> None:
         self.engine.links_refused += 1
@@ -336,7 +338,7 @@ class Control:
         if old not in self._asked:
             self.engine.ping(old)
             self._asked[old] = self.engine.now_ns
-            self.engine.wake_ns = min(self.engine.wake_ns, self.engine.now_ns + self._probe_ns())
+            self.engine.wake_by(self.engine.now_ns + self._probe_ns())
         return self._asked[old]
 
     def _welcome(self, session: Session, *, arbiter: bool) -> None:
@@ -411,13 +413,10 @@ class Control:
             port = self.engine.ports.get(record.agent_id)
             if port is not None:
                 self.engine.lose_port(port)
-            text = (
-                f"agent {record.label} belongs to node {owner}, which keeps it; this node's is unregistered"
-            )
+            text = f"agent {record.label} belongs to node {owner}, which keeps it; here it is unregistered"
+            error = AgentExists(text)
             self.engine.event(
-                Event(
-                    Event.AGENT_CONFLICT, owner, record.agent_id, record.name, text, error=AgentExists(text)
-                )
+                Event(Event.AGENT_CONFLICT, owner, record.agent_id, record.name, text, error=error)
             )
         if applied.lost_mine:
             self._publish()
@@ -479,7 +478,7 @@ class Control:
             if event.kind == Event.LOST:
                 self._report(self.directory.forget(event.node_id))
             self.engine.event(event)
-        self.engine.wake_ns = min(self.engine.wake_ns, self.membership.next_deadline_ns())
+        self.engine.wake_by(self.membership.next_deadline_ns())
 
     def _check_links(self, now_ns: int) -> int:
         """Ping the silent, close the mute; the time of the next look."""
@@ -511,7 +510,8 @@ class Control:
                 and now_ns >= session.pinged_ns + config.ping_interval_ms * MS
             ):
                 self.engine.ping(session)
-            next_ns = min(next_ns, max(session.heard_ns, session.pinged_ns) + config.ping_interval_ms * MS)
+            ping_ns = max(session.heard_ns, session.pinged_ns) + config.ping_interval_ms * MS
+            next_ns = min(next_ns, ping_ns, session.heard_ns + config.link_silence_ms_max * MS)
         return next_ns
 
     def _probe_ns(self) -> int:

@@ -416,6 +416,12 @@ cdef class Engine(Calls):
 
     # -- time
 
+    def wake_by(self, int64_t when_ns):
+        """The driver is to tick by then."""
+        if when_ns < self.wake_ns:
+            self.wake_ns = when_ns
+            self.rouse()
+
     def tick(self, int64_t now_ns):
         """Time has come: requests and sends whose deadline has passed fail; `wake_ns` is the next one."""
         cdef Pending pending
