@@ -318,6 +318,21 @@ def test_core_iterates_over_no_set() -> None:
     report(breaches)
 
 
+# -- I/O
+
+
+def test_no_connection_turns_to_tls_after_it_has_spoken() -> None:
+    """What came in plaintext before `start_tls` would pass for the words of the certified peer."""
+    report(
+        [
+            f"{where(path, number)} names start_tls; TLS begins with the first byte"
+            for path in sources(".py", ".pyi", ".pyx", ".pxd", ".h")
+            for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1)
+            if re.search(r"\bstart_tls\b", line)
+        ]
+    )
+
+
 # -- size
 
 
