@@ -391,3 +391,12 @@ async def test_20000_agents_cost_no_task(cluster: Cluster) -> None:
     assert len(asyncio.all_tasks()) == before
     assert len(net.agents()) == 20_000
     assert await net.request(17_777, b"x") == b"x"
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan")])
+async def test_a_timeout_that_is_no_time_registers_nothing(cluster: Cluster, timeout: float) -> None:
+    (net,) = await cluster.start("n1")
+    with pytest.raises(ConfigError, match="expected seconds, 0 or more"):
+        await net.register_agent("x", handler=echo, timeout=timeout)
+    assert net.agents() == []
+    assert (await net.register_agent("x", handler=echo, timeout=float("inf"))).name == "x"
