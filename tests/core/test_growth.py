@@ -126,10 +126,10 @@ def test_links_that_come_and_go_leave_nothing(rounds: int) -> None:
         pair.work(BATCH)
 
     cut(3)
-    objects, sizes = pair.held(), pair.sizes()
+    objects = pair.held()
     cut(rounds)
+    # Not the sizes: how many spare chunks a link has that is new depends on what came over it.
     assert grown(objects, pair.held()) == {}
-    assert pair.sizes() == sizes
 
 
 def test_agents_that_come_and_go_leave_nothing() -> None:
