@@ -179,8 +179,9 @@ cdef class Outflow:
             raise ProtocolError(f"CREDIT for {taken} bytes and {messages} messages: expected "
                                 f"{session.credited} to {session.sent} bytes, and at most "
                                 f"{session.sent_messages} messages")
+        if <int64_t>taken > session.credited:
+            session.stalled = False
         session.credited, session.credited_messages = <int64_t>taken, <int64_t>messages
-        session.stalled = False
         session.share.credited(session.credited, self.now_ns, self.bulk_window // self.fragment_bytes)
         if session.bulk:
             self.mark(session)

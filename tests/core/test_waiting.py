@@ -38,8 +38,10 @@ class Miser(Stranger):
     def pay(self) -> None:
         """Credit for all that has come."""
         bodies = [body for kind, _, body in self.heard if kind == MESSAGE]
-        taken = sum(len(body) + 10 for body in bodies)
-        self.say(CREDIT, msgpack.packb([taken, len(bodies)]))
+        self.credit(sum(len(body) + 10 for body in bodies), len(bodies))
+
+    def credit(self, taken: int, messages: int) -> None:
+        self.say(CREDIT, msgpack.packb([taken, messages]))
 
     @property
     def answers(self) -> int:
@@ -113,6 +115,20 @@ def test_a_node_that_takes_nothing_holds_an_agent_up_once(handle: Callable[[Agen
     miser.ask(agent, 1)
     world.run(10)
     assert miser.answers > before
+
+
+def test_credit_for_nothing_does_not_hold_an_agent_up_again() -> None:
+    world = World()
+    _, agent, miser, other = asked(world, large, sends_waiting_max=5, answer_wait_ms_max=500)
+    miser.ask(agent, 100)
+    world.run(600)
+    miser.credit(0, 0)
+    world.run(1)
+    miser.ask(agent, 100)
+    world.run(1)
+    answer = other.request("busy", b"")
+    world.run(20)
+    assert answer.done
 
 
 def test_answers_that_wait_too_long_are_dropped_and_told() -> None:
