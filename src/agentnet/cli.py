@@ -348,8 +348,11 @@ def sim(scenario: str, seed: int, seeds: int, as_json: bool) -> None:
     from agentnet.sim.play import play
     from agentnet.sim.scenarios import SCENARIOS
 
-    known = SCENARIOS.get(scenario)
-    chosen = load_object(scenario) if known is None else known
+    chosen: object = SCENARIOS.get(scenario)
+    if chosen is None:
+        if ":" not in scenario:
+            raise BadSetting(f"{scenario!r}: expected {', '.join(SCENARIOS)} or MODULE:FUNCTION")
+        chosen = load_object(scenario)
     if not callable(chosen):
         raise BadSetting(f"{scenario} is of type {type(chosen).__name__}: expected a function of a World")
     failed = 0

@@ -438,9 +438,7 @@ class AgentNetworkManager:
         shapes: dict[int, HandlerShape] = {}
         specs = [spec if isinstance(spec, AgentSpec) else AgentSpec(agent=spec) for spec in agents]
         made = [make_agent(self, spec, self._threads, shapes) for spec in specs]
-        if timeout is not None and not timeout >= 0:
-            raise ConfigError(f"timeout={timeout}: expected seconds, 0 or more")
-        timeout_ns = self.config.register_ms_max * MS if timeout is None else int(min(timeout, 1e9) * 1e9)
+        timeout_ns = self.config.register_ms_max * MS if timeout is None else engine.nanoseconds(timeout)
         replaced = [engine.ports.get(agent.agent_id) for agent in made]
         try:
             await self._await(lambda token: self.control.register(made, token, timeout_ns))

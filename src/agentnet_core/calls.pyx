@@ -73,7 +73,7 @@ cdef class Calls(Outflow):
             self.refuse(message, error)
         return 0
 
-    cdef int64_t nanoseconds(self, double seconds) except -1:
+    cpdef int64_t nanoseconds(self, double seconds) except -1:
         """A timeout as a user gives it; ConfigError if it is no time."""
         if not seconds >= 0:
             raise ConfigError(f"timeout={seconds}: expected seconds, 0 or more")

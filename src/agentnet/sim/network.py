@@ -67,10 +67,6 @@ class Network:
         """Nothing gets from one host to the other, that way round."""
         self._blocked[source, target] = None
 
-    def unblock(self, source: str, target: str) -> None:
-        self._blocked.pop((source, target), None)
-        self._release()
-
     def partition(self, *groups: Iterable[str]) -> None:
         """Nothing gets from one group to another; who is in none reaches all."""
         for one, other in permutations([list(group) for group in groups], 2):
@@ -81,18 +77,15 @@ class Network:
     def heal(self) -> None:
         """Every host reaches every other again."""
         self._blocked.clear()
-        self._release()
+        held, self._held = self._held, {}
+        for pipe in held:
+            pipe.release()
 
     def passes(self, source: str, target: str) -> bool:
         return (source, target) not in self._blocked
 
     def hold(self, pipe: Pipe) -> None:
         self._held[pipe] = None
-
-    def _release(self) -> None:
-        held, self._held = self._held, {}
-        for pipe in held:
-            pipe.release()
 
 
 class Pipe:

@@ -264,6 +264,7 @@ class Node:
     def _start(self, incarnation: int, uuid: bytes) -> None:
         self.dead = self.paused = False
         self._backlog: deque[Action] = deque()
+        self._going = False  # through the backlog
         self._busy_ns = 0
         self._tick_ns: int | None = None
         self.engine = Engine(
@@ -302,12 +303,16 @@ class Node:
         engine = self.engine
 
         def one() -> None:
-            if self.engine is engine and not (self.dead or self.paused) and self._backlog:
+            if self.engine is not engine:
+                return
+            self._going = False
+            if not (self.dead or self.paused):
                 self._backlog.popleft()()
                 self.world.acted(self)
                 self._go_on()
 
-        if self._backlog:
+        if self._backlog and not self._going:
+            self._going = True
             self.clock.at(self.clock.now_ns + self.step_ns, one)
 
     def pause(self) -> None:

@@ -57,8 +57,10 @@ def harm(world: World, nodes: list[Node]) -> None:
     node = world.rng.choice(nodes)
     match world.rng.randrange(6):
         case 0:
-            others = [other.name for other in nodes if other is not node]
-            world.partition([node.name, *world.rng.sample(others, 2)], ["n0"], others[3:])
+            names = [each.name for each in nodes]
+            world.rng.shuffle(names)
+            half = world.rng.randrange(1, len(names))
+            world.partition(names[:half], names[half:])  # and n0 reaches all
         case 1:
             world.block(node.name, world.rng.choice(nodes).name)
         case 2:
