@@ -11,7 +11,7 @@ import pytest
 from harness import AGENTS, CLOSE, MESSAGE, PING, Node, World
 from networks import Cluster, Inbox, soon
 
-from agentnet import AgentNetworkManager
+from agentnet import Agent, AgentNetworkManager
 from agentnet_core.session import Session
 
 both_loops = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
@@ -105,13 +105,18 @@ async def test_a_burst_is_one_write_for_each_peer(cluster: Cluster, how: str) ->
         assert len(recorder.messages()) <= 20
 
 
-async def test_what_is_sent_turn_by_turn_is_a_write_a_turn(cluster: Cluster) -> None:
+async def recorded(cluster: Cluster) -> tuple[AgentNetworkManager, Agent, Inbox, Turns, Recorder]:
+    """A node, an agent of it that sends to "box" on another, what came there, and what was written when."""
     one, two = await cluster.start("n1", "n2")
     box = Inbox()
     await two.register_agent("box", handler=box)
     sender = await one.register_agent("sender")
     turns = Turns()
-    recorder = record(one, "n2", turns)
+    return one, sender, box, turns, record(one, "n2", turns)
+
+
+async def test_what_is_sent_turn_by_turn_is_a_write_a_turn(cluster: Cluster) -> None:
+    _, sender, box, turns, recorder = await recorded(cluster)
     for _ in range(50):
         for _ in range(10):
             sender.send_nowait("box", b"x")
@@ -156,12 +161,7 @@ def test_a_farewell_goes_last() -> None:
 
 
 async def test_control_goes_first_on_a_socket_too(cluster: Cluster) -> None:
-    one, two = await cluster.start("n1", "n2")
-    box = Inbox()
-    await two.register_agent("box", handler=box)
-    sender = await one.register_agent("sender")
-    turns = Turns()
-    recorder = record(one, "n2", turns)
+    one, sender, box, turns, recorder = await recorded(cluster)
     for _ in range(100):
         sender.send_nowait("box", b"x")
     one.engine.ping(one.engine.sessions["n2"])
