@@ -28,7 +28,7 @@ from agentnet_core.framing import crc32c
 from agentnet_core.handshake import Close, Hello, Welcome
 
 HELLO, WELCOME, CLOSE, PING, PONG, CREDIT, STOP, GO = range(8)
-MEMBERS, AGENTS, CONFIRM = 8, 9, 10
+MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST = range(8, 14)
 MESSAGE, REFUSED = 16, 17
 
 CHECKED = 2

@@ -37,7 +37,10 @@ CONFIG = EngineConfig(
     link_silence_ms_max=500,
     redial_ms_min=5,
     redial_ms_max=100,
-    node_lost_ms=1000,
+    node_silence_ms_max=300,
+    probe_ms_max=100,
+    suspicion_ms_min=300,
+    suspicion_ms_max=900,
 )
 REGISTER_MS = 400
 SLACK_MS = 20
@@ -302,6 +305,7 @@ class Storm:
             found += [f"{session.node_id}: {name} {count}" for name, count in counts.items() if count]
         for port in engine.ports.values():
             found += [f"{port.record.label}: mail"] if port.pending_messages else []
+        registrations = control.registrations
         tables = {
             "dials": (control._dials, 0),
             "agreed": (control._agreed, len(engine.links)),
@@ -309,11 +313,16 @@ class Storm:
             "asked": (control._asked, 0),
             "synced": (control._synced, len(engine.links)),
             "sent versions": (control._sent_version, len(engine.links)),
-            "confirming": (control._confirming, 0),
-            "dialling": (control.membership._dialling, 0),
-            "expected": ([queue for queue in control.confirmations._expected.values() if queue], 0),
-            "waiting": (control.confirmations._waiting, 0),
-            "heard": (control.confirmations._heard, 0),
+            "registrations": (registrations._waiting, 0),
+            "dialling": (control.membership._dials._in_progress, 0),
+            "expected": (
+                [queue for queue in registrations._confirmations._expected.values() if queue],
+                0,
+            ),
+            "waiting": (registrations._confirmations._waiting, 0),
+            "heard": (registrations._confirmations._heard, 0),
+            "doubts": (control.membership._detector._doubts, 0),
+            "accused": (control.membership._detector._accused_ns, 0),
         }
         return found + [
             f"{len(table)} {name}" for name, (table, size) in tables.items() if len(table) != size

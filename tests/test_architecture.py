@@ -31,8 +31,9 @@ agentnet_core.config
 agentnet_core.records
 agentnet_core.framing
 agentnet_core.body agentnet_core.message
-agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake
-agentnet_core.directory agentnet_core.confirmations agentnet_core.membership
+agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake agentnet_core.roster agentnet_core.dials
+agentnet_core.directory agentnet_core.confirmations agentnet_core.detector agentnet_core.joining
+agentnet_core.membership agentnet_core.registrations
 agentnet_core.session
 agentnet_core.route
 agentnet_core.outflow

@@ -296,7 +296,7 @@ AFTER_WELCOME: dict[str, tuple[Callable[[FakePeer], None], str]] = {
     "members that are none": (sends(MEMBERS, msgpack.packb([["n9"]])), "MEMBERS record"),
     "members in depth": (sends(MEMBERS, b"\x91" * 10_000 + b"\0"), "nested deeper than"),
     "an address that is none": (
-        sends(MEMBERS, msgpack.packb([["n9", 1, ["javascript:alert()"]]])),
+        sends(MEMBERS, msgpack.packb([["n9", 1, 0, ["javascript:alert()"]]])),
         "MEMBERS addresses: expected addresses",
     ),
     "agents that are none": (sends(AGENTS, msgpack.packb({})), "AGENTS: expected"),
@@ -336,7 +336,7 @@ async def test_what_stays_below_the_law_is_taken(bystanders: Bystanders) -> None
     peer.send(MESSAGE, message(b"\xc1", to=424242) + msgpack.packb({14: 1, 64: b"trace", 9000: [1]}), flags=1)
     peer.send(STOP, msgpack.packb(424242))
     peer.send(GO, msgpack.packb(424242))
-    peer.send(MEMBERS, msgpack.packb([["n9", 1, ["quic://203.0.113.9:65535"]]]))
+    peer.send(MEMBERS, msgpack.packb([["n9", 1, 0, ["quic://203.0.113.9:65535"]]]))
     peer.send(AGENTS, msgpack.packb([1, True, True, [[5, None, ["x"], None, 1, {64: "later"}]], []]))
     peer.send(PING, msgpack.packb(7))
     await until(lambda: [agent.node_id for agent in bystanders.one.agents("x")] == ["0-bad"])

@@ -253,7 +253,7 @@ class TestBroadcast:
 class TestEvents:
     @both_loops
     async def test_the_life_of_a_network(self, cluster: Cluster) -> None:
-        (one,) = await cluster.start("n1", node_lost_ms=200, redial_ms_max=100)
+        (one,) = await cluster.start("n1", redial_ms_max=100)
         watch = cluster.watch(one)
         two = cluster.make("n2", redial_ms_max=100)
         await soon(two.join_network(one.addresses))

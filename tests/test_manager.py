@@ -199,9 +199,8 @@ class TestJoinFails:
         nets = [cluster.make(f"n{i}", listen=addresses[i], join_ms_max=600) for i in range(2)]
         joins = (nets[i].join_network([addresses[1 - i]]) for i in range(2))
         outcomes = await soon(asyncio.gather(*joins, return_exceptions=True), 5)
-        for outcome in outcomes:
-            assert isinstance(outcome, JoinFailed)
-            assert "still joining" in str(outcome)
+        assert all(isinstance(outcome, JoinFailed) for outcome in outcomes)
+        assert any("still joining" in str(outcome) for outcome in outcomes), "one may end before the other"
 
     @pytest.mark.parametrize(
         ("bootstrap", "text"),
@@ -447,7 +446,7 @@ async def _all(stream: Any) -> list[Any]:
 
 class TestLosing:
     async def test_a_killed_process_is_lost_and_may_come_back(self, cluster: Cluster) -> None:
-        (net,) = await cluster.start("n1", node_lost_ms=100, redial_ms_max=200)
+        (net,) = await cluster.start("n1", redial_ms_max=200)
         watch = cluster.watch(net)
         settings = {"listen": "tcp://127.0.0.1:0"}
         async with node_process("n2", net.addresses, **settings) as process:
@@ -463,7 +462,7 @@ class TestLosing:
                 await soon(net.request("echo-n2", b"x"))
             assert caught.value.definite
             lost = await watch.wait(Event.LOST, node_id="n2")
-            assert "no link for 100 ms" in lost.detail
+            assert "its process ended, as n1 saw" in lost.detail
             await watch.wait(Event.AGENT_GONE, name="echo-n2")
         async with node_process("n2", net.addresses, **settings):
             await until(lambda: len(watch.of(Event.JOINED, node_id="n2")) == 2)
@@ -494,7 +493,7 @@ class TestLosing:
             assert two.stats()["links_lost"] == 3
 
     async def test_a_silent_link_is_given_up(self, cluster: Cluster) -> None:
-        settings = {"ping_interval_ms": 100, "link_silence_ms_max": 600, "node_lost_ms": 100}
+        settings = {"ping_interval_ms": 100, "node_silence_ms_max": 900, "link_silence_ms_max": 600}
         async with relay() as wire:
             address = f"tcp://127.0.0.1:{wire.port}"
             (one,) = await cluster.start("n1", advertise=[address], **settings)

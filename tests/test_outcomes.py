@@ -88,9 +88,9 @@ class TestDefinite:
     async def test_a_target_whose_node_has_no_link(self, cluster: Cluster) -> None:
         async with relay() as wire:
             address = f"tcp://127.0.0.1:{wire.port}"
-            (one,) = await cluster.start("n1", advertise=[address], node_lost_ms=60_000)
+            (one,) = await cluster.start("n1", advertise=[address], node_silence_ms_max=60_000)
             wire.aim(str(one._listeners[0].address))
-            two = cluster.make("n2", listen=(), node_lost_ms=60_000, redial_ms_max=100)
+            two = cluster.make("n2", listen=(), node_silence_ms_max=60_000, redial_ms_max=100)
             await soon(two.join_network([address]))
             await one.register_agent("far", handler=echo)
             watch = cluster.watch(two)

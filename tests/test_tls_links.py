@@ -216,7 +216,6 @@ class TestSameId:
         "ping_interval_ms": 200,
         "handshake_ms_max": 5000,
         "redial_ms_max": 200,
-        "node_lost_ms": 500,
     }
 
     @every_scheme

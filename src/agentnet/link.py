@@ -17,8 +17,8 @@ from agentnet_core.errors import LinkLost, NetworkError, ProtocolError
 
 if TYPE_CHECKING:
     from agentnet.transport import Transport
+    from agentnet_core.dials import Dial
     from agentnet_core.engine import Engine
-    from agentnet_core.membership import Dial
     from agentnet_core.session import Session
 
     class _Node(Protocol):
@@ -109,7 +109,7 @@ class Link(asyncio.BufferedProtocol):
                 error = LinkLost(
                     f"{self.session.address} closed the connection" + (f": {exc}" if exc else "")
                 )
-            self._engine.down(self.session, error)
+            self._engine.down(self.session, error, hung_up=True)
 
     # -- from the manager
 

@@ -38,9 +38,9 @@ from agentnet.runner import settle
 from agentnet.transport import Listener, Transport, open_transport
 from agentnet_core.config import check_name
 from agentnet_core.control import Control
+from agentnet_core.dials import Dial
 from agentnet_core.engine import Engine
 from agentnet_core.errors import ConfigError, HandshakeRefused, NetworkError, NotRunning, OutageError
-from agentnet_core.membership import Dial
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import AgentNode, Event, Member, MessageType, agent_id_of
 
@@ -380,7 +380,8 @@ class AgentNetworkManager:
             await kind.dial(address, lambda: self._link(kind, dial))
         except NetworkError as error:
             self.engine.now_ns = monotonic_ns()
-            self.control.dial_failed(dial, error)
+            refused = isinstance(error.__cause__, ConnectionRefusedError)
+            self.control.dial_failed(dial, error, refused=refused)
         except OSError as error:
             self.engine.now_ns = monotonic_ns()
             self.control.dial_failed(dial, OutageError(f"{dial.address}: {error}"))

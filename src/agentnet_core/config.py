@@ -70,15 +70,25 @@ class EngineConfig:
     """A link that is not welcomed by then is closed."""
     handshake_bytes_max: int = 64 * 1024
     """What a peer may send before it is welcomed; more closes the link."""
-    ping_interval_ms: int = 2_000
+    ping_interval_ms: int = 1_000
     """A link that brought no whole frame for this long is pinged."""
     link_silence_ms_max: int = 15_000
     """A link that brought no whole frame for this long is closed as lost."""
     redial_ms_min: int = 50
     redial_ms_max: int = 5_000
     """Backoff between dials of one node: doubles from min to max, half of it jitter."""
-    node_lost_ms: int = 5_000
-    """A node without a link for this long is lost: its agents go, an event tells."""
+    node_silence_ms_max: int = 2_000
+    """A node that was not heard for this long is in doubt: others are asked whether they hear it."""
+    probe_helpers: int = 3
+    """How many are asked."""
+    probe_ms_max: int = 500
+    """Those that have not answered by then do not hear it either."""
+    suspicion_ms_min: int = 1_500
+    suspicion_ms_max: int = 9_000
+    """A node that nobody asked hears has this long to clear itself: min where three or more nodes do not
+    hear it, max where only one does not. Then it is lost: its agents go, an event tells."""
+    sync_interval_ms: int = 30_000
+    """How often a node compares what it knows of nodes with one other, picked by chance."""
     nodes_max: int = 256
     """Nodes known; more are not linked, and an event tells."""
     agents_max: int = 1_000_000
@@ -115,7 +125,9 @@ class EngineConfig:
         self._check_order("fragment_bytes", "bulk_window_bytes")
         self._check_order("fragment_bytes", "link_window_bytes", slack=OPTIONAL_BYTES_MAX)
         self._check_order("redial_ms_min", "redial_ms_max")
+        self._check_order("ping_interval_ms", "node_silence_ms_max")
         self._check_order("ping_interval_ms", "link_silence_ms_max")
+        self._check_order("suspicion_ms_min", "suspicion_ms_max")
 
     def _check_order(self, small: str, large: str, slack: int = 0) -> None:
         low, high = getattr(self, small), getattr(self, large)

@@ -2,8 +2,8 @@
 
 In: control frames, links that open and close, the driver's commands, ticks.  Out: control frames
 and whatever the engine's Ready carries: dials, closes, events, settled tokens.  It composes the
-handshake, the membership and the directory, and holds what belongs to none of them: which link
-waits for which verdict, who has sent its whole list, which token waits for which confirmation.
+handshake, the membership, the directory and a join, and holds what belongs to none of them: which
+link waits for which verdict, who has sent its whole list, which token waits for which confirmation.
 
 A link passes HELLO both ways, then the greater node id says WELCOME or CLOSE; after that each side
 sends MEMBERS and its list of agents.  Whatever fails before WELCOME is told to the peer and to
@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agentnet_core.config import OPTIONAL_BYTES_MAX, EngineConfig
-from agentnet_core.confirmations import Confirmations, Settled
+from agentnet_core.dials import Dial
 from agentnet_core.directory import Applied, Directory
 from agentnet_core.errors import (
     AgentExists,
@@ -27,7 +27,6 @@ from agentnet_core.errors import (
     LinkLost,
     NetworkError,
     ProtocolError,
-    Unconfirmed,
 )
 from agentnet_core.handshake import (
     CHECKSUM_CRC32C,
@@ -42,10 +41,13 @@ from agentnet_core.handshake import (
     is_self,
     judge,
 )
+from agentnet_core.joining import Joining
 from agentnet_core.listing import Confirm
-from agentnet_core.membership import Dial, Membership
+from agentnet_core.membership import Membership
 from agentnet_core.message import Origin
 from agentnet_core.records import AgentRecord, Event, Member
+from agentnet_core.registrations import Registrations, Told
+from agentnet_core.roster import Vouch, decode_digest, decode_probe, encode_digest, encode_probe
 
 if TYPE_CHECKING:
     from agentnet_core.engine import Engine
@@ -56,7 +58,7 @@ MS = 1_000_000
 NEVER = 2**63 - 1
 
 HELLO, WELCOME, CLOSE = 0, 1, 2
-MEMBERS, AGENTS, CONFIRM = 8, 9, 10
+MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST = range(8, 14)
 
 
 class Control:
@@ -76,7 +78,7 @@ class Control:
         self.network_uuid = network_uuid
         self.directory = Directory(engine.node_id, config)
         self.membership = Membership(engine.node_id, engine.incarnation, (), config, rng)
-        self.confirmations = Confirmations(config)
+        self.registrations = Registrations(config, self._label)
         self.node_record = AgentRecord(0, engine.node_id)
         self.leaving = False
         self.watched = False
@@ -89,17 +91,15 @@ class Control:
         self._asked: dict[Session, int] = {}
         self._synced: dict[str, bool] = {}
         self._sent_version: dict[str, int] = {}
-        self._confirming: dict[int, list[tuple[Any, int]]] = {}
-        self._joining: tuple[Any, int, tuple[str, ...]] | None = None
-        self._founding: tuple[bool, bytes] = (False, b"")
-        self._refusals: dict[str, NetworkError] = {}
-        self._ticked_ns = engine.now_ns
+        self._joining: Joining | None = None
+        self._ticked_ns, self._due_ns = engine.now_ns, NEVER
 
     # -- commands of the driver
 
     def set_addresses(self, addresses: tuple[str, ...]) -> None:
         """Where other nodes reach this one."""
-        self.addresses = self.membership.addresses = addresses
+        self.addresses = addresses
+        self.membership.set_addresses(addresses)
 
     def found(self, network_uuid: bytes) -> None:
         """Start a network."""
@@ -108,25 +108,24 @@ class Control:
     def join(self, bootstrap: tuple[str, ...], new_uuid: bytes, token: Any) -> None:
         """Find the network through ``bootstrap``; the token settles when its nodes and agents are known.
 
-        The node whose own address is the first of the list founds the network, under ``new_uuid``,
-        once each of the others has been tried and none was in one.
+        ``new_uuid``: of the network, if it comes to founding it (see `joining`).
         """
         now = self.engine.now_ns
-        self._joining = (token, now + self.config.join_ms_max * MS, bootstrap)
-        self._founding = (bootstrap[0] in self.addresses, new_uuid)
-        self._refusals.clear()
+        self._joining = Joining(
+            self.config, token, bootstrap, now, first=bootstrap[0] in self.addresses, new_uuid=new_uuid
+        )
         self.membership.bootstrap([a for a in bootstrap if a not in self.addresses], now)
         self._turn(now)
         self._check_joined()
 
-    def dial_failed(self, dial: Dial, error: NetworkError) -> None:
-        """The driver could not connect."""
-        self.membership.dial_failed(dial, str(error), self.engine.now_ns)
+    def dial_failed(self, dial: Dial, error: NetworkError, *, refused: bool = False) -> None:
+        """The driver could not connect. ``refused``: the host says that nobody listens there."""
+        self.membership.dial_failed(dial, str(error), self.engine.now_ns, refused=refused)
         if isinstance(error, HandshakeRefused):
             self._count_refusal(dial.node_id or dial.address, error)
         self._refused(dial.address, error)
         self._check_joined()
-        self.engine.wake_by(self.membership.next_deadline_ns())
+        self._turn(self.engine.now_ns)
 
     def register(self, ports: Sequence[Port], token: Any, timeout_ns: int) -> None:
         """Take agents of this node; the token settles when every linked node has confirmed them.
@@ -139,10 +138,9 @@ class Control:
             self._agent_event(Event.AGENT_REGISTERED, port.record)
         self._publish()
         ids = [port.record.agent_id for port in ports]
-        settled = self.confirmations.expect(version, self.engine.sessions, ids)
-        self._confirming.setdefault(version, []).append((token, self.engine.now_ns + timeout_ns))
-        self._settle(settled)
-        self.engine.wake_by(self.engine.now_ns + timeout_ns)
+        deadline_ns = self.engine.now_ns + timeout_ns
+        self._settle(self.registrations.begin(version, self.engine.sessions, ids, token, deadline_ns))
+        self.engine.wake_by(deadline_ns)
 
     def unregister(self, ports: Sequence[Port]) -> None:
         """Drop agents of this node; what is in their mailboxes is refused."""
@@ -207,8 +205,8 @@ class Control:
                 self._refused(session.address, error)  # an arbiter may be refused by the other side yet
             self._synced.pop(session.node_id, None)
             self._sent_version.pop(session.node_id, None)
-            self._settle(self.confirmations.lost(session.node_id))
-            self.membership.link_down(session.node_id, now)
+            self._settle(self.registrations.lost(session.node_id))
+            self.membership.link_down(session.node_id, now, hung_up=session.hung_up)
             if not (self.leaving or session.left):
                 self.engine.event(Event(Event.LINK_LOST, session.node_id, detail=str(error), error=error))
         elif not session.welcomed:
@@ -239,14 +237,16 @@ class Control:
         elif kind == WELCOME and session in self._agreed and not session.welcomed:
             self._on_welcome(session, Welcome.decode(body))
         elif kind == MEMBERS and session.welcomed:
-            self.membership.learn(body, self.engine.now_ns)
+            self.membership.learn(body, self.engine.now_ns, session.node_id)
             self._turn(self.engine.now_ns)
+        elif kind in (PROBE, VOUCH, DIGEST) and session.welcomed:
+            self._on_question(session, kind, body)
         elif kind == AGENTS and session.welcomed:
             self._on_agents(session, body)
         elif kind == CONFIRM and session.welcomed:
             confirm = Confirm.decode(body)
             self._report(self.directory.concede(session.node_id, confirm))
-            self._settle(self.confirmations.confirm(session.node_id, confirm))
+            self._settle(self.registrations.confirm(session.node_id, confirm))
         else:
             state = "before" if not session.welcomed else "after"
             raise ProtocolError(f"a frame of kind {kind} {state} WELCOME: it is unknown or out of place")
@@ -272,8 +272,8 @@ class Control:
         session.set_checksum(bool(max(local.checksum, remote.checksum)))
         if is_self(local, remote):
             self.membership.is_self(session.address)
-            if self._joining is not None and session.address == self._joining[2][0]:
-                self._founding = (True, self._founding[1])
+            if self._joining is not None:
+                self._joining.is_self(session.address)
             raise HandshakeRefused(f"{session.address} is this node itself")
         if local.network == remote.network and not local.network_uuid and not remote.network_uuid:
             raise JoinFailed(
@@ -362,10 +362,6 @@ class Control:
         )
         for body in self.membership.frames():
             engine.put_control(session, MEMBERS, body)
-        introduction = self.membership.introduction(node_id)
-        for other in list(engine.sessions.values()):
-            if other is not session:
-                engine.put_control(other, MEMBERS, introduction)
         for body in self.directory.snapshot_frames():
             engine.put_control(session, AGENTS, body)
         self._sent_version[node_id] = self.directory.version
@@ -382,7 +378,6 @@ class Control:
             session.left = True
             self.membership.left(session.node_id)
             self.engine.down(session, LinkLost(f"node {session.node_id} has left the network"))
-            self._report(self.directory.forget(session.node_id))
             self._turn(self.engine.now_ns)
         else:
             self.engine.links_refused += session.welcomed and not close.benign
@@ -409,7 +404,7 @@ class Control:
         for record in applied.added:
             self._agent_event(Event.AGENT_REGISTERED, record)
         for record, owner in applied.lost_mine:
-            self.confirmations.outdone(record.agent_id, owner)
+            self.registrations.outdone(record.agent_id, owner)
             port = self.engine.ports.get(record.agent_id)
             if port is not None:
                 self.engine.lose_port(port)
@@ -442,10 +437,9 @@ class Control:
                 self.engine.put_control(session, AGENTS, body)
             self._sent_version[node_id] = self.directory.version
 
-    def _settle(self, settled: list[Settled]) -> None:
-        for done in settled:
-            for token, _ in self._confirming.pop(done.version, ()):
-                self.engine.settle(token, done.error(self._label))
+    def _settle(self, told: Told) -> None:
+        for token, error in told:
+            self.engine.settle(token, error)
 
     def _label(self, agent_id: int) -> str:
         record = self.directory.get(agent_id)
@@ -456,29 +450,68 @@ class Control:
     def tick(self, now_ns: int) -> int:
         """What is due; the time of the next thing."""
         gap_ns, self._ticked_ns = now_ns - self._ticked_ns, now_ns
-        if gap_ns > 2 * self.config.ping_interval_ms * MS:
+        if now_ns - self._due_ns > self.config.node_silence_ms_max * MS // 4:
             # This node was the one that stood still: its peers get the time back to be heard.
             for session in self.engine.sessions.values():
                 session.heard_ns = min(now_ns, session.heard_ns + gap_ns)
+            self.membership.stood_still(now_ns, gap_ns)
         self._turn(now_ns)
         next_ns = min(self.membership.next_deadline_ns(), self._check_links(now_ns))
-        next_ns = min(next_ns, self._check_probes(now_ns), self._check_confirmations(now_ns))
+        self._settle(self.registrations.late(now_ns))
+        next_ns = min(next_ns, self._check_probes(now_ns), self.registrations.next_deadline_ns())
         if self._joining is not None:
             self._check_joined()
             next_ns = min(next_ns, now_ns + 20 * MS)
+        self._due_ns = next_ns
         return next_ns
 
     def _turn(self, now_ns: int) -> None:
-        """Carry out what the membership wants: dials, and news of nodes."""
+        """Carry out what the membership wants: dials, questions, news of nodes and for them."""
+        engine, membership = self.engine, self.membership
         if self.leaving:
             return
-        for dial in self.membership.tick(now_ns):
-            self.engine.dial(dial)
-        for event in self.membership.drain_events():
-            if event.kind == Event.LOST:
+        for dial in membership.tick(now_ns, self._heard_ns):
+            engine.dial(dial)
+        for helper, node_id in membership.drain_probes():
+            engine.put_control(engine.sessions[helper], PROBE, encode_probe(node_id))
+        for node_id in membership.drain_syncs():
+            engine.put_control(engine.sessions[node_id], DIGEST, encode_digest(membership.digest(), False))
+        for event in membership.drain_events():
+            engine.event(event)
+            if event.kind in (Event.LOST, Event.LEFT):
                 self._report(self.directory.forget(event.node_id))
-            self.engine.event(event)
-        self.engine.wake_by(self.membership.next_deadline_ns())
+            session = engine.sessions.get(event.node_id)
+            if event.kind == Event.LOST and session is not None and membership.is_lost(event.node_id):
+                engine.down(session, LinkLost(f"node {event.node_id} is lost: {event.detail}"))
+        for source, bodies in membership.drain_news():
+            for node_id, session in list(engine.sessions.items()):
+                for body in bodies if node_id != source else ():
+                    engine.put_control(session, MEMBERS, body)
+        engine.wake_by(membership.next_deadline_ns())
+
+    def _heard_ns(self, node_id: str) -> int:
+        """When a linked node was heard last."""
+        return self.engine.sessions[node_id].heard_ns
+
+    def _on_question(self, session: Session, kind: int, body: bytes) -> None:
+        """A peer asks whether this node hears another, or answers that, or compares what is known."""
+        engine = self.engine
+        if kind == PROBE:
+            node_id = decode_probe(body)
+            asked = engine.sessions.get(node_id)
+            heard_ns = 0 if asked is None else asked.heard_ns
+            vouch = self.membership.vouch(node_id, heard_ns, engine.now_ns)
+            engine.put_control(session, VOUCH, vouch.encode())
+        elif kind == VOUCH:
+            self.membership.vouched(session.node_id, Vouch.decode(body), engine.now_ns)
+            self._turn(engine.now_ns)
+        else:
+            digest, answer = decode_digest(body)
+            if digest != self.membership.digest():
+                for frame in self.membership.frames():
+                    engine.put_control(session, MEMBERS, frame)
+                if not answer:
+                    engine.put_control(session, DIGEST, encode_digest(self.membership.digest(), True))
 
     def _check_links(self, now_ns: int) -> int:
         """Ping the silent, close the mute; the time of the next look."""
@@ -546,54 +579,22 @@ class Control:
                 next_ns = min(next_ns, asked_ns + self._probe_ns())
         return next_ns
 
-    def _check_confirmations(self, now_ns: int) -> int:
-        next_ns = NEVER
-        for version, waiting in list(self._confirming.items()):
-            for item in [item for item in waiting if item[1] <= now_ns]:
-                missing = ", ".join(self.confirmations.missing(version))
-                late = f"the agents are registered, but nodes {missing} have not confirmed it in time"
-                known = self.confirmations.so_far(version).error(self._label)
-                self.engine.settle(item[0], known or Unconfirmed(late))
-                waiting.remove(item)
-            if not waiting:
-                del self._confirming[version]
-                self.confirmations.drop(version)
-            else:
-                next_ns = min(next_ns, *(deadline for _, deadline in waiting))
-        return next_ns
-
     # -- joining
 
     def _refused(self, address: str, error: NetworkError) -> None:
-        if self._joining is not None and not isinstance(error, DuplicateLink):
-            self._refusals[address] = error
+        if self._joining is not None:
+            self._joining.refused(address, error)
 
     def _check_joined(self) -> None:
         if self._joining is None:
             return
-        token, deadline_ns, bootstrap = self._joining
         now = self.engine.now_ns
-        tried = [self._refusals.get(address) for address in self.membership.bootstrap_left()]
-        linked = bool(self._synced)
-        if linked and self.membership.joined(now) and all(self._synced.values()):
-            self._end_join(token, None)
-        elif not linked and self._founding[0] and None not in tried:
-            self.found(self.network_uuid or self._founding[1])
-            self._end_join(token, None)
-        elif not linked and tried and all(isinstance(error, HandshakeRefused) for error in tried):
-            self._end_join(token, tried[0])
-        elif now >= deadline_ns:
-            self._end_join(token, None if linked else self._join_error(bootstrap))
-
-    def _end_join(self, token: Any, error: NetworkError | None) -> None:
-        self._joining = None
-        self.engine.settle(token, error)
-
-    def _join_error(self, bootstrap: tuple[str, ...]) -> JoinFailed:
-        reasons = "; ".join(
-            f"{address}: {self._refusals.get(address, 'no answer')}" for address in bootstrap[:8]
-        )
-        return JoinFailed(
-            f"no node of network {self.config.network!r} let this one in within {self.config.join_ms_max} ms "
-            f"({reasons}); start the first node with join_network([])"
-        )
+        complete = self.membership.joined(now) and all(self._synced.values())
+        left = self.membership.bootstrap_left()
+        joined = self._joining.outcome(now, left, linked=bool(self._synced), complete=complete)
+        if joined is None:
+            return
+        token, self._joining = self._joining.token, None
+        if joined.found:
+            self.found(self.network_uuid or joined.found)
+        self.engine.settle(token, joined.error)

@@ -289,8 +289,8 @@ cdef class Engine(Calls):
             self.control.say_close(session, error)
             self.down(session, error)
 
-    def down(self, Session session not None, error):
-        """The link is gone, or must go: settle all that depended on it."""
+    def down(self, Session session not None, error, *, bint hung_up=False):
+        """The link is gone, or must go: settle all that depended on it. `hung_up`: its other end is gone."""
         cdef Waiting waiting
         cdef Pending pending
         cdef Route route
@@ -298,6 +298,7 @@ cdef class Engine(Calls):
             return
         session.closed = True
         session.clear = False
+        session.hung_up = hung_up
         if session.origin.session is session:
             session.origin.session = None
         self.links.remove(session)

@@ -43,6 +43,9 @@ cdef enum Kind:
     MEMBERS = 8
     AGENTS = 9
     CONFIRM = 10
+    PROBE = 11
+    VOUCH = 12
+    DIGEST = 13
     MESSAGE = 16
     REFUSED = 17
 

@@ -1,110 +1,60 @@
 """Which nodes there are, which of them to dial now, and which are lost: a full mesh.
 
-Every node links to every node that it learns of, so it suits some 50 nodes.  A node speaks only of
-those that it is linked to (MEMBERS, all to each new link, and the new one to the others), so that
-the dead are not passed on.
-
-MEMBERS  [[node id, incarnation, [address, ...]], ...]
+Every node links to every node that it learns of, so it suits some 50 nodes.  What a node learns it
+passes on (MEMBERS: all to each new link, what is new to the others), so each knows what any knows;
+`roster` says how two records of a node become one, `detector` who is doubted and lost.
 
 What is believed of a node, and until when:
 
     linked    between `link_up` and `link_down`
     down      learned of, or its link is gone: dialled, with backoff
-    lost      down for `node_lost_ms`: an event tells; dialled on at `redial_ms_max`, so that a
+    lost      not heard, and several say so: an event tells; dialled on at `redial_ms_max`, so that a
               partition heals; the oldest is forgotten when `nodes_max` is reached
     left      it said so: not dialled, and its incarnation never comes back (the last `nodes_max`)
 
-A node's incarnation only grows: a lower one is ignored, a higher one takes its place, but while a
+Whoever hears a node does not take it for lost, whatever others say; the node will clear itself.  A
+node's incarnation only grows: a lower one is ignored, a higher one takes its place, but while a
 link to the known one is up, hearsay does not shake it: the newcomer will be probed at the door.
 
 To keep dials from crossing, the greater node id dials at once, the lesser a tenth of
-`redial_ms_max` later.  A bootstrap address is dialled at once, until the node behind it is known,
-and again once that is forgotten.  Each `Dial` is answered exactly once, by `link_up` or
-`dial_failed`.  At most one is in progress for a node, and for an address.
+`redial_ms_max` later; but a link that the other end has closed without a word is dialled again at
+once by both: if that is refused its process is gone.  A bootstrap address is dialled at once, until
+the node behind it is known, and again once that is forgotten.  Each `Dial` is answered exactly once,
+by `link_up` or `dial_failed`.  At most one is in progress for a node, and for an address.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from hashlib import blake2b
 
-from agentnet_core.body import (
-    U64_MAX,
-    expect_addresses,
-    expect_int,
-    expect_list,
-    expect_name,
-    pack,
-    unpack,
-)
 from agentnet_core.config import BODY_BYTES, EngineConfig
-from agentnet_core.errors import HandshakeRefused
+from agentnet_core.detector import NEVER, Detector, Silent
+from agentnet_core.dials import Dial, Dials, Random, Redial
+from agentnet_core.errors import HandshakeRefused, ProtocolError
 from agentnet_core.records import Event, Member, NodeStatus
+from agentnet_core.roster import NodeRecord, Standing, Vouch, decode_members, encode_members, merge
 
 NS_PER_MS = 1_000_000
-NEVER = 2**63 - 1
-DIAL_REASON_CHARS = 500
-HEAD_BYTES = 8
-"""What a MEMBERS body holds beside its records, at most."""
-
-
-class Random(Protocol):
-    """Where jitter comes from."""
-
-    def random(self) -> float:
-        """A number from 0 up to 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeRecord:
-    """A node as MEMBERS tells of it."""
-
-    node_id: str
-    incarnation: int
-    addresses: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Dial:
-    """Open a link to ``address``. ``node_id``: who should be there, None for a bootstrap address."""
-
-    address: str
-    node_id: str | None = None
-
-
-class _Redial:
-    """When to dial next. ``failures`` counts dials, and short-lived links, since the last good link."""
-
-    __slots__ = ("dial", "failures", "next_ns", "reason")
-
-    def __init__(self, next_ns: int) -> None:
-        self.dial: Dial | None = None
-        self.failures = 0
-        self.next_ns = next_ns
-        self.reason = ""
-
-
-class _Seed:
-    __slots__ = ("address", "node_id", "redial")
-
-    def __init__(self, address: str, now_ns: int) -> None:
-        self.address = address
-        self.node_id: str | None = None
-        self.redial = _Redial(now_ns)
 
 
 class _Node:
-    """``since_ns``: of its link, or of being without. ``told``: JOINED was told and LOST was not."""
+    """``since_ns``: of its link, or of being without. ``told``: JOINED was told and LOST was not.
+    ``hung_up``: its end of the last link closed without a word; ``refused``: where its dials are since."""
 
-    __slots__ = ("linked", "lost", "plaintext", "record", "redial", "since_ns", "told", "turn")
+    __slots__ = (
+        *("hung_up", "linked", "lost", "plaintext", "record", "redial", "refused"),
+        *("since_ns", "told", "turn"),
+    )
 
     def __init__(self, record: NodeRecord, now_ns: int, next_ns: int) -> None:
         self.record = record
-        self.redial = _Redial(next_ns)
+        self.redial = Redial(next_ns)
         self.since_ns = now_ns
-        self.linked = self.lost = self.told = self.plaintext = False
+        self.linked = self.lost = self.told = self.plaintext = self.hung_up = False
+        self.refused: dict[str, None] = {}
         self.turn = 0
 
 
@@ -116,18 +66,23 @@ class Membership:
     ) -> None:
         self.node_id = node_id
         self.incarnation = incarnation
+        self.version = 0
         self.addresses = tuple(addresses)
         self._rng = rng
+        self._detector = Detector(node_id, config, rng)
+        self._sync_interval_ns = config.sync_interval_ms * NS_PER_MS
         self._nodes_max = config.nodes_max
-        self._redial_ns_min = config.redial_ms_min * NS_PER_MS
-        self._redial_ns_max = config.redial_ms_max * NS_PER_MS
-        self._lost_ns = config.node_lost_ms * NS_PER_MS
+        self._dial_ns_max = config.handshake_ms_max * NS_PER_MS
         self._nodes: dict[str, _Node] = {}
-        self._seeds: dict[str, _Seed] = {}
         self._left: dict[str, int] = {}
-        self._dialling: dict[str, Dial] = {}
+        self._dials = Dials(node_id, config, rng, lambda known: known in self._nodes or known in self._left)
         self._events: deque[Event] = deque()
         self._events_missed = 0
+        self._news: dict[str, str | None] = {}
+        self._probes: list[tuple[str, str]] = []
+        self._syncs: list[str] = []
+        self._sync_ns = NEVER
+        self._look_ns = NEVER
 
     # -- reading
 
@@ -150,22 +105,36 @@ class Membership:
         node = self._nodes.get(node_id)
         return None if node is None else node.record.incarnation
 
+    def is_lost(self, node_id: str) -> bool:
+        """Whether the node is lost."""
+        node = self._nodes.get(node_id)
+        return node is not None and node.lost
+
     def linked(self) -> list[str]:
         """The nodes with a link, in the order in which they came to be known."""
         return [node_id for node_id, node in self._nodes.items() if node.linked]
 
     def records(self) -> list[NodeRecord]:
-        """What this node tells others: itself and the nodes that it is linked to."""
-        me = NodeRecord(self.node_id, self.incarnation, self.addresses)
-        return [me, *(node.record for node in self._nodes.values() if node.linked)]
+        """What this node tells others: itself and all that it knows."""
+        return [self._me(), *(node.record for node in self._nodes.values())]
 
     def frames(self, max_bytes: int = BODY_BYTES) -> list[bytes]:
         """`records` as bodies of MEMBERS frames, for a new link."""
         return encode_members(self.records(), max_bytes)
 
-    def introduction(self, node_id: str) -> bytes:
-        """The node alone as the body of a MEMBERS frame, for the other links when it comes up."""
-        return encode_members([self._nodes[node_id].record])[0]
+    def digest(self) -> bytes:
+        """8 bytes, equal for nodes that hold the same of the same living nodes."""
+        known = [self._me(), *(node.record for node in self._nodes.values())]
+        lines = sorted(
+            f"{r.node_id} {r.incarnation} {r.version}" for r in known if r.standing is Standing.ALIVE
+        )
+        return blake2b("\n".join(lines).encode(), digest_size=8).digest()
+
+    def vouch(self, node_id: str, heard_ns: int, now_ns: int) -> Vouch:
+        """The answer to who asks whether this node hears that one, which it heard last then."""
+        node = self._nodes.get(node_id)
+        heard = node is not None and node.linked and self._detector.hears(heard_ns, now_ns)
+        return Vouch(node_id, (now_ns - heard_ns) // NS_PER_MS if heard else None)
 
     def refusal(self, node_id: str, incarnation: int) -> str | None:
         """Why a link to that node cannot be, whatever other links there are; None if it can."""
@@ -185,38 +154,37 @@ class Membership:
         return None
 
     def joined(self, now_ns: int) -> bool:
-        """Whether all nodes that are known are linked, were dialled in vain, or are lost, and one is
-        linked if there are bootstrap addresses. What linked nodes know must have been learned before.
+        """Whether all nodes that are known are linked, lost, or were dialled in vain or for as long as a
+        handshake may take, and one is linked if there are bootstrap addresses. What linked nodes know
+        must have been learned before.
         """
-        if self._seeds and not self.linked():
+        if self._dials.seeds and not self.linked():
             return False
         return all(
-            node.linked or node.redial.failures > 0 or now_ns - node.since_ns >= self._lost_ns
+            node.linked
+            or node.lost
+            or node.redial.failures > 0
+            or now_ns - node.since_ns >= self._dial_ns_max
             for node in self._nodes.values()
         )
 
     def dial_reasons(self) -> dict[str, str]:
         """Why the last dial of each bootstrap address and each unlinked node failed, if it did."""
-        seeds = {seed.address: seed.redial.reason for seed in self._seeds.values()}
+        seeds = {seed.address: seed.redial.reason for seed in self._dials.seeds.values()}
         nodes = {i: node.redial.reason for i, node in self._nodes.items() if not node.linked}
         return {what: reason for what, reason in (seeds | nodes).items() if reason}
 
     def bootstrap_left(self) -> list[str]:
         """The bootstrap addresses, but those that turned out to be this node's own."""
-        return list(self._seeds)
+        return list(self._dials.seeds)
 
     def next_deadline_ns(self) -> int:
         """When `tick` will have something to do next; `NEVER` if only news can change that."""
-        deadlines = []
+        deadlines = [self._look_ns, self._sync_ns]
         for node in self._nodes.values():
-            if not node.linked:
-                if not node.lost:
-                    deadlines.append(node.since_ns + self._lost_ns)
-                if node.redial.dial is None and self._addresses(node):
-                    deadlines.append(node.redial.next_ns)
-        for seed in self._seeds.values():
-            if seed.redial.dial is None and not self._is_resolved(seed):
-                deadlines.append(seed.redial.next_ns)
+            if not node.linked and node.redial.dial is None and self._addresses(node):
+                deadlines.append(node.redial.next_ns)
+        deadlines += [seed.redial.next_ns for seed in self._dials.unresolved()]
         return min(deadlines, default=NEVER)
 
     def drain_events(self) -> list[Event]:
@@ -228,22 +196,56 @@ class Membership:
             self._events_missed = 0
         return events
 
+    def drain_news(self, max_bytes: int = BODY_BYTES) -> list[tuple[str | None, list[bytes]]]:
+        """What was learned since the last call, as bodies of MEMBERS frames: for all but who told it."""
+        told: dict[str | None, list[NodeRecord]] = {}
+        for node_id, source in self._news.items():
+            told.setdefault(source, []).append(self._record(node_id))
+        self._news.clear()
+        return [(source, encode_members(records, max_bytes)) for source, records in told.items()]
+
+    def drain_probes(self) -> list[tuple[str, str]]:
+        """Whom to ask with PROBE, and after whom."""
+        probes, self._probes = self._probes, []
+        return probes
+
+    def drain_syncs(self) -> list[str]:
+        """With whom to compare what is known, by DIGEST."""
+        syncs, self._syncs = self._syncs, []
+        return syncs
+
     # -- news
 
     def bootstrap(self, addresses: Iterable[str], now_ns: int) -> None:
         """Dial these addresses, whoever is there."""
-        for address in addresses:
-            if address not in self._seeds:
-                self._seeds[address] = _Seed(address, now_ns)
+        self._dials.name(addresses, now_ns)
 
-    def learn(self, body: bytes | memoryview, now_ns: int) -> None:
-        """Take the body of a MEMBERS frame: what a linked node tells of those that it is linked to."""
-        untaken = [record.node_id for record in decode_members(body) if not self._learn(record, now_ns)]
+    def set_addresses(self, addresses: Iterable[str]) -> None:
+        """Where others reach this node from now on."""
+        first, self.addresses = not self.addresses, tuple(addresses)
+        if not first:
+            self._clear_self()
+
+    def learn(self, body: bytes | memoryview, now_ns: int, source: str | None = None) -> None:
+        """Take the body of a MEMBERS frame of ``source``, which is linked."""
+        untaken = [r.node_id for r in decode_members(body) if not self._learn(r, source, now_ns)]
         if untaken:
             detail = (
                 f"nodes_max={self._nodes_max}: no room for {len(untaken)} nodes, {untaken[0]!r} and so on"
             )
             self._tell(Event(Event.LINK_REFUSED, untaken[0], detail=detail, count=len(untaken)))
+
+    def vouched(self, helper: str, vouch: Vouch, now_ns: int) -> None:
+        """A helper that was asked has answered."""
+        heard_ns = None if vouch.silent_ms is None else now_ns - vouch.silent_ms * NS_PER_MS
+        self._detector.vouched(vouch.node_id, helper, heard_ns)
+
+    def stood_still(self, now_ns: int, gap_ns: int) -> None:
+        """This node did nothing for so long: that others were not heard meanwhile says nothing."""
+        self._detector.stood_still(now_ns, gap_ns)
+        for node in self._nodes.values():
+            if not (node.linked or node.lost):
+                node.since_ns = min(now_ns, node.since_ns + gap_ns)
 
     def link_up(
         self,
@@ -267,13 +269,18 @@ class Membership:
             node = self._admit(record, now_ns)
         elif node.record.incarnation != incarnation:
             self._replace(node, record, now_ns)
+        else:
+            # What is held against it stays until it has heard of that, and cleared itself.
+            record = replace(node.record, addresses=record.addresses)
+        if node.record != record or not node.told:
+            self._news[node_id] = node_id
         node.record = record
         if not node.linked:
             node.since_ns = now_ns
-        node.linked, node.lost, node.plaintext = True, False, plaintext
+        node.linked, node.lost, node.plaintext, node.hung_up = True, False, plaintext, False
         node.redial.reason = ""
         self._left.pop(node_id, None)
-        self._resolve_seeds(record)
+        self._dials.found(node_id, record.addresses)
         if dial is not None:
             redial = self._end_dial(dial, node_id)
             if redial is not None and dial.node_id is None:
@@ -284,72 +291,212 @@ class Membership:
             node.told = True
             self._tell(Event(Event.JOINED, node_id, detail=f"incarnation {incarnation}"))
 
-    def link_down(self, node_id: str, now_ns: int) -> None:
-        """The node's link is gone, and no other took its place."""
+    def link_down(self, node_id: str, now_ns: int, *, hung_up: bool = False) -> None:
+        """The node's link is gone, and no other took its place. ``hung_up``: the other end closed it,
+        without a word."""
         node = self._nodes.get(node_id)
         if node is None or not node.linked:
             return
+        node.hung_up, node.refused = hung_up, {}
+        at_once = hung_up and node.redial.failures == 0
         # A link that ends soon counts as a failed dial, else two nodes that disagree dial for ever.
-        lasted = now_ns - node.since_ns >= self._redial_ns_max
+        lasted = now_ns - node.since_ns >= self._dials.redial_ns_max
         node.redial.failures = 0 if lasted else node.redial.failures + 1
         node.linked = False
         node.since_ns = now_ns
-        node.redial.next_ns = now_ns + self._backoff_ns(node.redial) + self._courtesy_ns(node_id)
+        wait_ns = self._dials.backoff_ns(node.redial.failures) + self._dials.courtesy_ns(node_id)
+        node.redial.next_ns = now_ns + (0 if at_once else wait_ns)
 
-    def dial_failed(self, dial: Dial, reason: str, now_ns: int, *, node_id: str | None = None) -> None:
-        """The dial gave no link, or one that was refused. ``node_id``: who answered, if anybody did."""
+    def dial_failed(
+        self, dial: Dial, reason: str, now_ns: int, *, node_id: str | None = None, refused: bool = False
+    ) -> None:
+        """The dial gave no link, or one that was refused. ``node_id``: who answered, if anybody did.
+        ``refused``: the host says that nobody listens there."""
         redial = self._end_dial(dial, node_id)
-        if redial is not None:
-            self._failed(dial, redial, reason, now_ns)
+        if redial is None:
+            return
+        self._failed(dial, redial, reason, now_ns)
+        node = self._nodes.get(dial.node_id) if dial.node_id is not None else None
+        if refused and node is not None and node.hung_up and not (node.linked or node.lost):
+            node.refused[dial.address] = None
+            if all(address in node.refused for address in self._addresses(node)):
+                self._accuse(node, now_ns, witness=True)
+                self._look_ns = now_ns
+            else:
+                redial.next_ns = now_ns
 
     def is_self(self, address: str) -> None:
         """The node itself is at ``address``: that is none to dial. `dial_failed` follows."""
-        self._seeds.pop(address, None)
+        self._dials.seeds.pop(address, None)
 
     def left(self, node_id: str) -> None:
         """The node said that it leaves for good."""
         node = self._nodes.pop(node_id, None)
         if node is None:
             return
-        self._left.pop(node_id, None)
-        if len(self._left) >= self._nodes_max:
-            del self._left[next(iter(self._left))]
-        self._left[node_id] = node.record.incarnation
+        self._bury(node_id, node.record.incarnation)
+        self._news[node_id] = node_id
         if node.told:
             self._tell(Event(Event.LEFT, node_id))
 
-    def tick(self, now_ns: int) -> list[Dial]:
-        """Declare nodes lost that are, and decide whom to dial now."""
+    def tick(self, now_ns: int, heard: Callable[[str], int]) -> list[Dial]:
+        """Judge those that are not heard, and decide whom to dial now. ``heard``: when a linked node
+        was heard last."""
+        self._look(now_ns, heard)
+        self._sync(now_ns)
         dials = []
         for node in self._nodes.values():
-            if node.linked:
-                continue
-            if not node.lost and now_ns - node.since_ns >= self._lost_ns:
-                node.lost = True
-                reason = f": {node.redial.reason}" if node.redial.reason else ""
-                self._tell_lost(node, f"no link for {self._lost_ns // NS_PER_MS} ms{reason}")
-            if node.redial.dial is None and now_ns >= node.redial.next_ns:
+            if not node.linked and node.redial.dial is None and now_ns >= node.redial.next_ns:
                 dials += self._dial_node(node, now_ns)
-        for seed in self._seeds.values():
-            if seed.redial.dial is None and now_ns >= seed.redial.next_ns and not self._is_resolved(seed):
-                dials += self._dial(seed.redial, Dial(seed.address), now_ns)
+        for seed in self._dials.unresolved():
+            if now_ns >= seed.redial.next_ns:
+                dials += self._dials.start(seed.redial, Dial(seed.address), now_ns)
         return dials
+
+    # -- the silent
+
+    def _look(self, now_ns: int, heard: Callable[[str], int]) -> None:
+        detector, silent, helpers = self._detector, [], []
+        self._look_ns = NEVER
+        for node_id, node in self._nodes.items():
+            if node.lost:
+                continue
+            heard_ns = heard(node_id) if node.linked else node.since_ns
+            hears = detector.hears(heard_ns, now_ns)
+            if hears and node.linked:
+                helpers.append(node_id)
+            if hears and (node.linked or not node.record.witnesses):
+                self._look_ns = min(self._look_ns, detector.due_ns(heard_ns))
+            else:
+                silent.append(Silent(node_id, heard_ns, node.record.accusers, node.record.witnesses))
+        findings = detector.look(silent, helpers, now_ns)
+        self._look_ns = min(self._look_ns, findings.next_ns)
+        self._probes += findings.ask
+        for node_id in findings.accuse:
+            self._accuse(self._nodes[node_id], now_ns)
+        convicted = dict.fromkeys(findings.lost)
+        for it in silent:
+            if it.node_id in convicted or self._nodes[it.node_id].record.standing is Standing.LOST:
+                self._lose(self._nodes[it.node_id], (now_ns - it.heard_ns) // NS_PER_MS)
+
+    def _accuse(self, node: _Node, now_ns: int, *, witness: bool = False) -> None:
+        node.record = node.record.accused(self.node_id, witness=witness)
+        self._detector.accused(node.record.node_id, now_ns)
+        self._news[node.record.node_id] = None
+
+    def _lose(self, node: _Node, silent_ms: int) -> None:
+        record, node.lost = node.record, True
+        self._detector.clear(record.node_id)
+        if record.standing is Standing.ALIVE:
+            node.record = record.standing_as(Standing.LOST)
+            self._news[record.node_id] = None
+        reason = f": {node.redial.reason}" if node.redial.reason and not node.linked else ""
+        if record.witnesses:
+            self._tell_lost(node, f"its process ended, as {', '.join(record.witnesses)} saw{reason}")
+        else:
+            self._tell_lost(node, f"silent for {silent_ms} ms, also to {', '.join(record.accusers)}{reason}")
+
+    def _sync(self, now_ns: int) -> None:
+        """Once in a while, compare with one that is linked: what gossip has missed is found so."""
+        linked = self.linked()
+        if linked and now_ns >= self._sync_ns:
+            self._syncs = [linked[int(self._rng.random() * len(linked))]]
+        if now_ns >= self._sync_ns or self._sync_ns == NEVER:
+            interval_ns = self._sync_interval_ns
+            self._sync_ns = now_ns + interval_ns // 2 + int(self._rng.random() * interval_ns)
+
+    def _clear_self(self) -> None:
+        self.version += 1
+        self._news[self.node_id] = None
 
     # -- nodes
 
-    def _learn(self, record: NodeRecord, now_ns: int) -> bool:
+    def _me(self) -> NodeRecord:
+        return NodeRecord(self.node_id, self.incarnation, self.addresses, self.version)
+
+    def _record(self, node_id: str) -> NodeRecord:
+        """What is held of a node now, for those who learn of it."""
+        if node_id == self.node_id:
+            return self._me()
+        node = self._nodes.get(node_id)
+        if node is not None:
+            return node.record
+        return NodeRecord(node_id, self._left.get(node_id, 0), (), standing=Standing.LEFT)
+
+    def _learn(self, record: NodeRecord, source: str | None, now_ns: int) -> bool:
+        """Take what ``source`` says of a node; False if there is no room for it."""
         node_id = record.node_id
-        if node_id == self.node_id or self._left.get(node_id, -1) >= record.incarnation:
+        if node_id == self.node_id:
+            self._learn_of_self(record, now_ns)
+            return True
+        if self._left.get(node_id, -1) >= record.incarnation:
             return True
         node = self._nodes.get(node_id)
-        if node is None:
+        if record.standing is Standing.LEFT:
+            self._learn_left(record, node, source)
+        elif node is not None:
+            self._learn_more(node, record, source, now_ns)
+        elif record.standing is Standing.ALIVE:  # the dead of others' past are not passed on
             if not self._has_room():
                 return False
-            self._resolve_seeds(self._admit(record, now_ns).record)
-        elif record.incarnation > node.record.incarnation and not node.linked:
-            self._replace(node, record, now_ns)
-            self._resolve_seeds(record)
+            self._admit(record, now_ns)
+            self._dials.found(node_id, record.addresses)
+            self._news[node_id] = source
+            if record.accusers:
+                self._detector.accused(node_id, now_ns)
         return True
+
+    def _learn_of_self(self, record: NodeRecord, now_ns: int) -> None:
+        """Whoever takes this node for lost, or does not hear it, is told that it lives."""
+        if record.incarnation != self.incarnation or record.standing is Standing.LEFT:
+            return
+        if record.version > self.version:
+            raise ProtocolError(
+                f"MEMBERS: node {self.node_id!r} is told of version {record.version} of itself: expected "
+                f"at most {self.version}, which nobody else raises"
+            )
+        if record.version == self.version and (record.accusers or record.standing is Standing.LOST):
+            self._detector.strain(now_ns)
+            self._clear_self()
+
+    def _learn_left(self, record: NodeRecord, node: _Node | None, source: str | None) -> None:
+        # Of a node that is linked, or came back, only its own word counts.
+        if node is not None and (node.linked or node.record.incarnation > record.incarnation):
+            return
+        self._nodes.pop(record.node_id, None)
+        self._detector.clear(record.node_id)
+        self._bury(record.node_id, record.incarnation)
+        self._news[record.node_id] = source
+        if node is not None and node.told:
+            self._tell(Event(Event.LEFT, record.node_id))
+
+    def _learn_more(self, node: _Node, record: NodeRecord, source: str | None, now_ns: int) -> None:
+        old = node.record
+        if record.incarnation > old.incarnation:
+            if not node.linked:
+                self._replace(node, record, now_ns)
+                self._dials.found(record.node_id, record.addresses)
+                self._news[record.node_id] = source
+            return
+        node.record = merge(old, record)
+        if node.record == old:
+            return
+        self._news[record.node_id] = source
+        if node.record.version > old.version:
+            self._detector.clear(record.node_id)
+            if node.lost:
+                node.lost = False
+                node.since_ns = now_ns
+                node.redial.failures = 0
+                node.redial.next_ns = now_ns + self._dials.courtesy_ns(record.node_id)
+        if node.record.accusers:
+            self._detector.accused(record.node_id, now_ns)
+
+    def _bury(self, node_id: str, incarnation: int) -> None:
+        self._left.pop(node_id, None)
+        if len(self._left) >= self._nodes_max:
+            del self._left[next(iter(self._left))]
+        self._left[node_id] = incarnation
 
     def _has_room(self) -> bool:
         # One place is this node's own.
@@ -359,19 +506,20 @@ class Membership:
         if len(self._nodes) + 1 >= self._nodes_max:
             oldest = min((node for node in self._nodes.values() if node.lost), key=lambda node: node.since_ns)
             del self._nodes[oldest.record.node_id]
-        node = _Node(record, now_ns, now_ns + self._courtesy_ns(record.node_id))
+        node = _Node(record, now_ns, now_ns + self._dials.courtesy_ns(record.node_id))
         self._nodes[record.node_id] = node
         return node
 
     def _replace(self, node: _Node, record: NodeRecord, now_ns: int) -> None:
         """A higher incarnation of the node is here, so the known one is dead."""
+        self._detector.clear(record.node_id)
         if node.told:
             self._tell_lost(node, f"replaced by incarnation {record.incarnation}")
         node.record = record
-        node.linked = node.lost = False
+        node.linked = node.lost = node.hung_up = False
         node.since_ns = now_ns
         node.redial.failures = 0
-        node.redial.next_ns = now_ns + self._courtesy_ns(record.node_id)
+        node.redial.next_ns = now_ns + self._dials.courtesy_ns(record.node_id)
 
     def _tell_lost(self, node: _Node, detail: str) -> None:
         if node.told:
@@ -393,101 +541,23 @@ class Membership:
             return []
         address = addresses[node.turn % len(addresses)]
         node.turn += 1
-        return self._dial(node.redial, Dial(address, node.record.node_id), now_ns)
+        return self._dials.start(node.redial, Dial(address, node.record.node_id), now_ns)
 
     def _addresses(self, node: _Node) -> list[str]:
         """Where the node may be: as it says, and where it was found, which may be all that works."""
-        found = (seed.address for seed in self._seeds.values() if seed.node_id == node.record.node_id)
-        return list(dict.fromkeys([*node.record.addresses, *found]))
+        return list(dict.fromkeys([*node.record.addresses, *self._dials.found_of(node.record.node_id)]))
 
-    def _dial(self, redial: _Redial, dial: Dial, now_ns: int) -> list[Dial]:
-        if dial.address in self._dialling:
-            redial.next_ns = now_ns + self._redial_ns_min
-            return []
-        redial.dial = self._dialling[dial.address] = dial
-        return [dial]
-
-    def _end_dial(self, dial: Dial, node_id: str | None) -> _Redial | None:
+    def _end_dial(self, dial: Dial, node_id: str | None) -> Redial | None:
         """Whose dial it was; None if that node or address is not known any more."""
-        if self._dialling.get(dial.address) == dial:
-            del self._dialling[dial.address]
-        redial: _Redial | None = None
-        if dial.node_id is not None:
-            node = self._nodes.get(dial.node_id)
-            redial = node.redial if node is not None else None
-        elif dial.address in self._seeds:
-            seed = self._seeds[dial.address]
-            seed.node_id = node_id if node_id is not None else seed.node_id
-            redial = seed.redial
-        if redial is None or redial.dial != dial:
-            return None
-        redial.dial = None
-        return redial
+        node = self._nodes.get(dial.node_id) if dial.node_id is not None else None
+        return self._dials.end(dial, node.redial if node is not None else None, node_id)
 
-    def _failed(self, dial: Dial, redial: _Redial, reason: str, now_ns: int) -> None:
+    def _failed(self, dial: Dial, redial: Redial, reason: str, now_ns: int) -> None:
         node = self._nodes.get(dial.node_id) if dial.node_id is not None else None
         if node is not None and node.linked:
             return  # the other side's dial was faster
-        redial.failures += 1
-        redial.reason = reason[:DIAL_REASON_CHARS]
-        lost = node is not None and node.lost
-        redial.next_ns = now_ns + (self._jitter(self._redial_ns_max) if lost else self._backoff_ns(redial))
-
-    def _is_resolved(self, seed: _Seed) -> bool:
-        return seed.node_id is not None and (seed.node_id in self._nodes or seed.node_id in self._left)
-
-    def _resolve_seeds(self, record: NodeRecord) -> None:
-        for address in record.addresses:
-            seed = self._seeds.get(address)
-            if seed is not None and not self._is_resolved(seed):
-                seed.node_id = record.node_id
-
-    def _courtesy_ns(self, node_id: str) -> int:
-        """How long the lesser of two nodes leaves the dialling to the greater."""
-        return 0 if self.node_id > node_id else self._redial_ns_max // 10
-
-    def _backoff_ns(self, redial: _Redial) -> int:
-        if redial.failures == 0:
-            return 0
-        # 2 ** 32 times any minimum is over any maximum.
-        longest = self._redial_ns_min << min(redial.failures - 1, 32)
-        return self._jitter(min(longest, self._redial_ns_max))
-
-    def _jitter(self, longest_ns: int) -> int:
-        half = longest_ns // 2
-        return half + int(self._rng.random() * (longest_ns - half))
-
-
-# -- MEMBERS
-
-
-def encode_members(records: Iterable[NodeRecord], max_bytes: int = BODY_BYTES) -> list[bytes]:
-    """The records as bodies of MEMBERS frames, at least one, cut at ``max_bytes``."""
-    parts: list[list[NodeRecord]] = [[]]
-    used = HEAD_BYTES
-    for record in records:
-        size = len(pack(_wire_form(record)))
-        if parts[-1] and used + size > max_bytes:
-            parts.append([])
-            used = HEAD_BYTES
-        parts[-1].append(record)
-        used += size
-    return [pack([_wire_form(record) for record in part]) for part in parts]
-
-
-def decode_members(body: bytes | memoryview) -> list[NodeRecord]:
-    """The records in the body of a MEMBERS frame."""
-    return [_read_record(item) for item in expect_list("MEMBERS", unpack("MEMBERS", body))]
-
-
-def _wire_form(record: NodeRecord) -> tuple[str, int, tuple[str, ...]]:
-    return record.node_id, record.incarnation, record.addresses
-
-
-def _read_record(item: object) -> NodeRecord:
-    node_id, incarnation, addresses = expect_list("MEMBERS record", item, range(3, 4))
-    return NodeRecord(
-        expect_name("MEMBERS node id", node_id),
-        expect_int("MEMBERS incarnation", incarnation, 0, U64_MAX),
-        expect_addresses("MEMBERS addresses", addresses),
-    )
+        if node is not None and node.lost:
+            wait_ns = self._dials.jitter_ns(self._dials.redial_ns_max)
+        else:
+            wait_ns = self._dials.backoff_ns(redial.failures + 1)
+        redial.fail(reason, now_ns + wait_ns)

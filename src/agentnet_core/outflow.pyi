@@ -4,7 +4,7 @@ from typing import Any, Protocol
 from typing_extensions import disjoint_base
 
 from agentnet_core.config import EngineConfig
-from agentnet_core.membership import Dial
+from agentnet_core.dials import Dial
 from agentnet_core.message import AgentMessage, Origin
 from agentnet_core.records import AgentRecord, Event
 from agentnet_core.route import Route

@@ -46,6 +46,7 @@ cdef class Session:
     cdef public bint welcomed
     cdef public bint closed
     cdef public bint left           # the peer said that it goes for good
+    cdef public bint hung_up        # the peer closed the connection, and said nothing
     cdef public bint parting        # this node goes for good, once it has said all
     cdef public int64_t opened_ns
     cdef public int64_t heard_ns

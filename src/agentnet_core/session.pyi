@@ -23,6 +23,7 @@ class Session:
     welcomed: bool
     closed: bool
     left: bool
+    hung_up: bool
     parting: bool
     @property
     def message_bytes_max(self) -> int: ...

@@ -23,6 +23,7 @@ SMALL = {
     "fragment_bytes": 4096,
     "bulk_window_bytes": 16_384,
     "link_window_bytes": 32_768,
+    "node_silence_ms_max": 60_000,
 }
 
 

@@ -15,16 +15,39 @@ import pytest
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from harness import AGENTS, CLOSE, CONFIRM, CREDIT, HELLO, MEMBERS, MESSAGE, PING, UUID, WELCOME, World
+from harness import (
+    AGENTS,
+    CLOSE,
+    CONFIRM,
+    CREDIT,
+    DIGEST,
+    HELLO,
+    MEMBERS,
+    MESSAGE,
+    PING,
+    PROBE,
+    UUID,
+    VOUCH,
+    WELCOME,
+    World,
+)
 from strangers import Stranger, frame
 
 from agentnet_core.config import EngineConfig
 from agentnet_core.framing import KINDS, Arena, Decoder, check_msgpack
 from agentnet_core.handshake import Close, Hello, Welcome
 from agentnet_core.listing import Capabilities, Confirm, read_update, write_update
-from agentnet_core.membership import decode_members, encode_members
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import AgentRecord, agent_id_of
+from agentnet_core.roster import (
+    Vouch,
+    decode_digest,
+    decode_members,
+    decode_probe,
+    encode_digest,
+    encode_members,
+    encode_probe,
+)
 
 FILE = Path(__file__).parent / "golden" / "protocol-1.txt"
 THERE = agent_id_of("there")
@@ -68,7 +91,13 @@ def spoken() -> list[str]:
         node.engine.reply(message, b"an answer")
         node.engine.reply(message, b"\xa1v", 1)
         node.engine.reply(message, b"", 0, (301, "it failed"))
-    world.run(500)
+    stranger.say(PROBE, encode_probe("nobody"))
+    stranger.say(DIGEST, encode_digest(bytes(8), False))
+    silent = Stranger(world, node, name="b")
+    silent.introduce()
+    for _ in range(4):
+        world.run(550)
+        stranger.say(PING, msgpack.packb(7))
     node.control.leave()
     world.run(50)
     lines = [f"{KINDS[kind]} {flags} {body.hex()}" for kind, flags, body in stranger.heard]
@@ -103,6 +132,12 @@ def test_what_was_said_is_read(number: int) -> None:
         assert Close.decode(body).encode() == body
     elif kind == MEMBERS:
         assert encode_members(decode_members(body)) == [body]
+    elif kind == PROBE:
+        assert encode_probe(decode_probe(body)) == body
+    elif kind == VOUCH:
+        assert Vouch.decode(body).encode() == body
+    elif kind == DIGEST:
+        assert encode_digest(*decode_digest(body)) == body
     elif kind == CONFIRM:
         assert Confirm.decode(body).encode() == body
     elif kind == AGENTS:

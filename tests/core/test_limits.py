@@ -10,6 +10,7 @@ from harness import MESSAGE, MS, PING, UUID, Node, Weather, World, address_of
 from strangers import Stranger
 
 from agentnet_core.config import BODY_BYTES, FRAME_BYTES_MIN, OPTIONAL_BYTES_MAX, EngineConfig
+from agentnet_core.dials import Dial
 from agentnet_core.directory import Directory
 from agentnet_core.errors import (
     ConfigError,
@@ -22,7 +23,6 @@ from agentnet_core.errors import (
     Unconfirmed,
 )
 from agentnet_core.handshake import Hello, Welcome
-from agentnet_core.membership import Dial
 from agentnet_core.records import AgentRecord, Event
 
 SMALL = {"fragment_bytes": 4096, "bulk_window_bytes": 4096, "link_window_bytes": 8192}
@@ -72,7 +72,17 @@ def message(seq: int, to: int, size: int, part: tuple[int, int] | None = None) -
             "expected at least message_bytes_max=65536",
         ),
         ({"redial_ms_min": 5000}, {"redial_ms_min": 5001}, "expected at least redial_ms_min=5001"),
-        ({"ping_interval_ms": 15_000}, {"ping_interval_ms": 15_001}, "expected at least ping_interval_ms"),
+        (
+            {"ping_interval_ms": 15_000, "node_silence_ms_max": 20_000},
+            {"ping_interval_ms": 15_001, "node_silence_ms_max": 20_000},
+            "link_silence_ms_max=15000: expected at least ping_interval_ms=15001",
+        ),
+        (
+            {"ping_interval_ms": 2_000},
+            {"ping_interval_ms": 2_001},
+            "node_silence_ms_max=2000: expected at least ping_interval_ms=2001",
+        ),
+        ({"suspicion_ms_min": 9_000}, {"suspicion_ms_min": 9_001}, "expected at least suspicion_ms_min=9001"),
     ],
 )
 def test_settings_that_must_fit_one_another(good: dict[str, Any], bad: dict[str, Any], said: str) -> None:
@@ -305,7 +315,7 @@ def test_handshake_ms_max(beyond: bool) -> None:
 @within
 def test_link_silence_ms_max(beyond: bool) -> None:
     world = World()
-    config = {"ping_interval_ms": 300, "link_silence_ms_max": 1000}
+    config = {"ping_interval_ms": 300, "node_silence_ms_max": 60_000, "link_silence_ms_max": 1000}
     node, stranger = welcoming(world, **config)
     heard = stranger.session.heard_ns
     world.run((heard - world.now_ns) / MS + (1002 if beyond else 990))
@@ -318,20 +328,21 @@ def test_link_silence_ms_max(beyond: bool) -> None:
 
 
 @within
-def test_node_lost_ms(beyond: bool) -> None:
+def test_node_silence_and_suspicion(beyond: bool) -> None:
+    """Of two nodes each is the only one that could accuse the other."""
     world = World()
-    config = EngineConfig(node_lost_ms=1000, redial_ms_min=10, redial_ms_max=10, handshake_ms_max=10)
+    config = EngineConfig(ping_interval_ms=500, node_silence_ms_max=1000, suspicion_ms_min=400)
     a, b = world.join("a", "b", config=config)
     b.agent("worker")
     world.run(100)
     world.partition(["a"], ["b"])
-    a.link("b").cut()
-    world.run(1001 if beyond else 970)
+    world.run(500)
+    heard = a.link("b").session.heard_ns
+    world.run((heard - world.now_ns) / MS + (1402 if beyond else 1390))
+    assert [event.node_id for event in a.told(Event.LOST)] == ["b"] * beyond
+    assert ("b" in a.engine.sessions) is not beyond
     world.heal()
-    world.until(lambda: a.engine.sessions and b.engine.sessions)
-    for node, other in ((a, "b"), (b, "a")):
-        assert [event.node_id for event in node.told(Event.LOST)] == [other] * beyond
-    world.run(50)
+    world.until(world.agreed, ms=20_000)
     assert a.control.directory.get("worker") is not None
 
 

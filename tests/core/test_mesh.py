@@ -12,8 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentnet_core.config import EngineConfig
+from agentnet_core.detector import NEVER
+from agentnet_core.dials import Dial
 from agentnet_core.handshake import LinkView, Ruling, arbitrate
-from agentnet_core.membership import NEVER, Dial, Membership
+from agentnet_core.membership import Membership
 
 MS = 1_000_000
 CONFIG = EngineConfig()
@@ -67,8 +69,7 @@ class World:
     def run(self, until_ns: int) -> None:
         while True:
             for name in self.names:
-                for dial in self.nodes[name].tick(self.now_ns):
-                    self.dial(name, dial)
+                self.turn(name)
             due = [node.next_deadline_ns() for node in self.nodes.values()]
             assert min(due) > self.now_ns, "after a tick, nothing is due: else the driver would spin"
             next_ns = min(*due, self.coming[0][0] if self.coming else NEVER)
@@ -80,6 +81,21 @@ class World:
                 heapq.heappop(self.coming)[2]()
 
     # -- what the drivers do
+
+    def turn(self, name: str) -> None:
+        node = self.nodes[name]
+        for dial in node.tick(self.now_ns, lambda _: self.now_ns):
+            self.dial(name, dial)
+        for helper, node_id in node.drain_probes():
+            self.later(lambda helper=helper, node_id=node_id: self.ask(name, helper, node_id))
+        for source, bodies in node.drain_news():
+            for peer, link in self.links[name].items():
+                if peer != source:
+                    self.tell(link, name, bodies)
+
+    def ask(self, name: str, helper: str, node_id: str) -> None:
+        vouch = self.nodes[helper].vouch(node_id, self.now_ns, self.now_ns)
+        self.later(lambda: self.nodes[name].vouched(helper, vouch, self.now_ns))
 
     def dial(self, name: str, dial: Dial) -> None:
         assert dial not in self.dialling[name], "one dial at a time"
@@ -135,16 +151,13 @@ class World:
         node = self.nodes[name]
         node.link_up(peer, 1, self.nodes[peer].addresses, self.now_ns, dial=dial)
         self.tell(link, name, node.frames())
-        for other in list(self.links[name].values()):
-            if other is not link:
-                self.tell(other, name, [node.introduction(peer)])
 
     def tell(self, link: Link, name: str, bodies: list[bytes]) -> None:
         peer = link.peer(name)
         for body in bodies:
             self.later(
                 lambda body=body: (
-                    self.links[peer].get(name) is link and self.nodes[peer].learn(body, self.now_ns)
+                    self.links[peer].get(name) is link and self.nodes[peer].learn(body, self.now_ns, name)
                 )
             )
 

@@ -21,9 +21,9 @@ from agentnet.sim.clock import MS, Action, Clock
 from agentnet.sim.network import Pipe
 from agentnet_core.config import EngineConfig
 from agentnet_core.control import Control
+from agentnet_core.dials import Dial
 from agentnet_core.engine import Engine
 from agentnet_core.errors import HandlerFailed, LinkLost
-from agentnet_core.membership import Dial
 from agentnet_core.message import AgentMessage
 from agentnet_core.port import Port
 from agentnet_core.records import AgentRecord, Event, MessagePriority, agent_id_of
@@ -133,7 +133,9 @@ class Link:
         if not (self._gone or self.session.closed):
             self._engine.now_ns = self.node.clock.now_ns
             self._engine.down(
-                self.session, LinkLost(f"{self.session.address} closed the connection: {reason}")
+                self.session,
+                LinkLost(f"{self.session.address} closed the connection: {reason}"),
+                hung_up=True,
             )
 
     @property

@@ -21,9 +21,11 @@ from agentnet.sim.clock import MS, Action, Clock
 from agentnet.sim.network import Network, Pipe, Weather
 from agentnet.sim.node import Link, Node, Token, address_of
 from agentnet_core.config import EngineConfig
+from agentnet_core.dials import Dial
 from agentnet_core.engine import Engine
 from agentnet_core.errors import OutageError
-from agentnet_core.membership import Dial
+
+REFUSED = "connection refused"
 
 UUID = bytes(range(16))
 """Of the networks that are founded here."""
@@ -151,7 +153,7 @@ class World:
             patience_ms = node.config.handshake_ms_max
             self.after(patience_ms, lambda: self._refuse(node, engine, dial, "no answer in time"))
         elif there is None or there.dead:
-            self._refuse(node, engine, dial, "connection refused")
+            self._refuse(node, engine, dial, REFUSED)
         else:
             self.clock.note("dial", node.name, dial.address)
             out = Pipe(self.network, node.name, name)
@@ -163,7 +165,8 @@ class World:
         if not node.dead and node.engine is engine:
             self.clock.note("dial failed", node.name, dial.address, reason)
             engine.now_ns = self.now_ns
-            node.control.dial_failed(dial, OutageError(f"{dial.address}: {reason}"))
+            refused = reason == REFUSED
+            node.control.dial_failed(dial, OutageError(f"{dial.address}: {reason}"), refused=refused)
 
     # -- faults
 

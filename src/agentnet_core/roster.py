@@ -1,0 +1,213 @@
+"""What nodes tell each other about nodes: one record for each, merged the same way everywhere.
+
+MEMBERS  [[node id, incarnation, version, [address, ...]],
+          [node id, incarnation, version, [address, ...], standing, [accuser, ...], [witness, ...]], ...]
+
+The shorter form is of a node in good standing that nobody accuses.
+
+Only the node itself raises its incarnation, once each start, and its version, whenever it has news
+or clears itself of an accusation.  What others say (that they cannot hear it, that its process is
+gone, that it is lost) is about one version and void in the next: so a falsely accused node refutes
+by raising its version, which is what SWIM (Das, Gupta, Motivala, DSN 2002) calls its incarnation;
+here that is the identity of a process, and stays for its lifetime.
+
+`merge` is a join: in any order, repeated or not, the same records give the same record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from agentnet_core.body import (
+    U64_MAX,
+    expect_addresses,
+    expect_bool,
+    expect_bytes,
+    expect_int,
+    expect_list,
+    expect_name,
+    pack,
+    unpack,
+)
+from agentnet_core.config import BODY_BYTES
+
+VERSION_MAX = 2**53
+"""A node that clears itself a million times a second reaches it after three centuries."""
+ACCUSERS_MAX = 8
+"""Names that are kept of those who accuse: nobody asks for more."""
+HEAD_BYTES = 8
+"""What a MEMBERS body holds beside its records, at most."""
+
+
+class Standing(IntEnum):
+    """What is held of a version of a node; the greater of two stands."""
+
+    ALIVE = 0
+    LOST = 1
+    LEFT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """A node as MEMBERS tells of it. ``accusers`` do not hear it; ``witnesses``, some of them, saw its
+    process end: their link was reset and their dial refused."""
+
+    node_id: str
+    incarnation: int
+    addresses: tuple[str, ...]
+    version: int = 0
+    standing: Standing = Standing.ALIVE
+    accusers: tuple[str, ...] = ()
+    witnesses: tuple[str, ...] = ()
+
+    def accused(self, by: str, *, witness: bool = False) -> NodeRecord:
+        """The record with one more accuser."""
+        witnesses = (by,) if witness else ()
+        return merge(
+            self,
+            NodeRecord(
+                self.node_id,
+                self.incarnation,
+                self.addresses,
+                self.version,
+                accusers=(by,),
+                witnesses=witnesses,
+            ),
+        )
+
+    def standing_as(self, standing: Standing) -> NodeRecord:
+        """The record with what is held of it from now on."""
+        return NodeRecord(
+            self.node_id,
+            self.incarnation,
+            self.addresses,
+            self.version,
+            standing,
+            self.accusers,
+            self.witnesses,
+        )
+
+
+def merge(one: NodeRecord, other: NodeRecord) -> NodeRecord:
+    """What both records of a node say together."""
+    if one == other:
+        return one
+    older, newer = sorted((one, other), key=_age)
+    if _age(older) != _age(newer):
+        return newer
+    return NodeRecord(
+        one.node_id,
+        one.incarnation,
+        max(one.addresses, other.addresses),
+        one.version,
+        max(one.standing, other.standing),
+        _joined(one.accusers, other.accusers),
+        _joined(one.witnesses, other.witnesses),
+    )
+
+
+def _age(record: NodeRecord) -> tuple[int, bool, int]:
+    # Who has left comes back as a new incarnation only.
+    return record.incarnation, record.standing is Standing.LEFT, record.version
+
+
+def _joined(names: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+    # The least of all names are the least of those kept on the way.
+    return tuple(sorted(dict.fromkeys(names + others))[:ACCUSERS_MAX])
+
+
+# -- MEMBERS
+
+
+def encode_members(records: Iterable[NodeRecord], max_bytes: int = BODY_BYTES) -> list[bytes]:
+    """The records as bodies of MEMBERS frames, at least one, cut at ``max_bytes``."""
+    parts: list[list[tuple[object, ...]]] = [[]]
+    used = HEAD_BYTES
+    for record in records:
+        form = _wire_form(record)
+        size = len(pack(form))
+        if parts[-1] and used + size > max_bytes:
+            parts.append([])
+            used = HEAD_BYTES
+        parts[-1].append(form)
+        used += size
+    return [pack(part) for part in parts]
+
+
+def decode_members(body: bytes | memoryview) -> list[NodeRecord]:
+    """The records in the body of a MEMBERS frame."""
+    return [_read_record(item) for item in expect_list("MEMBERS", unpack("MEMBERS", body))]
+
+
+def _wire_form(record: NodeRecord) -> tuple[object, ...]:
+    plain = record.node_id, record.incarnation, record.version, record.addresses
+    if record.standing is Standing.ALIVE and not record.accusers:
+        return plain
+    return *plain, int(record.standing), record.accusers, record.witnesses
+
+
+def _read_record(item: object) -> NodeRecord:
+    values = expect_list("MEMBERS record", item)
+    if len(values) not in (4, 7):
+        expect_list("MEMBERS record", item, range(4, 5))
+    node_id, incarnation, version, addresses = values[:4]
+    standing, accusers, witnesses = values[4:] or (0, [], [])
+    return NodeRecord(
+        expect_name("MEMBERS node id", node_id),
+        expect_int("MEMBERS incarnation", incarnation, 0, U64_MAX),
+        expect_addresses("MEMBERS addresses", addresses),
+        expect_int("MEMBERS version", version, 0, VERSION_MAX),
+        Standing(expect_int("MEMBERS standing", standing, Standing.ALIVE, Standing.LEFT)),
+        _read_names("MEMBERS accusers", accusers),
+        _read_names("MEMBERS witnesses", witnesses),
+    )
+
+
+def _read_names(field: str, value: object) -> tuple[str, ...]:
+    names = [expect_name(field, name) for name in expect_list(field, value, range(ACCUSERS_MAX + 1))]
+    return _joined(tuple(names), ())
+
+
+# -- PROBE, VOUCH and DIGEST
+
+
+@dataclass(frozen=True, slots=True)
+class Vouch:
+    """The answer to a PROBE: how long ago the node was heard, None if it is not heard here."""
+
+    node_id: str
+    silent_ms: int | None
+
+    def encode(self) -> bytes:
+        return pack([self.node_id, self.silent_ms])
+
+    @classmethod
+    def decode(cls, body: bytes | memoryview) -> Vouch:
+        node_id, silent_ms = expect_list("VOUCH", unpack("VOUCH", body), range(2, 3))
+        if silent_ms is not None:
+            expect_int("VOUCH silence", silent_ms, 0, 2**40)
+        return cls(expect_name("VOUCH node id", node_id), silent_ms)
+
+
+def encode_probe(node_id: str) -> bytes:
+    """The body of a PROBE frame: do you hear that node?"""
+    return pack([node_id])
+
+
+def decode_probe(body: bytes | memoryview) -> str:
+    """The node that a PROBE asks after."""
+    (node_id,) = expect_list("PROBE", unpack("PROBE", body), range(1, 2))
+    return expect_name("PROBE node id", node_id)
+
+
+def encode_digest(digest: bytes, answer: bool) -> bytes:
+    """The body of a DIGEST frame: what I know comes to this. ``answer``: to your own."""
+    return pack([digest, answer])
+
+
+def decode_digest(body: bytes | memoryview) -> tuple[bytes, bool]:
+    """The digest, and whether it is an answer."""
+    digest, answer = expect_list("DIGEST", unpack("DIGEST", body), range(2, 3))
+    return expect_bytes("DIGEST value", digest, range(8, 9)), expect_bool("DIGEST answer", answer)

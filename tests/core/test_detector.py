@@ -1,0 +1,108 @@
+"""Who is not heard: doubt, accusation, verdict, and what keeps a node from imagining them."""
+
+from __future__ import annotations
+
+from memberships import MS, membership, news, silence, up
+
+from agentnet_core.dials import Dial
+from agentnet_core.roster import NodeRecord, Standing, Vouch, encode_members
+
+
+def test_a_silent_node_is_asked_after_accused_and_lost() -> None:
+    one = membership("m")
+    for node_id in "abcde":
+        up(one, node_id)
+    one.drain_news()
+    tick = silence(one, "e")
+    tick(2000 * MS - 1)
+    assert one.drain_probes() == []
+    tick(2000 * MS)
+    assert one.drain_probes() == [("a", "e"), ("b", "e"), ("c", "e")]
+    for helper in "abc":
+        one.vouched(helper, Vouch("e", None), 2001 * MS)
+    tick(2001 * MS)
+    assert news(one)[None][0].accusers == ("m",)
+    one.learn(encode_members([NodeRecord("e", 1, ("tcp://e:1",), accusers=("a", "b"))])[0], 2002 * MS, "a")
+    tick(3501 * MS - 1)
+    assert not one.is_lost("e")
+    tick(3501 * MS)
+    assert one.is_lost("e")
+    assert one.drain_events()[-1].detail == "silent for 3501 ms, also to a, b, m"
+    assert news(one)[None][0].standing is Standing.LOST
+
+
+def test_one_accuser_is_not_enough_where_others_could_accuse() -> None:
+    one = membership("m")
+    for node_id in "ab":
+        up(one, node_id)
+    tick = silence(one, "b")
+    tick(2000 * MS)
+    one.vouched("a", Vouch("b", None), 2001 * MS)
+    for now in range(2001, 60_000, 250):
+        tick(now * MS)
+    assert not one.is_lost("b")
+    one.learn(encode_members([NodeRecord("b", 1, (), accusers=("a",))])[0], 60_000 * MS, "a")
+    tick(60_000 * MS)
+    assert one.is_lost("b")
+
+
+def test_whom_a_helper_hears_is_not_accused_until_that_is_old() -> None:
+    one = membership("m")
+    for node_id in "ab":
+        up(one, node_id)
+    one.drain_news()
+    tick = silence(one, "b")
+    tick(2000 * MS)
+    assert one.drain_probes() == [("a", "b")]
+    one.vouched("a", Vouch("b", 500), 2001 * MS)
+    tick(2001 * MS)
+    assert one.next_deadline_ns() == 3501 * MS
+    tick(3501 * MS)
+    assert one.drain_probes() == [("a", "b")]
+    assert news(one) == {}
+
+
+def test_two_witnesses_are_proof() -> None:
+    one = membership("m")
+    for node_id in "ab":
+        up(one, node_id)
+    one.drain_news()
+    one.tick(10)
+    one.link_down("b", 10, hung_up=True)
+    (dial,) = one.tick(10)
+    assert dial == Dial("tcp://b:1", "b"), "at once"
+    one.dial_failed(dial, "refused", 20, refused=True)
+    one.tick(20)
+    assert news(one)[None][0].witnesses == ("m",)
+    assert not one.is_lost("b")
+    one.learn(
+        encode_members([NodeRecord("b", 1, ("tcp://b:1",), accusers=("a",), witnesses=("a",))])[0], 30, "a"
+    )
+    one.tick(30)
+    assert one.is_lost("b")
+    assert "its process ended, as a, m saw" in one.drain_events()[-1].detail
+
+
+def test_a_refused_dial_alone_proves_nothing() -> None:
+    one = membership("m")
+    for node_id in "ab":
+        up(one, node_id)
+    one.drain_news()
+    one.link_down("b", 10)
+    (dial,) = one.tick(100 * MS)
+    one.dial_failed(dial, "refused", 100 * MS, refused=True)
+    assert news(one) == {}
+
+
+def test_a_node_that_stood_still_accuses_nobody_for_a_while() -> None:
+    one = membership("m")
+    for node_id in "abc":
+        up(one, node_id)
+    one.drain_news()
+    one.stood_still(60_000 * MS, 58_000 * MS)
+    one.tick(60_000 * MS, lambda _: 50_000 * MS)
+    assert one.drain_probes() == []
+    assert news(one) == {}
+    assert one.next_deadline_ns() == 62_000 * MS
+    one.tick(62_000 * MS, lambda _: 60_000 * MS)
+    assert one.next_deadline_ns() == 62_000 * MS + 2_000 * MS, "its own times are stretched, for a while"

@@ -1,0 +1,78 @@
+"""What nodes tell of nodes: whatever comes first, and however often, all come to hold the same."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentnet_core.roster import (
+    ACCUSERS_MAX,
+    NodeRecord,
+    Standing,
+    Vouch,
+    decode_digest,
+    decode_members,
+    decode_probe,
+    encode_digest,
+    encode_members,
+    encode_probe,
+    merge,
+)
+
+names = st.text("abcdefghijkl", min_size=1, max_size=1)
+some_names = st.lists(names, max_size=ACCUSERS_MAX, unique=True).map(lambda found: tuple(sorted(found)))
+records = st.builds(
+    NodeRecord,
+    st.just("x"),
+    st.integers(0, 2),
+    st.sampled_from([(), ("tcp://x:1",), ("tcp://x:2",)]),
+    st.integers(0, 2),
+    st.sampled_from(Standing),
+    some_names,
+    some_names,
+)
+
+
+@given(records, records, records)
+def test_merging_is_a_join(a: NodeRecord, b: NodeRecord, c: NodeRecord) -> None:
+    assert merge(a, a) == a
+    assert merge(a, b) == merge(b, a)
+    assert merge(merge(a, b), c) == merge(a, merge(b, c))
+    assert merge(merge(a, b), b) == merge(a, b)
+
+
+@given(st.lists(records, min_size=1, max_size=12), st.randoms(use_true_random=False))
+def test_any_order_gives_the_same(told: list[NodeRecord], rng: object) -> None:
+    again = list(told)
+    rng.shuffle(again)  # type: ignore[attr-defined]
+    assert reduce(merge, told) == reduce(merge, again + told)
+
+
+@given(records, records)
+def test_only_the_node_itself_undoes_what_is_said_of_it(a: NodeRecord, b: NodeRecord) -> None:
+    both = merge(a, b)
+    same_life = a.incarnation == b.incarnation and a.version == b.version
+    if same_life and Standing.LEFT not in (a.standing, b.standing):
+        assert both.standing == max(a.standing, b.standing)
+        assert set(both.accusers) <= {*a.accusers, *b.accusers}
+    if Standing.LEFT in (a.standing, b.standing) and a.incarnation == b.incarnation:
+        assert both.standing is Standing.LEFT, "who has left comes back as another incarnation"
+
+
+@given(st.lists(records, max_size=20))
+def test_what_is_told_is_read(told: list[NodeRecord]) -> None:
+    assert [record for body in encode_members(told, 200) for record in decode_members(body)] == [
+        record
+        if record.accusers or record.standing
+        else NodeRecord(record.node_id, record.incarnation, record.addresses, record.version)
+        for record in told
+    ]
+
+
+def test_questions_and_answers_are_read() -> None:
+    assert decode_probe(encode_probe("n1")) == "n1"
+    for vouch in (Vouch("n1", None), Vouch("n1", 250)):
+        assert Vouch.decode(vouch.encode()) == vouch
+    assert decode_digest(encode_digest(b"12345678", True)) == (b"12345678", True)
