@@ -96,12 +96,7 @@ class TestAnswers:
 
     async def _asked(self, cluster: Cluster) -> tuple[asyncio.Future[Any], Any]:
         """A request that a peer has in hand; and how it answers, once, with a payload and fields."""
-        (one,) = await cluster.start("n1")
-        peer = await cluster.peer(one)
-        await peer.join("0-peer", network_uuid=one.control.network_uuid)
-        (body,) = write_update(1, True, [AgentRecord(77, "0-peer")], [], 4096)
-        peer.send(AGENTS, body)
-        await until(one.agents)
+        one, peer = await cluster.linked_to(77)
         request = one.request(77, b"")
         sender, to, seq, correlation = msgpack.unpackb(await peer.expect(MESSAGE))[:4]
 
