@@ -33,13 +33,20 @@ from agentnet.config import Address, NetworkConfig
 from agentnet.events import EventStream
 from agentnet.identity import NodeIdentity, load_identity
 from agentnet.link import Link
-from agentnet.payload import decode, to_bytes
+from agentnet.payload import AnswerOf, decode, to_bytes
 from agentnet.runner import settle
 from agentnet.transport import Listener, Transport, open_transport
 from agentnet_core.config import check_name
 from agentnet_core.control import Control
 from agentnet_core.engine import Engine
-from agentnet_core.errors import ConfigError, HandshakeRefused, NetworkError, NotRunning, OutageError
+from agentnet_core.errors import (
+    ConfigError,
+    HandshakeRefused,
+    NetworkError,
+    NoSuchAgent,
+    NotRunning,
+    OutageError,
+)
 from agentnet_core.membership import Dial
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import AgentNode, Event, Member, MessageType, agent_id_of
@@ -395,9 +402,8 @@ class AgentNetworkManager:
         self.turn()
         await token
 
-    @staticmethod
-    def _decode(message: AgentMessage, hint: Any) -> Any:
-        return decode(message, hint, f"answer of agent {message.from_agent}")
+    def _decode(self, message: AgentMessage, hint: Any) -> Any:
+        return decode(message, hint, AnswerOf(message.from_agent, self.control.directory.label))
 
     # -- agents
 
@@ -488,8 +494,8 @@ class AgentNetworkManager:
         agent_id = agent.agent_id if isinstance(agent, Agent) else agent_id_of(agent)
         port = self.engine.ports.get(agent_id)
         if port is None:
-            self.control.directory.unregister([agent_id])  # raises the error that says so
-            return
+            label = agent.record.label if isinstance(agent, Agent) else agent
+            raise NoSuchAgent(f"no agent {label!r} is registered on node {self.node_id!r}")
         self.control.unregister([port])
         if isinstance(port, Agent):
             tasks = port.cancel()

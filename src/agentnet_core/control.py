@@ -445,11 +445,7 @@ class Control:
     def _settle(self, settled: list[Settled]) -> None:
         for done in settled:
             for token, _ in self._confirming.pop(done.version, ()):
-                self.engine.settle(token, done.error(self._label))
-
-    def _label(self, agent_id: int) -> str:
-        record = self.directory.get(agent_id)
-        return record.label if record is not None else str(agent_id)
+                self.engine.settle(token, done.error(self.directory.label))
 
     # -- time
 
@@ -552,7 +548,7 @@ class Control:
             for item in [item for item in waiting if item[1] <= now_ns]:
                 missing = ", ".join(self.confirmations.missing(version))
                 late = f"the agents are registered, but nodes {missing} have not confirmed it in time"
-                known = self.confirmations.so_far(version).error(self._label)
+                known = self.confirmations.so_far(version).error(self.directory.label)
                 self.engine.settle(item[0], known or Unconfirmed(late))
                 waiting.remove(item)
             if not waiting:

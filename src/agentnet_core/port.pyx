@@ -131,8 +131,7 @@ cdef class Port(Route):
                 body, content = engine.to_bytes(payload)
             engine.correlation += 1
             pending = Pending.__new__(Pending)
-            pending.token, pending.hint = token, reply
-            pending.session, pending.to_id = route.session, route.agent_id
+            pending.token, pending.hint, pending.route = token, reply, route
             pending.timeout_ns = timeout_ns
             pending.deadline_ns = engine.now_ns + timeout_ns
             engine.pending[engine.correlation] = pending
@@ -195,8 +194,9 @@ cdef class Port(Route):
                 if engine.now_ns < message.deadline_ns:
                     return message
                 engine.messages_expired += 1
-                engine.refuse(message, Expired(f"agent {self.record.label}: the ttl of the message ran out "
-                                               f"in its mailbox; it was not executed"))
+                engine.refuse(message, self.record, Expired(
+                    f"agent {self.record.label}: the ttl of the message ran out in its mailbox; it was not "
+                    f"executed"))
                 continue
             return message
         self.parked = True
