@@ -114,11 +114,7 @@ cdef class Calls(Outflow):
         answer.correlation, answer.content = request.correlation, content
         if failure is not None:
             answer.failure = (failure[0], failure[1].encode("utf-8", "replace")[:1024])
-        if request.origin is self.origin:
-            self.stamp(answer)
-            self.on_answer(None, answer)
-            return None
-        if session is None:
+        if session is None and request.origin is not self.origin:
             self.replies_lost += 1
             return None
         try:
@@ -126,6 +122,10 @@ cdef class Calls(Outflow):
         except MessageTooLarge as error:
             text = f"the answer of agent {self.control.directory.label(request.to_id)}: {error}"
             return self.reply(request, b"", 0, (MessageTooLarge.code, text))
+        if session is None:
+            self.stamp(answer)
+            self.on_answer(None, answer)
+            return None
         return self.answer(session, answer)
 
     cdef object answer(self, Session session, AgentMessage answer):
