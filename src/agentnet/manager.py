@@ -548,7 +548,10 @@ class AgentNetworkManager:
             raise type(failed[0])(f"some nodes did not get the broadcast: {reasons}", definite=False)
 
     def request(self, to: int | str, payload: Any, **options: Unpack[RequestOptions]) -> asyncio.Future[Any]:
-        """As `Agent.request`, from the first agent of this node or the node itself."""
+        """As `Agent.request`, from the first agent of this node or the node itself; it fails likewise.
+
+        MessageTooLarge and PayloadMismatch of an answer are not definite: the handler has run.
+        """
         return self._sender(None).request(to, payload, **options)
 
     # -- views
