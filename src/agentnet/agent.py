@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Unpack, cas
 
 from agentnet.payload import declared_type, decode, to_bytes
 from agentnet.runner import Runner
-from agentnet_core.errors import ConfigError, HandlerFailed, PayloadMismatch
+from agentnet_core.errors import ConfigError, HandlerFailed, HandlerStuck, PayloadMismatch
 from agentnet_core.message import AgentMessage
 from agentnet_core.port import Port
 from agentnet_core.records import AgentRecord, Event, MessagePriority, agent_id_of
@@ -48,6 +48,8 @@ LOG_INTERVAL_NS = 1_000_000_000
 """An agent's failures are logged at most this often; the rest are counted."""
 TEXT_CHARS_MAX = 500
 """What is told of an exception."""
+STOP_S_MAX = 1.0
+"""How long handlers that were cancelled are waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,13 +265,21 @@ class Agent(Port):
         """Stop its handlers now; their tasks. A handler that asks for this itself is let finish."""
         tasks = []
         for runner in list(self._runners or []):
-            if runner.task is asyncio.current_task():
-                runner.retire()
-            else:
+            runner.retire()  # so that one whose handler will not be cancelled ends after it
+            if runner.task is not asyncio.current_task():
                 runner.task.cancel()
                 tasks.append(runner.task)
         self._wake_readers()
         return tasks
+
+    async def stop(self) -> None:
+        """`cancel`, and wait ``STOP_S_MAX`` at most; HandlerStuck if a handler goes on after that."""
+        tasks = self.cancel()
+        if tasks and (await asyncio.wait(tasks, timeout=STOP_S_MAX))[1]:
+            raise HandlerStuck(
+                f"agent {self.record.label} is unregistered, but its handler, which was cancelled "
+                f"{STOP_S_MAX:g} s ago, has not ended: it may be at work still"
+            )
 
     def _wake_readers(self) -> None:
         for waiter in self._readers:

@@ -19,6 +19,7 @@ from typing import Any, Self, Unpack, cast
 from weakref import WeakSet
 
 from agentnet.agent import (
+    STOP_S_MAX,
     Agent,
     AgentOptions,
     AgentSpec,
@@ -58,8 +59,6 @@ SETTLE_MIN = 16
 """Outcomes that are handed out in one turn, at least."""
 TICK_NS_MAX = 250 * MS
 """Credit is given back, and idle agents are looked for, at least this often."""
-STOP_S_MAX = 1.0
-"""How long handlers that were cancelled are waited for."""
 
 
 class AgentNetworkManager:
@@ -490,7 +489,10 @@ class AgentNetworkManager:
             self.engine.event(found)
 
     async def unregister_agent(self, agent: Agent | int | str) -> None:
-        """Take an agent of this node away; what it had not handled is refused, definitely."""
+        """Take an agent of this node away; what it had not handled is refused, definitely.
+
+        Its handler is cancelled. One that has not ended after a second is HandlerStuck.
+        """
         agent_id = agent.agent_id if isinstance(agent, Agent) else agent_id_of(agent)
         port = self.engine.ports.get(agent_id)
         if port is None:
@@ -498,9 +500,7 @@ class AgentNetworkManager:
             raise NoSuchAgent(f"no agent {label!r} is registered on node {self.node_id!r}")
         self.control.unregister([port])
         if isinstance(port, Agent):
-            tasks = port.cancel()
-            if tasks:
-                await asyncio.wait(tasks)
+            await port.stop()
 
     # -- messages
 
@@ -548,10 +548,7 @@ class AgentNetworkManager:
             raise type(failed[0])(f"some nodes did not get the broadcast: {reasons}", definite=False)
 
     def request(self, to: int | str, payload: Any, **options: Unpack[RequestOptions]) -> asyncio.Future[Any]:
-        """As `Agent.request`, from the first agent of this node or the node itself; it fails likewise.
-
-        MessageTooLarge and PayloadMismatch of an answer are not definite: the handler has run.
-        """
+        """As `Agent.request`, from the first agent of this node or the node itself; its errors, too."""
         return self._sender(None).request(to, payload, **options)
 
     # -- views
