@@ -214,6 +214,22 @@ class TestRegister:
             await net.register_agent("x", metadata={"k": "v" * 5000})
         assert len(await net.register_agents(list(range(1, 11)))) == 10
 
+    async def test_none_at_once_beside_others_that_wait(self, cluster: Cluster) -> None:
+        (one,) = await cluster.start("n1")
+        assert await one.register_agents([]) == []
+        peer = await cluster.peer(one)
+        await peer.join("0-mute", network_uuid=one.control.network_uuid)
+        await peer.expect(AGENTS)
+        waiting = asyncio.ensure_future(one.register_agent("x", handler=echo, timeout=2))
+        await peer.expect(AGENTS)
+        assert await soon(one.register_agents([]), 1) == []
+        assert not waiting.done()
+        with pytest.raises(Unconfirmed):
+            await soon(waiting)
+        await one.leave_network()
+        with pytest.raises(NotRunning):
+            await one.register_agents([])
+
     async def test_many_at_once(self, cluster: Cluster) -> None:
         one, two = await cluster.start("n1", "n2")
         specs = [AgentSpec(agent=f"bulk-{n}", capabilities=("bulk",), handler=echo) for n in range(5000)]

@@ -444,6 +444,8 @@ class AgentNetworkManager:
         specs = [spec if isinstance(spec, AgentSpec) else AgentSpec(agent=spec) for spec in agents]
         made = [make_agent(self, spec, self._threads, shapes) for spec in specs]
         timeout_ns = self.config.register_ms_max * MS if timeout is None else engine.nanoseconds(timeout)
+        if not made:
+            return []  # with no version of its own it would end like another registration that waits
         replaced = [engine.ports.get(agent.agent_id) for agent in made]
         try:
             await self._await(lambda token: self.control.register(made, token, timeout_ns))
