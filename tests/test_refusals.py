@@ -45,8 +45,10 @@ class Meeting:
             await soon(self.newcomer.join_network(self.here.addresses))
         assert caught.value.definite
         assert (newcomer or here) in str(caught.value)
-        for watch, text in zip(self.watches, (here, newcomer or here), strict=True):
+        sides = zip(self.watches, (here, newcomer or here), (self.newcomer, self.here), strict=True)
+        for watch, text, other in sides:
             await until(lambda watch=watch, text=text: told(watch, text), 5)
+            assert not watch.of(Event.JOINED, detail=f"incarnation {other.control.engine.incarnation}")
         assert refusals(self.here) > before
         assert self.newcomer.stats()["links_refused"] >= 1
         return caught.value

@@ -240,6 +240,7 @@ class Control:
             self._on_welcome(session, Welcome.decode(body))
         elif kind == MEMBERS and session.welcomed:
             self.membership.learn(body, self.engine.now_ns)
+            self.membership.confirm(session.node_id)
             self._turn(self.engine.now_ns)
         elif kind == AGENTS and session.welcomed:
             self._on_agents(session, body)
@@ -358,7 +359,7 @@ class Control:
         self._synced[node_id] = False
         hello: Hello = session.hello
         self.membership.link_up(
-            node_id, session.incarnation, hello.addresses, engine.now_ns, hello.plaintext, dial
+            node_id, session.incarnation, hello.addresses, engine.now_ns, hello.plaintext, dial, not arbiter
         )
         for body in self.membership.frames():
             engine.put_control(session, MEMBERS, body)
