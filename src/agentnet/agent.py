@@ -194,6 +194,7 @@ class Agent(Port):
     def wake(self) -> None:
         """There is mail and nobody to handle it: called by the manager."""
         if self._handler is None:
+            self._net.busy[self] = None
             self._wake_readers()
             return
         runners = self._runners
@@ -226,8 +227,7 @@ class Agent(Port):
             self._runners.remove(runner)
             if not self._runners:
                 self._runners = None
-                self._net.busy.pop(self, None)
-                self.rest()
+                self._rest()
         error = None if task.cancelled() else task.exception()
         if error is not None:
             log.error("agent %s: its task ended", self.record.label, exc_info=error)
@@ -242,8 +242,19 @@ class Agent(Port):
 
     def rest_if_idle(self, since_ns: int) -> None:
         """Give the task and the ring back if nothing came since then."""
-        if self.parked and self.served_ns <= since_ns:
-            self.retire()
+        if self.served_ns > since_ns:
+            return
+        if self._handler is not None:
+            if self.parked:
+                self.retire()
+        elif not self.pending_messages:
+            # Who reads may have taken the last message and not asked for another.
+            self.parked = True
+            self._rest()
+
+    def _rest(self) -> None:
+        self._net.busy.pop(self, None)
+        self.rest()
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """Those that its handler runs in; an idle agent has none."""
@@ -269,6 +280,8 @@ class Agent(Port):
             if runner.task is not asyncio.current_task():
                 runner.task.cancel()
                 tasks.append(runner.task)
+        if self._handler is None:
+            self._rest()
         self._wake_readers()
         return tasks
 
