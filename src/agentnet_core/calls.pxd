@@ -22,7 +22,7 @@ cdef class Calls(Outflow):
     cdef Py_ssize_t pending_max
     cdef int64_t request_timeout_ns, answer_wait_ns
     cdef int64_t messages_undeliverable, replies_late, replies_lost
-    cpdef int64_t nanoseconds(self, double seconds) except -1
+    cpdef int64_t nanoseconds(self, timeout) except -1
     cdef int on_answer(self, Session session, AgentMessage message) except -1
     cdef object answer(self, Session session, AgentMessage answer)
     cdef int refuse(self, AgentMessage message, record, error) except -1

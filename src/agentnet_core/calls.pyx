@@ -13,14 +13,14 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from agentnet_core.framing cimport REFUSED, Cursor, pack_bin_head, pack_u64, read_array, read_bin, read_uint
-from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_QUERY, TYPE_RESPONSE
+from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_QUERY, TYPE_RESPONSE, real
 from agentnet_core.outflow cimport FRAME_OVERHEAD_BYTES
 from agentnet_core.route cimport Route
 
 from agentnet_core.errors import (
     ConfigError, Congested, MessageTooLarge, ProtocolError, RequestTimeout, from_code,
 )
-from agentnet_core.records import AgentRecord, Event
+from agentnet_core.records import AgentRecord, Event, describe
 
 
 cdef int64_t DATE_NS = 1_000_000                # a clock that is later by less is as good as right
@@ -73,10 +73,11 @@ cdef class Calls(Outflow):
             self.refuse(message, waiting.route.record, error)
         return 0
 
-    cpdef int64_t nanoseconds(self, double seconds) except -1:
-        """A timeout as a user gives it; ConfigError if it is no time."""
+    cpdef int64_t nanoseconds(self, timeout) except -1:
+        """A timeout in seconds, as a user gives it; ConfigError if it is no time."""
+        cdef double seconds = real(timeout)
         if not seconds >= 0:
-            raise ConfigError(f"timeout={seconds}: expected seconds, 0 or more")
+            raise ConfigError(f"timeout={describe(timeout)}: expected seconds, 0 or more")
         return <int64_t>(seconds * 1e9) if seconds < TIMEOUT_S_MAX else TIMEOUT_S_MAX * 1_000_000_000
 
     cdef int on_answer(self, Session session, AgentMessage message) except -1:
