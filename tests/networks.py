@@ -26,6 +26,8 @@ from agentnet.transport.tls import ALPN
 from agentnet_core.config import EngineConfig
 from agentnet_core.framing import crc32c
 from agentnet_core.handshake import Close, Hello, Welcome
+from agentnet_core.listing import write_update
+from agentnet_core.records import AgentRecord, agent_id_of
 
 HELLO, WELCOME, CLOSE, PING, PONG, CREDIT, STOP, GO = range(8)
 MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST = range(8, 14)
@@ -233,6 +235,17 @@ class Cluster:
         peer = await FakePeer.dial(net.addresses[0], context)
         self._peers.append(peer)
         return peer
+
+    async def linked_to(self, agent: int | str) -> tuple[AgentNetworkManager, FakePeer]:
+        """Node ``n1``, and a peer by hand, ``0-peer``, that it is linked to and that has that agent."""
+        (net,) = await self.start("n1")
+        peer = await self.peer(net)
+        await peer.join("0-peer", network_uuid=net.control.network_uuid)
+        name = agent if isinstance(agent, str) else None
+        (body,) = write_update(1, True, [AgentRecord(agent_id_of(agent), "0-peer", name)], [], 4096)
+        peer.send(AGENTS, body)
+        await until(net.agents)
+        return net, peer
 
     async def close(self) -> None:
         """Leave with all nodes; whatever is left then fails the test."""

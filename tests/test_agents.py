@@ -214,6 +214,22 @@ class TestRegister:
             await net.register_agent("x", metadata={"k": "v" * 5000})
         assert len(await net.register_agents(list(range(1, 11)))) == 10
 
+    async def test_none_at_once_beside_others_that_wait(self, cluster: Cluster) -> None:
+        (one,) = await cluster.start("n1")
+        assert await one.register_agents([]) == []
+        peer = await cluster.peer(one)
+        await peer.join("0-mute", network_uuid=one.control.network_uuid)
+        await peer.expect(AGENTS)
+        waiting = asyncio.ensure_future(one.register_agent("x", handler=echo, timeout=2))
+        await peer.expect(AGENTS)
+        assert await soon(one.register_agents([]), 1) == []
+        assert not waiting.done()
+        with pytest.raises(Unconfirmed):
+            await soon(waiting)
+        await one.leave_network()
+        with pytest.raises(NotRunning):
+            await one.register_agents([])
+
     async def test_many_at_once(self, cluster: Cluster) -> None:
         one, two = await cluster.start("n1", "n2")
         specs = [AgentSpec(agent=f"bulk-{n}", capabilities=("bulk",), handler=echo) for n in range(5000)]
@@ -400,3 +416,61 @@ async def test_a_timeout_that_is_no_time_registers_nothing(cluster: Cluster, tim
         await net.register_agent("x", handler=echo, timeout=timeout)
     assert net.agents() == []
     assert (await net.register_agent("x", handler=echo, timeout=float("inf"))).name == "x"
+
+
+LARGE = [2**31, 2**40, -(2**40), 2**64, 10**400]
+
+
+class TestNumbersThatCHasNoRoomFor:
+    """They are wrong like any other that is out of range, whatever C would make of them."""
+
+    @pytest.mark.parametrize("value", [-1, 256, 257, 2**32 + 1, *LARGE])
+    @pytest.mark.parametrize("name", ["priority", "message_type"])
+    async def test_of_a_send(self, cluster: Cluster, name: str, value: int) -> None:
+        one, two = await cluster.start("n1", "n2")
+        await two.register_agent("x", handler=echo)
+        for net in (one, two):
+            sender = await net.register_agent(f"sender-{net.node_id}")
+            for send in (sender.send, sender.send_nowait):
+                with pytest.raises(ConfigError, match=f"{name}="):
+                    send("x", b"", **{name: value})
+            if name == "priority":
+                with pytest.raises(ConfigError, match="priority="):
+                    await sender.request("x", b"", priority=value)
+        with pytest.raises(ConfigError, match=f"{name}="):
+            AgentMessage(b"", to_agent="x", **{name: value})
+        assert two.stats()["messages_received"] == 0
+
+    @pytest.mark.parametrize("ttl", [*LARGE, 1e300, float("inf"), float("nan"), -0.1])
+    async def test_of_a_ttl(self, cluster: Cluster, ttl: float) -> None:
+        (one,) = await cluster.start("n1")
+        agent = await one.register_agent("x")
+        for send in (agent.send, agent.send_nowait, AgentMessage):
+            with pytest.raises(ConfigError, match="ttl="):
+                send(*(("x", b"") if send is not AgentMessage else ()), ttl=ttl)
+        assert AgentMessage(b"", ttl=4_294_967).ttl == 4_294_967
+
+    async def test_of_a_timeout(self, cluster: Cluster) -> None:
+        """More than anybody waits for is for ever, as other large numbers are."""
+        (one,) = await cluster.start("n1")
+        await one.register_agent("x", handler=echo)
+        for large in (10**400, 1e300, float("inf")):
+            assert await soon(one.request("x", b"1", timeout=large)) == b"1"
+            await soon(one.register_agent("y", timeout=large))
+        for small in (-(10**400), -1, float("nan")):
+            with pytest.raises(ConfigError, match="timeout="):
+                await one.request("x", b"1", timeout=small)
+
+    def test_of_a_timestamp(self) -> None:
+        assert AgentMessage(timestamp=2**63 - 1).timestamp == 2**63 - 1
+        assert AgentMessage(timestamp=-(2**63)).timestamp == -(2**63)
+        for large in (2**63, -(2**63) - 1, 10**400):
+            with pytest.raises(ConfigError, match="timestamp="):
+                AgentMessage(timestamp=large)
+
+    async def test_what_is_no_number(self, cluster: Cluster) -> None:
+        (one,) = await cluster.start("n1")
+        agent = await one.register_agent("x")
+        for wrong in ({"priority": "high"}, {"priority": 1.5}, {"message_type": None}, {"ttl": "1"}):
+            with pytest.raises(TypeError):
+                agent.send_nowait("x", b"", **wrong)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentnet.config import SCHEMES, Address, NetworkConfig, is_loopback
+from agentnet_core.config import COUNT_MAX
 from agentnet_core.errors import ConfigError
 
 FILES = {"certificate": "n.pem", "private_key": "n-key.pem", "ca": "ca.pem"}
@@ -146,6 +147,7 @@ class TestSettings:
             ({"handler_threads": 0}, "handler_threads=0: expected an integer above 0"),
             ({"events_max": True}, "events_max=True: expected an integer above 0"),
             ({"nodes_max": "many"}, "nodes_max='many': expected an integer above 0"),
+            ({"events_max": COUNT_MAX + 1}, f"events_max={COUNT_MAX + 1}: expected at most {COUNT_MAX}"),
             ({"plaintext": "no"}, "plaintext='no': expected True or False"),
             ({"network": 5}, "network=5: expected a string"),
             ({"network": "a b"}, "network='a b': expected 1 to 64"),

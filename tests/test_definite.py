@@ -44,23 +44,27 @@ class Count:
 class TestAnswers:
     """The handler has run, so whatever is wrong with its answer is no proof that nothing happened."""
 
-    async def test_one_over_the_limit(self, cluster: Cluster) -> None:
+    @pytest.mark.parametrize("same_node", [False, True])
+    async def test_one_over_the_limit(self, cluster: Cluster, same_node: bool) -> None:
         one, two = await cluster.start("n1", "n2", message_bytes_max=1000)
+        net = two if same_node else one
         box = Inbox()
 
         async def large(message: AgentMessage) -> bytes:
             await box(message)
-            return bytes(1001)
+            return bytes(1000 + len(message.payload))
 
         await two.register_agent("x", handler=large)
-        error = await outcome(one.request("x", b""))
+        assert await soon(net.request("x", b"")) == bytes(1000)
+        error = await outcome(net.request("x", b"+"))
         assert isinstance(error, MessageTooLarge)
-        assert len(box.messages) == 1
+        assert "the answer of agent x: payload of 1001 bytes: expected at most 1000" in str(error)
+        assert len(box.messages) == 2
         assert not error.definite
-        error = await outcome(one.request("x", bytes(1001)))
+        error = await outcome(net.request("x", bytes(1001)))
         assert isinstance(error, MessageTooLarge)
         assert error.definite, "a request over the limit was never sent"
-        assert len(box.messages) == 1
+        assert len(box.messages) == 2
 
     @pytest.mark.parametrize("same_node", [False, True])
     @pytest.mark.parametrize("hint", [int, Count, bytes, list[int]])
@@ -96,12 +100,7 @@ class TestAnswers:
 
     async def _asked(self, cluster: Cluster) -> tuple[asyncio.Future[Any], Any]:
         """A request that a peer has in hand; and how it answers, once, with a payload and fields."""
-        (one,) = await cluster.start("n1")
-        peer = await cluster.peer(one)
-        await peer.join("0-peer", network_uuid=one.control.network_uuid)
-        (body,) = write_update(1, True, [AgentRecord(77, "0-peer")], [], 4096)
-        peer.send(AGENTS, body)
-        await until(one.agents)
+        one, peer = await cluster.linked_to(77)
         request = one.request(77, b"")
         sender, to, seq, correlation = msgpack.unpackb(await peer.expect(MESSAGE))[:4]
 

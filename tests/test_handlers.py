@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from networks import Cluster, Inbox, echo, soon, until
 
 from agentnet import Agent, AgentMessage, ConfigError, MessageType, PayloadMismatch
 from agentnet.runner import settle
+from agentnet_core.mailbox import Mailbox
 
 both_loops = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
 
@@ -231,6 +233,40 @@ async def test_idle_agents_give_their_task_back(cluster: Cluster) -> None:
         await soon(asyncio.gather(*(one.request("many", b"") for _ in range(8))))
         assert "agent x" in running()
         await until(lambda: not running() and not two.busy)
+
+
+@pytest.mark.parametrize("last", ["read on", "stop reading"])
+async def test_idle_agents_without_a_handler_hold_no_ring(cluster: Cluster, last: str) -> None:
+    one, two = await cluster.start("n1", "n2", agent_idle_ms=50)
+    agent = await two.register_agent("box")
+    mail = agent.messages()
+
+    def holds_ring() -> bool:
+        return any(isinstance(held, Mailbox) for held in gc.get_referents(agent))
+
+    for _ in range(2):
+        assert not holds_ring()
+        assert not two.busy
+        sender = one._sender(None)
+        await sender.send("box", b"1")
+        await sender.send("box", b"2")
+        await until(lambda: agent.pending_messages == 2)
+        await asyncio.sleep(0.6)
+        assert holds_ring(), "what nobody has read yet is kept"
+        assert [(await soon(anext(mail))).payload for _ in range(2)] == [b"1", b"2"]
+        waiting = asyncio.ensure_future(anext(mail)) if last == "read on" else None
+        await until(lambda: not two.busy)
+        assert not holds_ring()
+        await sender.send("box", b"3")
+        assert (await soon(waiting if waiting is not None else anext(mail))).payload == b"3"
+        await until(lambda: not two.busy)
+    await sender.send("box", b"4")
+    await until(lambda: two.busy)
+    await two.unregister_agent(agent)
+    assert not holds_ring()
+    assert not two.busy
+    with pytest.raises(StopAsyncIteration):
+        await anext(mail)
 
 
 async def test_a_busy_agent_is_not_idle(cluster: Cluster) -> None:

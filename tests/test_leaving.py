@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -27,7 +27,9 @@ from agentnet import (
     AgentStopped,
     Event,
     HandlerFailed,
+    HandlerStuck,
     NetworkError,
+    NoSuchAgent,
     NotRunning,
 )
 from agentnet_core.listing import write_update
@@ -49,6 +51,21 @@ class Hanging:
             await asyncio.Event().wait()
         finally:
             self.ended.set()
+
+
+class Stubborn:
+    """A handler that ends when it has had enough, and not when it is cancelled."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.enough = asyncio.Event()
+
+    async def __call__(self, message: AgentMessage) -> bytes:
+        self.begun.set()
+        while not self.enough.is_set():
+            with suppress(asyncio.CancelledError):
+                await self.enough.wait()
+        return b"at last"
 
 
 async def cancel(task: asyncio.Future[Any]) -> None:
@@ -143,6 +160,40 @@ class TestALeaveThatIsCancelled:
             assert two.stats()["links"] == 0
         await one.leave_network()
         await until_nothing_left(tasks, files)
+
+
+class TestAnAgentThatIsTakenAway:
+    @both_loops
+    async def test_whose_handler_keeps_its_cancellation_to_itself(self, cluster: Cluster) -> None:
+        (net,) = await cluster.start("n1", leave_ms_max=60_000)
+        stubborn = Stubborn()
+        await net.register_agent("stubborn", handler=stubborn)
+        asking, waiting = net.request("stubborn", b""), net.request("stubborn", b"")
+        await soon(stubborn.begun.wait())
+        with pytest.raises(HandlerStuck, match="agent stubborn is unregistered, but its handler") as caught:
+            await soon(net.unregister_agent("stubborn"), 5)
+        assert not caught.value.definite
+        assert not net.agents()
+        with pytest.raises(AgentStopped):
+            await soon(waiting)
+        assert net.unfinished() == ["stubborn"]
+        with pytest.raises(NoSuchAgent):
+            await net.unregister_agent("stubborn")
+        stubborn.enough.set()
+        assert await soon(asking) == b"at last"
+        await until(lambda: not net.busy)
+        await soon(net.leave_network(), 0.9)
+
+    async def test_whose_handler_cleans_up(self, cluster: Cluster) -> None:
+        (net,) = await cluster.start("n1")
+        hanging = Hanging()
+        await net.register_agent("hangs", handler=hanging)
+        asking = net.request("hangs", b"")
+        await soon(hanging.begun.wait())
+        await net.unregister_agent("hangs")
+        assert hanging.ended.is_set()
+        with pytest.raises(HandlerFailed, match="was stopped while it handled this"):
+            await soon(asking)
 
 
 async def take_over(cluster: Cluster, net: AgentNetworkManager, *names: str) -> None:

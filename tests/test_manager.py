@@ -7,6 +7,7 @@ import gc
 import socket
 import time
 import weakref
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -37,6 +38,7 @@ from agentnet import (
     NodeStatus,
     NotRunning,
 )
+from agentnet_core.config import MS_MAX, EngineConfig
 from agentnet_core.errors import OutageError
 
 both_loops = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
@@ -542,3 +544,20 @@ async def test_a_config_is_optional_and_the_node_id_is_checked() -> None:
     assert AgentNetworkManager("n1").config == NetworkConfig()
     with pytest.raises(ConfigError, match="node"):
         AgentNetworkManager("no spaces")
+
+
+@both_loops
+@pytest.mark.parametrize("scheme", ["tcp", "tls"])
+async def test_nodes_to_which_every_time_is_for_ever(cluster: Cluster) -> None:
+    """Its limit is what clocks and timers, the loop's and the kernel's, can be given."""
+    times = {field.name: MS_MAX for field in fields(EngineConfig) if "_ms" in field.name}
+    assert len(times) > 10
+    one, two = await cluster.start("n1", "n2", **times, message_bytes_max=100_000)
+    await two.register_agent("x", handler=echo)
+    for size in (1, 100_000):
+        assert await soon(one.request("x", bytes(size))) == bytes(size)
+    one._tick()
+    waiting = one.request("x", b"", timeout=1e300)
+    assert await soon(waiting) == b""
+    await soon(two.leave_network())
+    await until(lambda: not one.agents())

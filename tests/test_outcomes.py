@@ -9,7 +9,6 @@ from typing import Any
 import msgpack
 import pytest
 from networks import (
-    AGENTS,
     MESSAGE,
     REFUSED,
     STOP_SIGNAL,
@@ -42,8 +41,6 @@ from agentnet import (
 )
 from agentnet_core.errors import PeerError
 from agentnet_core.handshake import Hello
-from agentnet_core.listing import write_update
-from agentnet_core.records import AgentRecord
 
 both_loops = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
 
@@ -473,15 +470,6 @@ class TestHandlerFails:
 class TestOtherNodes:
     """What a peer of another release, or a rude one, may answer."""
 
-    async def _link(self, cluster: Cluster) -> Any:
-        (one,) = await cluster.start("n1")
-        peer = await cluster.peer(one)
-        await peer.join("0-peer", network_uuid=one.control.network_uuid)
-        (body,) = write_update(1, True, [AgentRecord(77, "0-peer")], [], 4096)
-        peer.send(AGENTS, body)
-        await until(one.agents)
-        return one, peer
-
     async def _query(self, peer: Any) -> list[Any]:
         query: list[Any] = msgpack.unpackb(await peer.expect(MESSAGE))
         assert query[4] == MessageType.QUERY
@@ -493,7 +481,7 @@ class TestOtherNodes:
         return body + (msgpack.packb(fields) if fields else b"")
 
     async def test_an_error_code_of_the_future(self, cluster: Cluster) -> None:
-        one, peer = await self._link(cluster)
+        one, peer = await cluster.linked_to(77)
         waiting = one.request(77, b"")
         peer.send(MESSAGE, self._answer(await self._query(peer), b"", {15: [999, b"new trouble"]}), flags=1)
         error = await outcome(waiting)
@@ -501,7 +489,7 @@ class TestOtherNodes:
         assert "new trouble (error code 999, unknown to this version)" in str(error)
 
     async def test_an_answer_that_is_no_value(self, cluster: Cluster) -> None:
-        one, peer = await self._link(cluster)
+        one, peer = await cluster.linked_to(77)
         for payload in (b"\xc1", b"\xdd\xff\xff\xff\xff", b"\x91" * 2000, b""):
             waiting = one.request(77, b"")
             peer.send(MESSAGE, self._answer(await self._query(peer), payload, {14: 1}), flags=1)
@@ -514,7 +502,7 @@ class TestOtherNodes:
         assert await soon(waiting) == b"good"
 
     async def test_answers_that_nobody_asked_for(self, cluster: Cluster) -> None:
-        one, peer = await self._link(cluster)
+        one, peer = await cluster.linked_to(77)
         waiting = one.request(77, b"")
         query = await self._query(peer)
         wrong = [*query[:3], query[3] + 1000]
@@ -526,7 +514,7 @@ class TestOtherNodes:
         await until(lambda: one.stats()["replies_late"] == 2)
 
     async def test_a_refusal_settles_the_request_at_once(self, cluster: Cluster) -> None:
-        one, peer = await self._link(cluster)
+        one, peer = await cluster.linked_to(77)
         waiting = one.request(77, b"")
         query = await self._query(peer)
         peer.send(REFUSED, msgpack.packb([query[2], query[3], 77, AgentStopped.code, "gone: ü".encode()]))
@@ -535,7 +523,7 @@ class TestOtherNodes:
         assert "gone: ü" in str(error)
 
     async def test_another_peer_cannot_answer(self, cluster: Cluster) -> None:
-        one, peer = await self._link(cluster)
+        one, peer = await cluster.linked_to(77)
         other = await cluster.peer(one)
         await other.join("0-other", network_uuid=one.control.network_uuid)
         waiting = one.request(77, b"")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Unpack, cas
 
 from agentnet.payload import declared_type, decode, to_bytes
 from agentnet.runner import Runner
-from agentnet_core.errors import ConfigError, HandlerFailed, PayloadMismatch
+from agentnet_core.errors import ConfigError, HandlerFailed, HandlerStuck, PayloadMismatch
 from agentnet_core.message import AgentMessage
 from agentnet_core.port import Port
 from agentnet_core.records import AgentRecord, Event, MessagePriority, agent_id_of
@@ -48,6 +48,8 @@ LOG_INTERVAL_NS = 1_000_000_000
 """An agent's failures are logged at most this often; the rest are counted."""
 TEXT_CHARS_MAX = 500
 """What is told of an exception."""
+STOP_S_MAX = 1.0
+"""How long handlers that were cancelled are waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +194,7 @@ class Agent(Port):
     def wake(self) -> None:
         """There is mail and nobody to handle it: called by the manager."""
         if self._handler is None:
+            self._net.busy[self] = None
             self._wake_readers()
             return
         runners = self._runners
@@ -224,8 +227,7 @@ class Agent(Port):
             self._runners.remove(runner)
             if not self._runners:
                 self._runners = None
-                self._net.busy.pop(self, None)
-                self.rest()
+                self._rest()
         error = None if task.cancelled() else task.exception()
         if error is not None:
             log.error("agent %s: its task ended", self.record.label, exc_info=error)
@@ -240,8 +242,19 @@ class Agent(Port):
 
     def rest_if_idle(self, since_ns: int) -> None:
         """Give the task and the ring back if nothing came since then."""
-        if self.parked and self.served_ns <= since_ns:
-            self.retire()
+        if self.served_ns > since_ns:
+            return
+        if self._handler is not None:
+            if self.parked:
+                self.retire()
+        elif not self.pending_messages:
+            # Who reads may have taken the last message and not asked for another.
+            self.parked = True
+            self._rest()
+
+    def _rest(self) -> None:
+        self._net.busy.pop(self, None)
+        self.rest()
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """Those that its handler runs in; an idle agent has none."""
@@ -263,13 +276,23 @@ class Agent(Port):
         """Stop its handlers now; their tasks. A handler that asks for this itself is let finish."""
         tasks = []
         for runner in list(self._runners or []):
-            if runner.task is asyncio.current_task():
-                runner.retire()
-            else:
+            runner.retire()  # so that one whose handler will not be cancelled ends after it
+            if runner.task is not asyncio.current_task():
                 runner.task.cancel()
                 tasks.append(runner.task)
+        if self._handler is None:
+            self._rest()
         self._wake_readers()
         return tasks
+
+    async def stop(self) -> None:
+        """`cancel`, and wait ``STOP_S_MAX`` at most; HandlerStuck if a handler goes on after that."""
+        tasks = self.cancel()
+        if tasks and (await asyncio.wait(tasks, timeout=STOP_S_MAX))[1]:
+            raise HandlerStuck(
+                f"agent {self.record.label} is unregistered, but its handler, which was cancelled "
+                f"{STOP_S_MAX:g} s ago, has not ended: it may be at work still"
+            )
 
     def _wake_readers(self) -> None:
         for waiter in self._readers:

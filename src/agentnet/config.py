@@ -16,7 +16,7 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
-from agentnet_core.config import EngineConfig
+from agentnet_core.config import EngineConfig, check_count
 from agentnet_core.errors import ConfigError
 from agentnet_core.records import describe
 
@@ -223,9 +223,7 @@ class NetworkConfig(EngineConfig):
 
     def _check_counts(self) -> None:
         for name in ("handler_threads", "events_max"):
-            value = getattr(self, name)
-            if type(value) is not int or value <= 0:
-                raise ConfigError(f"{name}={describe(value)}: expected an integer above 0")
+            check_count(name, getattr(self, name))
 
     def _check_certificates(self) -> None:
         given = [name for name in ("certificate", "private_key", "ca") if getattr(self, name) is not None]

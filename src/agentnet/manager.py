@@ -19,6 +19,7 @@ from typing import Any, Self, Unpack, cast
 from weakref import WeakSet
 
 from agentnet.agent import (
+    STOP_S_MAX,
     Agent,
     AgentOptions,
     AgentSpec,
@@ -33,14 +34,21 @@ from agentnet.config import Address, NetworkConfig
 from agentnet.events import EventStream
 from agentnet.identity import NodeIdentity, load_identity
 from agentnet.link import Link
-from agentnet.payload import decode, to_bytes
+from agentnet.payload import AnswerOf, decode, to_bytes
 from agentnet.runner import settle
 from agentnet.transport import Listener, Transport, open_transport
 from agentnet_core.config import check_name
 from agentnet_core.control import Control
 from agentnet_core.dials import Dial
 from agentnet_core.engine import Engine
-from agentnet_core.errors import ConfigError, HandshakeRefused, NetworkError, NotRunning, OutageError
+from agentnet_core.errors import (
+    ConfigError,
+    HandshakeRefused,
+    NetworkError,
+    NoSuchAgent,
+    NotRunning,
+    OutageError,
+)
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import AgentNode, Event, Member, MessageType, agent_id_of
 
@@ -51,8 +59,6 @@ SETTLE_MIN = 16
 """Outcomes that are handed out in one turn, at least."""
 TICK_NS_MAX = 250 * MS
 """Credit is given back, and idle agents are looked for, at least this often."""
-STOP_S_MAX = 1.0
-"""How long handlers that were cancelled are waited for."""
 
 
 class AgentNetworkManager:
@@ -396,9 +402,8 @@ class AgentNetworkManager:
         self.turn()
         await token
 
-    @staticmethod
-    def _decode(message: AgentMessage, hint: Any) -> Any:
-        return decode(message, hint, f"answer of agent {message.from_agent}")
+    def _decode(self, message: AgentMessage, hint: Any) -> Any:
+        return decode(message, hint, AnswerOf(message.from_agent, self.control.directory.label))
 
     # -- agents
 
@@ -440,6 +445,8 @@ class AgentNetworkManager:
         specs = [spec if isinstance(spec, AgentSpec) else AgentSpec(agent=spec) for spec in agents]
         made = [make_agent(self, spec, self._threads, shapes) for spec in specs]
         timeout_ns = self.config.register_ms_max * MS if timeout is None else engine.nanoseconds(timeout)
+        if not made:
+            return []  # with no version of its own it would end like another registration that waits
         replaced = [engine.ports.get(agent.agent_id) for agent in made]
         try:
             await self._await(lambda token: self.control.register(made, token, timeout_ns))
@@ -485,17 +492,18 @@ class AgentNetworkManager:
             self.engine.event(found)
 
     async def unregister_agent(self, agent: Agent | int | str) -> None:
-        """Take an agent of this node away; what it had not handled is refused, definitely."""
+        """Take an agent of this node away; what it had not handled is refused, definitely.
+
+        Its handler is cancelled. One that has not ended after a second is HandlerStuck.
+        """
         agent_id = agent.agent_id if isinstance(agent, Agent) else agent_id_of(agent)
         port = self.engine.ports.get(agent_id)
         if port is None:
-            self.control.directory.unregister([agent_id])  # raises the error that says so
-            return
+            label = agent.record.label if isinstance(agent, Agent) else agent
+            raise NoSuchAgent(f"no agent {label!r} is registered on node {self.node_id!r}")
         self.control.unregister([port])
         if isinstance(port, Agent):
-            tasks = port.cancel()
-            if tasks:
-                await asyncio.wait(tasks)
+            await port.stop()
 
     # -- messages
 
@@ -543,7 +551,7 @@ class AgentNetworkManager:
             raise type(failed[0])(f"some nodes did not get the broadcast: {reasons}", definite=False)
 
     def request(self, to: int | str, payload: Any, **options: Unpack[RequestOptions]) -> asyncio.Future[Any]:
-        """As `Agent.request`, from the first agent of this node or the node itself."""
+        """As `Agent.request`, from the first agent of this node or the node itself; its errors, too."""
         return self._sender(None).request(to, payload, **options)
 
     # -- views

@@ -55,8 +55,21 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__qualname__} has no MessagePack form")
 
 
-def decode(message: AgentMessage, hint: Any, what: str) -> Any:
-    """The payload of ``message`` as ``hint`` (None: as it was given); ``what`` names it in errors."""
+class AnswerOf:
+    """Whose answer it is, as errors say it; looked up only then, because few answers end in one."""
+
+    __slots__ = ("_agent_id", "_label")
+
+    def __init__(self, agent_id: int, label: Callable[[int], str]) -> None:
+        self._agent_id = agent_id
+        self._label = label
+
+    def __str__(self) -> str:
+        return f"answer of agent {self._label(self._agent_id)}"
+
+
+def decode(message: AgentMessage, hint: Any, what: object) -> Any:
+    """The payload of ``message`` as ``hint`` (None: as it was given); ``what`` says in errors whose it is."""
     if hint is None:
         return message.value
     if hint is bytes:
@@ -75,7 +88,7 @@ def decode(message: AgentMessage, hint: Any, what: str) -> Any:
         raise PayloadMismatch(f"{what}: payload: expected {_name(hint)}: {reason}") from error
 
 
-def convert(value: Any, hint: Any, what: str, field: str) -> Any:
+def convert(value: Any, hint: Any, what: object, field: str) -> Any:
     """``value``, of MessagePack's types, as ``hint``; PayloadMismatch names the field that does not fit."""
     if hint is Any or hint is None or isinstance(hint, typing.TypeVar):
         return value
@@ -101,7 +114,7 @@ def convert(value: Any, hint: Any, what: str, field: str) -> Any:
     return value
 
 
-def _convert_union(value: Any, args: tuple[Any, ...], what: str, field: str) -> Any:
+def _convert_union(value: Any, args: tuple[Any, ...], what: object, field: str) -> Any:
     if value is None and type(None) in args:
         return None
     for arg in args:
@@ -113,7 +126,7 @@ def _convert_union(value: Any, args: tuple[Any, ...], what: str, field: str) -> 
     raise _mismatch(what, field, " or ".join(_name(arg) for arg in args), value)
 
 
-def _convert_collection(value: Any, origin: type, args: tuple[Any, ...], what: str, field: str) -> Any:
+def _convert_collection(value: Any, origin: type, args: tuple[Any, ...], what: object, field: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise _mismatch(what, field, "dict", value)
@@ -136,7 +149,7 @@ def _convert_collection(value: Any, origin: type, args: tuple[Any, ...], what: s
     return origin(convert(v, hint, what, f"{field}[{i}]") for i, v in enumerate(value))
 
 
-def _convert_dataclass(value: Any, hint: Any, what: str, field: str) -> Any:
+def _convert_dataclass(value: Any, hint: Any, what: object, field: str) -> Any:
     if not isinstance(value, dict):
         raise _mismatch(what, field, f"the fields of {_name(hint)}", value)
     known = {f.name: f for f in dataclasses.fields(hint) if f.init}
@@ -157,7 +170,7 @@ def _convert_dataclass(value: Any, hint: Any, what: str, field: str) -> Any:
     return hint(**found)
 
 
-def _by_library(read: Callable[[Any], Any], value: Any, what: str, hint: Any) -> Any:
+def _by_library(read: Callable[[Any], Any], value: Any, what: object, hint: Any) -> Any:
     try:
         return read(value)
     except (ValueError, TypeError) as error:
@@ -165,7 +178,7 @@ def _by_library(read: Callable[[Any], Any], value: Any, what: str, hint: Any) ->
         raise PayloadMismatch(f"{what}: payload: expected {_name(hint)}: {error}") from None
 
 
-def _mismatch(what: str, field: str, expected: str, got: Any) -> PayloadMismatch:
+def _mismatch(what: object, field: str, expected: str, got: Any) -> PayloadMismatch:
     return PayloadMismatch(
         f"{what}: {field}: expected {expected}, got {type(got).__name__} {describe(got, 60)}"
     )

@@ -3,16 +3,15 @@ from libc.stdint cimport int64_t, uint64_t
 from agentnet_core.framing cimport Frame
 from agentnet_core.message cimport AgentMessage
 from agentnet_core.outflow cimport Outflow
-from agentnet_core.route cimport Waiting
+from agentnet_core.route cimport Route, Waiting
 from agentnet_core.session cimport Session
 
 
 cdef class Pending:
     """A request without an answer yet."""
     cdef object token, hint
-    cdef Session session
+    cdef Route route
     cdef int64_t timeout_ns, deadline_ns
-    cdef uint64_t to_id
     cdef Waiting waiting
 
 
@@ -23,9 +22,9 @@ cdef class Calls(Outflow):
     cdef Py_ssize_t pending_max
     cdef int64_t request_timeout_ns, answer_wait_ns
     cdef int64_t messages_undeliverable, replies_late, replies_lost
-    cpdef int64_t nanoseconds(self, double seconds) except -1
+    cpdef int64_t nanoseconds(self, timeout) except -1
     cdef int on_answer(self, Session session, AgentMessage message) except -1
     cdef object answer(self, Session session, AgentMessage answer)
-    cdef int refuse(self, AgentMessage message, error) except -1
+    cdef int refuse(self, AgentMessage message, record, error) except -1
     cdef int on_refused(self, Session session, Frame* frame) except -1
     cdef int expire_request(self, correlation, Pending pending) except -1

@@ -13,14 +13,14 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from agentnet_core.framing cimport REFUSED, Cursor, pack_bin_head, pack_u64, read_array, read_bin, read_uint
-from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_QUERY, TYPE_RESPONSE
+from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_QUERY, TYPE_RESPONSE, real
 from agentnet_core.outflow cimport FRAME_OVERHEAD_BYTES
 from agentnet_core.route cimport Route
 
 from agentnet_core.errors import (
     ConfigError, Congested, MessageTooLarge, ProtocolError, RequestTimeout, from_code,
 )
-from agentnet_core.records import AgentRecord, Event
+from agentnet_core.records import AgentRecord, Event, describe
 
 
 cdef int64_t DATE_NS = 1_000_000                # a clock that is later by less is as good as right
@@ -70,25 +70,25 @@ cdef class Calls(Outflow):
             if pending is not None:
                 self.settle(pending.token, error)
         else:                       # of `send_nowait`
-            self.refuse(message, error)
+            self.refuse(message, waiting.route.record, error)
         return 0
 
-    cpdef int64_t nanoseconds(self, double seconds) except -1:
-        """A timeout as a user gives it; ConfigError if it is no time."""
+    cpdef int64_t nanoseconds(self, timeout) except -1:
+        """A timeout in seconds, as a user gives it; ConfigError if it is no time."""
+        cdef double seconds = real(timeout)
         if not seconds >= 0:
-            raise ConfigError(f"timeout={seconds}: expected seconds, 0 or more")
+            raise ConfigError(f"timeout={describe(timeout)}: expected seconds, 0 or more")
         return <int64_t>(seconds * 1e9) if seconds < TIMEOUT_S_MAX else TIMEOUT_S_MAX * 1_000_000_000
 
     cdef int on_answer(self, Session session, AgentMessage message) except -1:
         cdef Pending pending = self.pending.pop(message.correlation, None)
-        if pending is None or pending.session is not session:
+        if pending is None or pending.route.session is not session:
             if pending is not None:
                 self.pending[message.correlation] = pending     # not this peer's to answer
             self.replies_late += 1
             return 0
         if message.failure is not None:
-            text = message.failure[1].decode("utf-8", "replace")
-            self.settle(pending.token, from_code(message.failure[0], text))
+            self.settle(pending.token, told(message.failure[0], message.failure[1], pending.route.record))
         else:
             self.settle(pending.token, message, pending.hint)
         return 0
@@ -115,18 +115,18 @@ cdef class Calls(Outflow):
         answer.correlation, answer.content = request.correlation, content
         if failure is not None:
             answer.failure = (failure[0], failure[1].encode("utf-8", "replace")[:1024])
-        if request.origin is self.origin:
-            self.stamp(answer)
-            self.on_answer(None, answer)
-            return None
-        if session is None:
+        if session is None and request.origin is not self.origin:
             self.replies_lost += 1
             return None
         try:
             self.check_size(answer, session)
         except MessageTooLarge as error:
-            text = f"the answer of agent {request.to_id}: {error}"
+            text = f"the answer of agent {self.control.directory.label(request.to_id)}: {error}"
             return self.reply(request, b"", 0, (MessageTooLarge.code, text))
+        if session is None:
+            self.stamp(answer)
+            self.on_answer(None, answer)
+            return None
         return self.answer(session, answer)
 
     cdef object answer(self, Session session, AgentMessage answer):
@@ -147,8 +147,8 @@ cdef class Calls(Outflow):
         self.queue(route, answer, token, self.answer_wait_ns)
         return token
 
-    cdef int refuse(self, AgentMessage message, error) except -1:
-        """Tell the sender that its message was not executed."""
+    cdef int refuse(self, AgentMessage message, record, error) except -1:
+        """Tell the sender that its message to the agent of `record` (None: nobody) was not executed."""
         cdef Session session = message.origin.session
         cdef Pending pending
         cdef bytes text
@@ -161,8 +161,8 @@ cdef class Calls(Outflow):
                 if pending is not None:
                     self.settle(pending.token, error)
             else:
-                self.event(Event(Event.UNDELIVERABLE, self.node_id, message.to_id,
-                                 detail=str(error), error=error))
+                self.event(Event(Event.UNDELIVERABLE, self.node_id, message.to_id, name_of(record),
+                                 str(error), error=error))
         elif session is not None:
             text = str(error).encode("utf-8", "replace")[:512]
             start = session.control.begin(REFUSED, 0, 1 + 4 * 9 + 5 + len(text))
@@ -188,16 +188,18 @@ cdef class Calls(Outflow):
                 and read_uint(&c, &to) and read_uint(&c, &code) and read_bin(&c, &data, &n)
                 and c.at == c.end):
             raise ProtocolError("REFUSED frame: expected [seq, correlation, to, code, text]")
-        text = PyBytes_FromStringAndSize(<const char*>data, n).decode("utf-8", "replace")
-        error = from_code(<int>code, text)
+        text = PyBytes_FromStringAndSize(<const char*>data, n)
         if correlation:
             pending = self.pending.get(correlation)
-            if pending is not None and pending.session is session:
+            if pending is not None and pending.route.session is session:
                 del self.pending[correlation]
-                self.settle(pending.token, error)
+                self.settle(pending.token, told(<int>code, text, pending.route.record))
         else:
             self.messages_undeliverable += 1
-            self.event(Event(Event.UNDELIVERABLE, session.node_id, to, detail=str(error), error=error))
+            record = self.control.directory.get(to)
+            error = told(<int>code, text, record)
+            self.event(Event(Event.UNDELIVERABLE, session.node_id, to, name_of(record), str(error),
+                             error=error))
         return 0
 
     cdef int expire_request(self, correlation, Pending pending) except -1:
@@ -207,6 +209,22 @@ cdef class Calls(Outflow):
             error = Congested(f"agent {pending.waiting.route.record.label} or the link to it had no room "
                               f"in time; the request was not sent")
         else:
-            error = RequestTimeout(f"no answer from agent {pending.to_id} in time; the outcome is unknown")
+            error = RequestTimeout(f"no answer from agent {pending.route.record.label} in time; "
+                                   f"the outcome is unknown")
         self.settle(pending.token, error)
         return 0
+
+
+cdef name_of(record):
+    return None if record is None else record.name
+
+
+cdef told(int code, bytes text, record):
+    """The error that a peer tells of the agent of `record`, None if that is unknown here.
+
+    To a node that has no such agent it is a number; whoever asked knows the name.
+    """
+    words = text.decode("utf-8", "replace")
+    if record is not None:
+        words = words.replace(f"agent {record.agent_id}", f"agent {record.label}")
+    return from_code(code, words)

@@ -14,10 +14,16 @@ from agentnet_core.errors import ConfigError
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 FRAME_BYTES_MIN = 64 * 1024
 """What every node takes in one frame, so that control frames need no agreement."""
+FRAME_BYTES_LIMIT = 2**32 - 1
+"""A frame's length is 32 bits wide."""
 BODY_BYTES = 48 * 1024
 """What one control frame's body is filled to, when a list has to be cut into several."""
 OPTIONAL_BYTES_MAX = 4096
 """What a message may be on the wire beside its payload."""
+MS_MAX = 10**12
+"""Some thirty years: for ever. In nanoseconds, and added to a clock, it fits 63 bits."""
+COUNT_MAX = 10**15
+"""Of bytes or anything else: more than any machine has, and what is reckoned with it fits 63 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +117,12 @@ class EngineConfig:
             )
         for field in fields(EngineConfig):
             value = getattr(self, field.name)
-            if field.type == "int" and (type(value) is not int or value <= 0):
-                raise ConfigError(f"{field.name}={value!r}: expected an integer above 0")
+            if field.type == "int":
+                check_count(field.name, value)
         if self.frame_bytes_max < FRAME_BYTES_MIN:
             raise ConfigError(f"frame_bytes_max={self.frame_bytes_max}: expected at least {FRAME_BYTES_MIN}")
+        if self.frame_bytes_max > FRAME_BYTES_LIMIT:
+            raise ConfigError(f"frame_bytes_max={self.frame_bytes_max}: expected at most {FRAME_BYTES_LIMIT}")
         if self.metadata_bytes_max > BODY_BYTES:
             raise ConfigError(f"metadata_bytes_max={self.metadata_bytes_max}: expected at most {BODY_BYTES}")
         self._check_order("fragment_bytes", "frame_bytes_max", slack=OPTIONAL_BYTES_MAX)
@@ -134,6 +142,15 @@ class EngineConfig:
         if low + slack > high:
             room = f" and {slack} more for headers" if slack else ""
             raise ConfigError(f"{large}={high}: expected at least {small}={low}{room}")
+
+
+def check_count(name: str, value: object) -> None:
+    """ConfigError if ``value`` cannot be the setting ``name``, a count, a size or a time."""
+    limit = MS_MAX if "ms" in name.split("_") else COUNT_MAX
+    if type(value) is not int or value <= 0:
+        raise ConfigError(f"{name}={value!r}: expected an integer above 0")
+    if value > limit:
+        raise ConfigError(f"{name}={value}: expected at most {limit}")
 
 
 def check_name(kind: str, name: str) -> str:

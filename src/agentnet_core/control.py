@@ -78,7 +78,7 @@ class Control:
         self.network_uuid = network_uuid
         self.directory = Directory(engine.node_id, config)
         self.membership = Membership(engine.node_id, engine.incarnation, (), config, rng)
-        self.registrations = Registrations(config, self._label)
+        self.registrations = Registrations(config, self.directory.label)
         self.node_record = AgentRecord(0, engine.node_id)
         self.leaving = False
         self.watched = False
@@ -238,6 +238,7 @@ class Control:
             self._on_welcome(session, Welcome.decode(body))
         elif kind == MEMBERS and session.welcomed:
             self.membership.learn(body, self.engine.now_ns, session.node_id)
+            self.membership.confirm(session.node_id)
             self._turn(self.engine.now_ns)
         elif kind in (PROBE, VOUCH, DIGEST) and session.welcomed:
             self._on_question(session, kind, body)
@@ -358,7 +359,7 @@ class Control:
         self._synced[node_id] = False
         hello: Hello = session.hello
         self.membership.link_up(
-            node_id, session.incarnation, hello.addresses, engine.now_ns, hello.plaintext, dial
+            node_id, session.incarnation, hello.addresses, engine.now_ns, hello.plaintext, dial, not arbiter
         )
         for body in self.membership.frames():
             engine.put_control(session, MEMBERS, body)
@@ -440,10 +441,6 @@ class Control:
     def _settle(self, told: Told) -> None:
         for token, error in told:
             self.engine.settle(token, error)
-
-    def _label(self, agent_id: int) -> str:
-        record = self.directory.get(agent_id)
-        return record.label if record is not None else str(agent_id)
 
     # -- time
 

@@ -121,6 +121,11 @@ class Directory:
             return None
         return record if record is not None and record.name == agent else None
 
+    def label(self, agent_id: int) -> str:
+        """What errors call that agent: its name, where it is registered under one."""
+        record = self._winners.get(agent_id)
+        return record.label if record is not None else str(agent_id)
+
     def is_mine(self, agent_id: int) -> bool:
         """Whether the id belongs to an agent of this node."""
         return agent_id in self._mine.records

@@ -151,8 +151,9 @@ cdef class Engine(Calls):
         else:
             found = PyDict_GetItemWithError(self.ports, message.to_id)
             if found == NULL:
-                return self.refuse(message, NoSuchAgent(
-                    f"agent {message.to_id} is not registered on node {self.node_id}"))
+                label = self.control.directory.label(message.to_id)
+                return self.refuse(message, None, NoSuchAgent(
+                    f"agent {label} is not registered on node {self.node_id}"))
             port = <Port>found
             self.last_to, self.last_port = message.to_id, port
         if port.box is not None and is_full(port.box):
@@ -324,7 +325,7 @@ cdef class Engine(Calls):
             if not waiting.dropped:
                 self.fail_waiting(waiting, lost if waiting.started else unsent)
         for correlation, pending in list(self.pending.items()):
-            if pending.session is session:
+            if pending.route.session is session:
                 del self.pending[correlation]
                 self.settle(pending.token, lost)
         if session.unconfirmed:
@@ -386,7 +387,7 @@ cdef class Engine(Calls):
                 self.fail_waiting(waiting, error)
         message = port.next_message()
         while message is not None:
-            self.refuse(message, error)
+            self.refuse(message, port.record, error)
             message = port.next_message()
 
     def lose_port(self, Port port not None):

@@ -172,6 +172,13 @@ class DuplicateLink(OutageError):
     code = 309
 
 
+class HandlerStuck(OutageError):
+    """The agent is unregistered, but its handler has not ended since it was cancelled: it may be at work."""
+
+    code = 310
+    definite = False
+
+
 class InternalError(NetworkError):
     """A defect of agentnet itself; please report it."""
 

@@ -64,6 +64,11 @@ CHECKSUM_CRC32C = 1
 UUID_BYTES = 16
 KEY_MUST_KNOW_MAX = 63
 CLOSE_TEXT_MAX = 512
+TWICE_HINT = (
+    "end the first one with `await net.leave_network()` (a notebook's cell that runs twice makes two), "
+    "or give the new one an id of its own"
+)
+"""What to do about two nodes of one id."""
 
 # Field numbers of the Hello, stable across releases.
 (
@@ -346,7 +351,7 @@ def judge(local: Hello, remote: Hello, certified_node: str | None = None) -> Agr
     if remote.node_id == local.node_id:
         raise HandshakeRefused(
             f"node id {local.node_id!r} is used by two nodes, incarnations {local.incarnation} and "
-            f"{remote.incarnation}: give each node an id of its own"
+            f"{remote.incarnation}: {TWICE_HINT}"
         )
     _check_features(theirs, remote, ours, local)
     _check_features(ours, local, theirs, remote)
@@ -447,7 +452,7 @@ def arbitrate(node_id: str, old: LinkView | None, new: LinkView, *, arbiter: boo
     if new.incarnation > old.incarnation:
         taken = HandshakeRefused(
             f"node id {node_id!r} is taken by a living node (incarnation {old.incarnation}, the newcomer "
-            f"has {new.incarnation}): give the new node an id of its own, or stop the old one"
+            f"has {new.incarnation}): {TWICE_HINT}"
         )
         return Verdict(Ruling.PROBE, Close.of(taken))
     if new.incarnation < old.incarnation:

@@ -6,7 +6,7 @@ passes on (MEMBERS: all to each new link, what is new to the others), so each kn
 
 What is believed of a node, and until when:
 
-    linked    between `link_up` and `link_down`
+    linked    between `link_up` and `link_down`; JOINED is told when the node has taken the link, too
     down      learned of, or its link is gone: dialled, with backoff
     lost      not heard, and several say so: an event tells; dialled on at `redial_ms_max`, so that a
               partition heals; the oldest is forgotten when `nodes_max` is reached
@@ -255,9 +255,11 @@ class Membership:
         now_ns: int,
         plaintext: bool = False,
         dial: Dial | None = None,
+        confirmed: bool = True,
     ) -> None:
         """A link to the node is welcomed. ``dial``: the dial that it answers, if it was dialled.
 
+        ``confirmed`` False: the node may refuse it yet, so JOINED is not told before `confirm`.
         HandshakeRefused if `refusal` has a reason; ask that before the link is welcomed.
         """
         reason = self.refusal(node_id, incarnation)
@@ -287,9 +289,15 @@ class Membership:
                 redial.failures, redial.reason = 0, ""
             elif redial is not None and dial.node_id != node_id:
                 self._failed(dial, redial, f"node {node_id!r} is there", now_ns)
-        if not node.told:
+        if confirmed:
+            self.confirm(node_id)
+
+    def confirm(self, node_id: str) -> None:
+        """The node has taken the link, too."""
+        node = self._nodes.get(node_id)
+        if node is not None and not node.told:
             node.told = True
-            self._tell(Event(Event.JOINED, node_id, detail=f"incarnation {incarnation}"))
+            self._tell(Event(Event.JOINED, node_id, detail=f"incarnation {node.record.incarnation}"))
 
     def link_down(self, node_id: str, now_ns: int, *, hung_up: bool = False) -> None:
         """The node's link is gone, and no other took its place. ``hung_up``: the other end closed it,

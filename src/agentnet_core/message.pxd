@@ -1,3 +1,5 @@
+from cpython.float cimport PyFloat_AS_DOUBLE
+from cpython.long cimport PyLong_AsLongAndOverflow
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from agentnet_core.framing cimport Outbox
@@ -53,6 +55,18 @@ cdef class AgentMessage:
     cdef uint8_t* write(self, uint8_t* p, const uint8_t* payload, Py_ssize_t size,
                         uint32_t fragment, uint32_t fragments) noexcept
 
+
+cdef inline int small(value) except -2:
+    """An int of 0 to 255; -1 if it is another one, however large: C would raise what is no error of ours."""
+    cdef int beyond = 0
+    cdef long number = PyLong_AsLongAndOverflow(value, &beyond)
+    return <int>number if not beyond and 0 <= number < 256 else -1
+
+cdef inline double real(value) except? -1:
+    """A number of seconds, infinite where a float cannot hold it."""
+    return PyFloat_AS_DOUBLE(value) if type(value) is float else convert_real(value)
+
+cdef double convert_real(value) except? -1
 
 cdef inline uint32_t charge(AgentMessage message) noexcept:
     """What a message counts for in a mailbox: its payload and what holding it costs."""

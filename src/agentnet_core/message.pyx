@@ -10,7 +10,9 @@ the user gave travels as field 1; a generated one is `node:incarnation:seq`, mad
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
+from libc.math cimport INFINITY
 from libc.string cimport memcpy
 
 cimport cython
@@ -73,25 +75,29 @@ cdef class AgentMessage:
         self.payload = b""
         self.origin = _nowhere
 
-    def __init__(self, bytes payload not None=b"", *, to_agent=None, from_agent=0, int message_type=1,
-                 int priority=1, double ttl=0, message_id=None, int64_t timestamp=0):
-        if not 0 <= message_type < len(TYPES):
-            raise ConfigError(f"message_type={message_type}: expected a MessageType, 0 to {len(TYPES) - 1}")
-        if not 0 <= priority < len(PRIORITIES):
-            raise ConfigError(f"priority={priority}: expected a MessagePriority, 0 to {len(PRIORITIES) - 1}")
-        if not 0 <= ttl <= 4_294_967:
-            raise ConfigError(f"ttl={ttl}: expected 0 (never expires) to 4294967 seconds")
+    def __init__(self, bytes payload not None=b"", *, to_agent=None, from_agent=0, message_type=1,
+                 priority=1, ttl=0.0, message_id=None, timestamp=0):
+        cdef int kind = small(message_type), level = small(priority)
+        cdef double seconds = real(ttl)
+        if not 0 <= kind < len(TYPES):
+            raise ConfigError(f"message_type={describe(message_type)}: expected a MessageType, "
+                              f"0 to {len(TYPES) - 1}")
+        if not 0 <= level < len(PRIORITIES):
+            raise ConfigError(f"priority={describe(priority)}: expected a MessagePriority, "
+                              f"0 to {len(PRIORITIES) - 1}")
+        if not 0 <= seconds <= 4_294_967:
+            raise ConfigError(f"ttl={describe(ttl)}: expected 0 (never expires) to 4294967 seconds")
         self.payload = payload
         self.to_all = to_agent is None
         self.to_id = 0 if to_agent is None else _agent_id("to_agent", to_agent)
         self.from_agent = _agent_id("from_agent", from_agent)
-        self.type = <uint8_t>message_type
-        self.level = <uint8_t>priority
-        self.ttl_ms = <uint32_t>(ttl * 1000)
-        if ttl > 0 and self.ttl_ms == 0:
+        self.type = <uint8_t>kind
+        self.level = <uint8_t>level
+        self.ttl_ms = <uint32_t>(seconds * 1000)
+        if seconds > 0 and self.ttl_ms == 0:
             self.ttl_ms = 1             # 0 would be never
         self.id = None if message_id is None else _checked_id(message_id)
-        self.timestamp = timestamp
+        self.timestamp = _nanoseconds(timestamp)
 
     # -- what users read
 
@@ -283,6 +289,21 @@ cdef class AgentMessage:
     def decode(bytes data not None, Origin origin not None=NOWHERE):
         """The message in `data`, as `encode` or another MessagePack library wrote it; ProtocolError."""
         return read_message(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), True, origin)
+
+
+cdef double convert_real(value) except? -1:
+    try:
+        return value
+    except OverflowError:           # of an int
+        return INFINITY if value > 0 else -INFINITY
+
+
+cdef int64_t _nanoseconds(timestamp) except? -1:
+    cdef int beyond = 0
+    cdef int64_t number = PyLong_AsLongLongAndOverflow(timestamp, &beyond)
+    if beyond:
+        raise ConfigError(f"timestamp={describe(timestamp)}: expected nanoseconds since the epoch, 64 bits")
+    return number
 
 
 cdef uint64_t _agent_id(str what, agent) except? 0:

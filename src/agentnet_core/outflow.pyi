@@ -30,6 +30,7 @@ class Ready:
 
 class _Directory(Protocol):
     def get(self, agent: int | str, /) -> AgentRecord | None: ...
+    def label(self, agent_id: int, /) -> str: ...
 
 class _Control(Protocol):
     """What an engine asks of its cold half; `agentnet_core.control` has the one that nodes run."""

@@ -21,6 +21,7 @@ cdef class Port(Route):
     cdef list stopped_sessions
     cdef dict overfill              # Origin -> Overfill, until GO
     cdef readonly int64_t served_ns
+    cdef object _post(self, to, payload, message_type, priority, ttl, message_id, bint may_wait)
     cdef int inherit(self, Port old) except -1
     cdef Mailbox mailbox(self)
     cdef int go(self) except -1

@@ -66,8 +66,9 @@ class Port(Route):
         """Ask agent `to`; await the result for what its handler returned.
 
         `timeout`: seconds. `reply`: a type to decode the answer to.  Raises, when awaited:
-        NoSuchAgent, AgentUnreachable, Expired, Congested (definite: not executed); HandlerFailed,
-        RequestTimeout, LinkLost (not definite).
+        NoSuchAgent, AgentUnreachable, AgentStopped, Expired, Congested, and MessageTooLarge or
+        PayloadMismatch of the request (definite: not executed); HandlerFailed, RequestTimeout, LinkLost,
+        and MessageTooLarge or PayloadMismatch of the answer (not definite: the handler ran, or may have).
         """
 
     def breathe(self) -> Awaitable[None]: ...

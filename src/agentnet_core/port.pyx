@@ -16,17 +16,23 @@ from libc.stdint cimport uint8_t
 from agentnet_core.calls cimport Pending
 from agentnet_core.framing cimport GO
 from agentnet_core.mailbox cimport is_low
-from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_QUERY, Origin
+from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_QUERY, Origin, small
 from agentnet_core.outflow cimport FLUSH_BYTES, FRAME_OVERHEAD_BYTES
 from agentnet_core.route cimport Waiting
 
 from agentnet_core.errors import ConfigError, Expired, LimitReached, NetworkError
+from agentnet_core.records import describe
 from agentnet_core.route import SENT, Pause
 
 cdef enum:
     CLOCK_EVERY_SENDS = 16      # a sender looks at the clock this often
 
 cdef object _SENT = SENT        # a C global: the hot path looks nothing up
+cdef object _ONE = 1            # the usual type and priority, which need no conversion
+
+
+cdef inline int number(value) except -2:
+    return 1 if value is _ONE else small(value)
 
 
 cdef class Overfill:
@@ -49,7 +55,7 @@ cdef class Port(Route):
 
     # -- out
 
-    def send(self, to, payload, *, int message_type=1, int priority=1, double ttl=0, message_id=None):
+    def send(self, to, payload, *, message_type=1, priority=1, ttl=0.0, message_id=None):
         """Send `payload` to agent `to` (id or name); await the result.
 
         Awaiting returns once the message is on its way (at most once; see the errors of a lost
@@ -64,8 +70,9 @@ cdef class Port(Route):
         cdef Route route
         cdef Session session
         cdef Py_ssize_t size
+        cdef int kind = number(message_type), level = number(priority)
         if (type(payload) is bytes and (type(to) is str or type(to) is int) and message_id is None
-                and 0 <= priority < 4 and 0 <= message_type < 6 and ttl == 0):
+                and 0 <= level < 4 and 0 <= kind < 6 and ttl == 0):
             found = PyDict_GetItemWithError(engine.routes, to)
             if found != NULL:
                 route = <Route>found
@@ -74,19 +81,19 @@ cdef class Port(Route):
                 if (session is not None and session.clear and not route.stopped
                         and size <= engine.fragment_bytes and size <= session.message_bytes_max
                         and session.room() >= size + PLAIN_HEAD_BYTES + FRAME_OVERHEAD_BYTES):
-                    engine.put_plain(session, self.agent_id, route.agent_id, 0, <uint8_t>message_type,
-                                     <uint8_t>priority, <bytes>payload)
+                    engine.put_plain(session, self.agent_id, route.agent_id, 0, <uint8_t>kind,
+                                     <uint8_t>level, <bytes>payload)
                     engine.sends += 1
                     if engine.unflushed < FLUSH_BYTES and engine.sends % CLOCK_EVERY_SENDS:
                         return _SENT
                     return self.breathe()
         return self._post(to, payload, message_type, priority, ttl, message_id, True)
 
-    def send_nowait(self, to, payload, *, int message_type=1, int priority=1, double ttl=0, message_id=None):
+    def send_nowait(self, to, payload, *, message_type=1, priority=1, ttl=0.0, message_id=None):
         """As `send`, but raises Congested where `send` would wait."""
         self._post(to, payload, message_type, priority, ttl, message_id, False)
 
-    def _post(self, to, payload, int message_type, int priority, double ttl, message_id, bint may_wait):
+    cdef object _post(self, to, payload, message_type, priority, ttl, message_id, bint may_wait):
         cdef Calls engine = self.engine
         cdef AgentMessage message
         cdef Route route
@@ -99,12 +106,13 @@ cdef class Port(Route):
         message.content = content
         return engine.post(route, message, may_wait)
 
-    def request(self, to, payload, *, timeout=None, int priority=1, reply=None):
+    def request(self, to, payload, *, timeout=None, priority=1, reply=None):
         """Ask agent `to`; await the result for what its handler returned.
 
         `timeout`: seconds. `reply`: a type to decode the answer to.  Raises, when awaited:
-        NoSuchAgent, AgentUnreachable, Expired, Congested (definite: not executed); HandlerFailed,
-        RequestTimeout, LinkLost (not definite).
+        NoSuchAgent, AgentUnreachable, AgentStopped, Expired, Congested, and MessageTooLarge or
+        PayloadMismatch of the request (definite: not executed); HandlerFailed, RequestTimeout, LinkLost,
+        and MessageTooLarge or PayloadMismatch of the answer (not definite: the handler ran, or may have).
         """
         cdef Calls engine = self.engine
         cdef AgentMessage message
@@ -113,7 +121,7 @@ cdef class Port(Route):
         cdef Session session
         cdef Py_ssize_t size
         cdef bytes body
-        cdef int content = 0
+        cdef int content = 0, level
         cdef int64_t timeout_ns = engine.request_timeout_ns
         token = engine.make_token()
         try:
@@ -122,8 +130,9 @@ cdef class Port(Route):
             if len(engine.pending) >= engine.pending_max:
                 raise LimitReached(f"{engine.pending_max} requests wait for an answer already "
                                    f"(requests_pending_max): await some first")
-            if not 0 <= priority < 4:
-                raise ConfigError(f"priority={priority}: expected a MessagePriority, 0 to 3")
+            level = number(priority)
+            if not 0 <= level < 4:
+                raise ConfigError(f"priority={describe(priority)}: expected a MessagePriority, 0 to 3")
             route = engine.resolve(to)
             if type(payload) is bytes:
                 body = <bytes>payload
@@ -131,8 +140,7 @@ cdef class Port(Route):
                 body, content = engine.to_bytes(payload)
             engine.correlation += 1
             pending = Pending.__new__(Pending)
-            pending.token, pending.hint = token, reply
-            pending.session, pending.to_id = route.session, route.agent_id
+            pending.token, pending.hint, pending.route = token, reply, route
             pending.timeout_ns = timeout_ns
             pending.deadline_ns = engine.now_ns + timeout_ns
             engine.pending[engine.correlation] = pending
@@ -142,7 +150,7 @@ cdef class Port(Route):
                     and size <= engine.fragment_bytes and size <= session.message_bytes_max
                     and session.room() >= size + PLAIN_HEAD_BYTES + FRAME_OVERHEAD_BYTES):
                 engine.put_plain(session, self.agent_id, route.agent_id, engine.correlation, TYPE_QUERY,
-                                 <uint8_t>priority, body)
+                                 <uint8_t>level, body)
             else:
                 message = AgentMessage(body, to_agent=route.agent_id, from_agent=self.agent_id,
                                        message_type=TYPE_QUERY, priority=priority)
@@ -195,8 +203,9 @@ cdef class Port(Route):
                 if engine.now_ns < message.deadline_ns:
                     return message
                 engine.messages_expired += 1
-                engine.refuse(message, Expired(f"agent {self.record.label}: the ttl of the message ran out "
-                                               f"in its mailbox; it was not executed"))
+                engine.refuse(message, self.record, Expired(
+                    f"agent {self.record.label}: the ttl of the message ran out in its mailbox; it was not "
+                    f"executed"))
                 continue
             return message
         self.parked = True

@@ -77,6 +77,7 @@ def test_two_nodes_meet(names: tuple[str, str], secure: bool) -> None:
     nodes = world.join(*names)
     for node, other in zip(nodes, reversed(nodes), strict=True):
         assert [member.node_id for member in node.control.members()] == ["a", "b"]
+        world.until(lambda node=node: node.events)
         assert [(event.kind, event.node_id) for event in node.events] == [(Event.JOINED, other.name)]
         assert node.control.network_uuid == UUID
         assert node.link(other.name).session.decoder.checksum is not secure

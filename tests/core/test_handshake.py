@@ -372,6 +372,8 @@ def test_every_row_of_the_table(arbiter: bool, old_by: bool, new_by: bool, new: 
         assert verdict.ruling is Ruling.PROBE
         assert verdict.close is not None
         assert "node id 'x' is taken by a living node (incarnation 5" in verdict.close.text
+        assert "`await net.leave_network()`" in verdict.close.text
+        assert "or give the new one an id of its own" in verdict.close.text
         assert type(verdict.close.error()) is HandshakeRefused
     elif new < 5:
         assert verdict.ruling is Ruling.REFUSE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import msgpack
@@ -9,7 +10,15 @@ import pytest
 from harness import MESSAGE, MS, PING, UUID, Node, Weather, World, address_of
 from strangers import Stranger
 
-from agentnet_core.config import BODY_BYTES, FRAME_BYTES_MIN, OPTIONAL_BYTES_MAX, EngineConfig
+from agentnet_core.config import (
+    BODY_BYTES,
+    COUNT_MAX,
+    FRAME_BYTES_LIMIT,
+    FRAME_BYTES_MIN,
+    MS_MAX,
+    OPTIONAL_BYTES_MAX,
+    EngineConfig,
+)
 from agentnet_core.dials import Dial
 from agentnet_core.directory import Directory
 from agentnet_core.errors import (
@@ -89,6 +98,18 @@ def test_settings_that_must_fit_one_another(good: dict[str, Any], bad: dict[str,
     EngineConfig(**good)
     with pytest.raises(ConfigError, match=said):
         EngineConfig(**bad)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(EngineConfig) if field.type == "int"])
+def test_every_number_has_an_end(name: str) -> None:
+    """Beyond it, C would overflow in the midst of a node's life."""
+    most = {"frame_bytes_max": FRAME_BYTES_LIMIT, "metadata_bytes_max": BODY_BYTES}
+    limit = most.get(name, MS_MAX if "_ms" in name else COUNT_MAX)
+    if name not in ("fragment_bytes", "message_bytes_max"):  # others are above these, and have an end
+        roomy = {"redial_ms_max": MS_MAX, "link_silence_ms_max": MS_MAX, "link_window_bytes": COUNT_MAX}
+        assert getattr(EngineConfig(**{**roomy, name: limit}), name) == limit
+    with pytest.raises(ConfigError, match=f"{name}={limit + 1}: expected at most {limit}"):
+        EngineConfig(**{name: limit + 1})
 
 
 # -- bytes

@@ -29,6 +29,8 @@ BACKLOG = 1024
 """Connections that the kernel holds for us; many nodes may come back at once."""
 UNSENT_BYTES = 128 * 1024
 """What the kernel takes beyond what it can send; more would be a queue that no priority reaches."""
+KEEPIDLE_S_MAX = 32_767
+"""What Linux takes."""
 ACCEPT_PAUSE_S = 1.0
 """After accept failed for want of descriptors or memory."""
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -98,7 +100,7 @@ def tune(sock: socket.socket, config: NetworkConfig) -> None:
     """Send at once, keep little unsent in the kernel, notice a dead peer even while nobody pings."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    silence_s = max(1, config.link_silence_ms_max // 1000)
+    silence_s = min(max(1, config.link_silence_ms_max // 1000), KEEPIDLE_S_MAX)
     options = (("TCP_NOTSENT_LOWAT", UNSENT_BYTES), ("TCP_KEEPIDLE", silence_s), ("TCP_KEEPINTVL", 5))
     for name, value in options:
         option = getattr(socket, name, None)  # not on every platform
