@@ -16,6 +16,7 @@ FRAME_BYTES_MIN = 64 * 1024
 """What every node takes in one frame, so that control frames need no agreement."""
 BODY_BYTES = 48 * 1024
 """What one control frame's body is filled to, when a list has to be cut into several."""
+RINGS_MAX = 8
 OPTIONAL_BYTES_MAX = 4096
 """What a message may be on the wire beside its payload."""
 
@@ -85,6 +86,10 @@ class EngineConfig:
     """Agents known; a registration beyond raises LimitReached, a peer's is not taken and an event tells."""
     metadata_bytes_max: int = 4_096
     """Capabilities and metadata of one agent, encoded; more raises LimitReached."""
+    overlay_rings: int = 4
+    """Rings of the overlay: a node dials its successor on each, so it has about twice as many links."""
+    mesh_nodes_max: int = 50
+    """In a network of more nodes than this, a node links to its neighbours on the rings only."""
     join_ms_max: int = 10_000
     register_ms_max: int = 10_000
     leave_ms_max: int = 10_000
@@ -116,6 +121,8 @@ class EngineConfig:
         self._check_order("fragment_bytes", "link_window_bytes", slack=OPTIONAL_BYTES_MAX)
         self._check_order("redial_ms_min", "redial_ms_max")
         self._check_order("ping_interval_ms", "link_silence_ms_max")
+        if self.overlay_rings > RINGS_MAX:
+            raise ConfigError(f"overlay_rings={self.overlay_rings}: expected at most {RINGS_MAX}")
 
     def _check_order(self, small: str, large: str, slack: int = 0) -> None:
         low, high = getattr(self, small), getattr(self, large)
