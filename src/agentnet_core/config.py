@@ -117,6 +117,9 @@ class EngineConfig:
     """How long announcements are gathered for one frame."""
     graft_delay_ms: int = 250
     """How long an announced broadcast is waited for, first of the tree and then of each that is asked."""
+    prune_delay_ms: int = 250
+    """How long after a broadcast that shapes the tree the links are pruned that brought it once too often;
+    better longer than it takes to reach all. Four times as long, none after it shapes the tree."""
 
     # -- agents
     agent_idle_ms: int = 10_000

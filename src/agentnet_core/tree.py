@@ -5,10 +5,15 @@ end.  A new link is eager.  The first copy of a broadcast is delivered, sent on 
 announced, some together, over lazy ones; the link that brought it is eager.  A further copy prunes
 the link that brought it: lazy at both ends.  What is left of eager links is a tree, one for all
 origins.  What is announced and does not come is asked for, which makes that link eager again: so a
-broken tree is mended by the next broadcast.  Origins that broadcast at once on fresh links may prune
-the tree apart; that is mended in the same way.
+broken tree is mended by the next broadcast.
 
-GOSSIP  [origin, incarnation, sequence, hops, age in ms, payload]
+Other than there, few broadcasts prune.  Each leaves another tree of the same links, and where several
+are under way at once, what all of them leave is no tree: it falls apart, is mended with links too
+many, and falls apart again, for as long as there is traffic.  So an origin lets its broadcast shape
+the tree only if it has heard of none that did for four times `prune_delay_ms`; of several at once the
+least counts, and all know which it is when they prune, `prune_delay_ms` after the first of them.
+
+GOSSIP  [origin, incarnation, sequence, hops, age in ms, whether it shapes the tree, payload]
 IHAVE   [[origin, incarnation, sequence], ...]   announced: ask, if it does not come otherwise
 GRAFT   [[origin, incarnation, sequence], ...]   send these, and what comes after them
 PRUNE   []                                       announce what comes after this, do not send it
@@ -31,7 +36,16 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from agentnet_core.body import U64_MAX, expect_bytes, expect_int, expect_list, expect_name, pack, unpack
+from agentnet_core.body import (
+    U64_MAX,
+    expect_bool,
+    expect_bytes,
+    expect_int,
+    expect_list,
+    expect_name,
+    pack,
+    unpack,
+)
 from agentnet_core.config import BODY_BYTES, BROADCAST_BYTES, EngineConfig
 from agentnet_core.errors import MessageTooLarge
 
@@ -58,11 +72,12 @@ class BroadcastId(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Gossip:
     """A broadcast. ``hops``: links that it has crossed when it arrives. ``age_ms``: how long it has rested
-    on nodes, which a time to live has to count."""
+    on nodes, which a time to live has to count. ``shapes``: whether it may prune links."""
 
     broadcast: BroadcastId
     hops: int
     age_ms: int
+    shapes: bool
     payload: bytes
 
 
@@ -172,6 +187,7 @@ class Tree:
         self._announced_max = config.broadcasts_announced_max
         self._announce_ns = config.announce_interval_ms * NS_PER_MS
         self._graft_ns = config.graft_delay_ms * NS_PER_MS
+        self._prune_ns = config.prune_delay_ms * NS_PER_MS
         self._sequence = 0
         self._peers: dict[str, _Peer] = {}
         self._windows: dict[tuple[str, int], _Window] = {}  # the one heard of last is last
@@ -179,6 +195,14 @@ class Tree:
         self._kept_bytes = 0
         self._missing: dict[BroadcastId, _Missing] = {}  # the one due first is first: all wait equally long
         self._announce_due_ns = NEVER
+        self._prune_due_ns = NEVER
+        self._shaped_ns = -NEVER
+        """When the last time began in which one broadcast shapes the tree."""
+        self._shaper: BroadcastId | None = None
+        self._bringer: str | None = None
+        """Who brought the first copy of the shaper; nobody, if it is this node's own."""
+        self._spare: dict[str, None] = {}
+        """Who brought further copies of it."""
         self._outgoing: list[tuple[tuple[str, ...], Frame]] = []
         self._delivered: list[Gossip] = []
 
@@ -204,7 +228,7 @@ class Tree:
 
     def next_deadline_ns(self) -> int:
         """When `tick` will have something to do next; `NEVER` if only news can change that."""
-        due_ns = self._announce_due_ns
+        due_ns = min(self._announce_due_ns, self._prune_due_ns)
         for missing in self._missing.values():
             due_ns = min(due_ns, missing.due_ns)
             break
@@ -240,6 +264,9 @@ class Tree:
         """The link is gone: what the peer had announced is asked of others."""
         if self._peers.pop(name, None) is None:
             return
+        self._spare.pop(name, None)
+        if self._shaper is not None and self._bringer == name:
+            self._spare.clear()  # another link has to bring what it brought
         unasked = []
         for broadcast, missing in self._missing.items():
             if name in missing.announcers:
@@ -256,7 +283,10 @@ class Tree:
             )
         self._sequence += 1
         broadcast = BroadcastId(self.node_id, self.incarnation, self._sequence)
-        self._spread(Gossip(broadcast, 1, 0, payload), (), now_ns)
+        shapes = now_ns >= self._shaped_ns + 4 * self._prune_ns
+        if shapes:
+            self._shape(broadcast, None, now_ns)
+        self._spread(Gossip(broadcast, 1, 0, shapes, payload), (), now_ns)
         return broadcast
 
     def receive(self, name: str, frame: Frame, now_ns: int) -> None:
@@ -290,6 +320,8 @@ class Tree:
                 break
             overdue.append(broadcast)
         self._ask(overdue, now_ns)
+        if now_ns >= self._prune_due_ns:
+            self._prune()
         while self._kept and next(iter(self._kept.values()))[1] + self._kept_ns <= now_ns:
             self._let_go()
 
@@ -349,8 +381,8 @@ class Tree:
         peer.pending.pop(broadcast, None)
         if self._is_here(broadcast):
             self.duplicates += 1
-            peer.eager = False
-            self._outgoing.append(((name,), Prune()))
+            if broadcast == self._shaper:
+                self._spare[name] = None
             return
         missing = self._missing.pop(broadcast, None)
         announcers = missing.announcers if missing is not None else []
@@ -361,7 +393,9 @@ class Tree:
             return
         peer.eager = True
         self._delivered.append(gossip)
-        onward = Gossip(broadcast, min(gossip.hops + 1, HOPS_MAX), gossip.age_ms, gossip.payload)
+        if gossip.shapes:
+            self._shape(broadcast, name, now_ns)
+        onward = replace(gossip, hops=min(gossip.hops + 1, HOPS_MAX))
         self._spread(onward, (name, *announcers), now_ns)
 
     def _spread(self, gossip: Gossip, have: Container[str], now_ns: int) -> None:
@@ -383,6 +417,33 @@ class Tree:
                 peer.pending.clear()
         if eager:
             self._outgoing.append((tuple(eager), gossip))
+
+    # -- the shape
+
+    def _shape(self, broadcast: BroadcastId, bringer: str | None, now_ns: int) -> None:
+        """The broadcast shapes the tree, unless a lesser one does or one has just done so."""
+        if self._shaper is None:
+            if now_ns < self._shaped_ns + 2 * self._prune_ns:
+                return
+            self._shaped_ns = now_ns
+            self._prune_due_ns = now_ns + self._prune_ns
+        elif broadcast > self._shaper:
+            return
+        self._shaper, self._bringer = broadcast, bringer
+        self._spare.clear()
+
+    def _prune(self) -> None:
+        for name in self._spare:
+            self._peers[name].eager = False
+            self._outgoing.append(((name,), Prune()))
+        self._spare.clear()
+        self._shaper = None
+        self._prune_due_ns = NEVER
+
+    def _make_eager(self, name: str) -> None:
+        """Broadcasts are wanted over this link, by one end or the other."""
+        self._peers[name].eager = True
+        self._spare.pop(name, None)
 
     # -- announcements
 
@@ -422,12 +483,12 @@ class Tree:
             self._peers[name].announced -= 1
             grafts.setdefault(name, []).append(broadcast)
         for name, wanted in grafts.items():
-            self._peers[name].eager = True
+            self._make_eager(name)
             self._send_ids(name, Graft, wanted)
 
     def _answer(self, name: str, peer: _Peer, broadcasts: Iterable[BroadcastId], now_ns: int) -> None:
         """Send what is kept, and say what is not."""
-        peer.eager = True
+        self._make_eager(name)
         gone = []
         for broadcast in dict.fromkeys(broadcasts):
             peer.pending.pop(broadcast, None)
@@ -436,7 +497,7 @@ class Tree:
             if kept is None or age_ms < 0:
                 gone.append(broadcast)
             else:
-                self._outgoing.append(((name,), replace(kept[0], age_ms=age_ms)))
+                self._outgoing.append(((name,), replace(kept[0], age_ms=age_ms, shapes=False)))
         self._send_ids(name, Gone, gone)
 
     def _send_ids(
@@ -453,8 +514,8 @@ class Tree:
 def encode(frame: Frame) -> tuple[int, bytes]:
     """Kind and body of the frame."""
     match frame:
-        case Gossip(broadcast, hops, age_ms, payload):
-            return GOSSIP, pack([*broadcast, hops, age_ms, payload])
+        case Gossip(broadcast, hops, age_ms, shapes, payload):
+            return GOSSIP, pack([*broadcast, hops, age_ms, shapes, payload])
         case Ihave(broadcasts):
             return IHAVE, pack(broadcasts)
         case Graft(broadcasts):
@@ -468,11 +529,12 @@ def encode(frame: Frame) -> tuple[int, bytes]:
 def decode(kind: int, body: bytes | memoryview) -> Frame:
     """The frame that a body of one of these kinds is; ProtocolError if it is none."""
     if kind == GOSSIP:
-        *broadcast, hops, age_ms, payload = expect_list("GOSSIP", unpack("GOSSIP", body), range(6, 7))
+        *broadcast, hops, age_ms, shapes, payload = expect_list("GOSSIP", unpack("GOSSIP", body), range(7, 8))
         return Gossip(
             _read_id("GOSSIP", broadcast),
             expect_int("GOSSIP hops", hops, 1, HOPS_MAX),
             expect_int("GOSSIP age_ms", age_ms, 0, U64_MAX),
+            expect_bool("GOSSIP shapes", shapes),
             expect_bytes("GOSSIP payload", payload, range(BROADCAST_BYTES + 1)),
         )
     if kind == PRUNE:

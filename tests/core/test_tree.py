@@ -36,6 +36,7 @@ from agentnet_core.tree import (
 MS = 1_000_000
 CONFIG = EngineConfig()
 ANNOUNCE, GRAFTED, KEPT = CONFIG.announce_interval_ms, CONFIG.graft_delay_ms, CONFIG.broadcasts_kept_ms
+PRUNED = CONFIG.prune_delay_ms
 
 within = pytest.mark.parametrize("beyond", [False, True], ids=["within", "beyond"])
 
@@ -53,9 +54,14 @@ def of(origin: str, sequence: int = 1) -> BroadcastId:
 
 
 def gossip(
-    origin: str = "o", sequence: int = 1, payload: bytes = b"x", hops: int = 1, age_ms: int = 0
+    origin: str = "o",
+    sequence: int = 1,
+    payload: bytes = b"x",
+    hops: int = 1,
+    age_ms: int = 0,
+    shapes: bool = False,
 ) -> Gossip:
-    return Gossip(of(origin, sequence), hops, age_ms, payload)
+    return Gossip(of(origin, sequence), hops, age_ms, shapes, payload)
 
 
 def sent(one: Tree) -> list[tuple[str, Frame]]:
@@ -88,11 +94,68 @@ def test_the_first_copy_is_delivered_and_sent_on() -> None:
 
 def test_a_further_copy_prunes_its_link_at_both_ends() -> None:
     one, other = tree("a", "b"), tree("m", name="b")
-    hear(one, "a", gossip())
-    assert hear(one, "b", gossip()) == [("b", Prune())]
+    hear(one, "a", gossip(shapes=True))
+    assert hear(one, "b", gossip(shapes=True)) == []
+    assert one.next_deadline_ns() == PRUNED * MS
+    assert tick(one, PRUNED - 1) == []
+    assert tick(one, PRUNED) == [("b", Prune())]
     assert (one.eager(), one.lazy(), one.duplicates, len(got(one))) == (["a"], ["b"], 1, 1)
     assert hear(other, "m", Prune()) == []
     assert other.lazy() == ["m"]
+
+
+def test_one_that_does_not_shape_the_tree_prunes_nothing() -> None:
+    one = tree("a", "b")
+    hear(one, "a", gossip())
+    hear(one, "b", gossip())
+    assert tick(one, PRUNED) == []
+    assert (one.lazy(), one.duplicates) == ([], 1)
+
+
+def test_of_several_at_once_the_least_shapes_the_tree() -> None:
+    one = tree("a", "b", "c")
+    hear(one, "a", gossip("y", shapes=True))
+    hear(one, "b", gossip("y", shapes=True))
+    hear(one, "b", gossip("x", shapes=True), PRUNED - 1)
+    hear(one, "c", gossip("x", shapes=True), PRUNED - 1)
+    hear(one, "a", gossip("z", shapes=True), PRUNED - 1)
+    hear(one, "b", gossip("z", shapes=True), PRUNED - 1)
+    assert tick(one, PRUNED) == [("c", Prune())]
+    hear(one, "a", gossip("w", shapes=True), 2 * PRUNED - 1)
+    hear(one, "b", gossip("w", shapes=True), 2 * PRUNED - 1)
+    assert ("b", Prune()) not in tick(one, 4 * PRUNED), "it was too late, and too soon"
+
+
+def test_an_origin_shapes_the_tree_when_none_did_for_a_while() -> None:
+    one = tree("a")
+    shaping = []
+    for ms in (0, 1, 4 * PRUNED - 1, 4 * PRUNED, 5 * PRUNED, 9 * PRUNED - 1):
+        one.tick(ms * MS)
+        if ms == 5 * PRUNED:
+            hear(one, "a", gossip(shapes=True), 5 * PRUNED)  # too soon after the last: it does not count
+        one.publish(b"p", ms * MS)
+        shaping += [frame.shapes for _, frame in sent(one) if isinstance(frame, Gossip)]
+    assert shaping == [True, False, False, True, False, True]
+
+
+@pytest.mark.parametrize("saved", ["graft", "grafted", "gone", "bringer gone"])
+def test_a_link_that_is_needed_since_is_not_pruned(saved: str) -> None:
+    one = tree("a", "b")
+    hear(one, "a", gossip(shapes=True))
+    hear(one, "b", gossip(shapes=True))
+    match saved:
+        case "graft":
+            hear(one, "b", Graft((of("o"),)))
+        case "grafted":
+            hear(one, "b", Ihave((of("o", 2),)))
+            assert GRAFTED <= PRUNED
+        case "gone":
+            one.link_down("b", 0)
+            one.link_up("b", 0)
+        case _:
+            one.link_down("a", 0)
+    assert ("b", Prune()) not in tick(one, PRUNED)
+    assert "b" in one.eager()
 
 
 def test_to_lazy_links_it_is_announced_some_together() -> None:
@@ -123,16 +186,17 @@ def test_what_it_publishes_goes_to_all_and_not_to_itself() -> None:
     one = tree("a", "b")
     assert one.publish(b"p", 0) == of("m", 1)
     assert one.publish(b"q", 0) == of("m", 2)
-    assert sent(one) == [(peer, gossip("m", n, p)) for n, p in ((1, b"p"), (2, b"q")) for peer in "ab"]
-    assert hear(one, "a", gossip("m", 1)) == [("a", Prune())]
-    assert hear(one, "a", gossip("m", 99)) == [("a", Prune())], "nobody else publishes as this node"
-    assert got(one) == []
+    first, second = gossip("m", 1, b"p", shapes=True), gossip("m", 2, b"q")
+    assert sent(one) == [("a", first), ("b", first), ("a", second), ("b", second)]
+    assert hear(one, "a", gossip("m", 1)) == hear(one, "a", gossip("m", 99)) == []
+    assert got(one) == [], "nobody else publishes as this node"
+    assert tick(one, PRUNED) == [("a", Prune())]
 
 
 def test_one_frame_for_several_is_one_object() -> None:
     one = tree("a", "b")
     one.publish(b"p", 0)
-    assert one.drain_frames() == [(("a", "b"), gossip("m", 1, b"p"))]
+    assert one.drain_frames() == [(("a", "b"), gossip("m", 1, b"p", shapes=True))]
 
 
 def test_a_frame_of_one_that_is_not_linked_is_not_taken() -> None:
@@ -252,7 +316,11 @@ def test_the_largest_broadcast_that_any_node_may_send_fits_a_frame_of_every_node
         with pytest.raises(ConfigError, match="broadcast_bytes_max=61441: expected at most 61440"):
             EngineConfig(broadcast_bytes_max=BROADCAST_BYTES + 1)
     large = Gossip(
-        BroadcastId("n" * 64, 2**64 - 1, 2**64 - 1), HOPS_MAX, 2**64 - 1, bytes(BROADCAST_BYTES + beyond)
+        BroadcastId("n" * 64, 2**64 - 1, 2**64 - 1),
+        HOPS_MAX,
+        2**64 - 1,
+        True,
+        bytes(BROADCAST_BYTES + beyond),
     )
     kind, body = encode(large)
     assert len(body) < 64 * 1024 - 6
@@ -324,7 +392,8 @@ def test_broadcasts_kept_ms(beyond: bool) -> None:
     assert one.next_deadline_ns() == (500 + KEPT) * MS
     tick(one, KEPT + 500)
     assert one.kept == (0, 0)
-    assert hear(one, "a", gossip()) == [("a", Prune())], "it is known all the same"
+    hear(one, "a", gossip())
+    assert (one.kept, one.duplicates) == ((0, 0), 1), "it is known all the same"
 
 
 @within
@@ -365,7 +434,14 @@ ids = st.builds(
 )
 id_tuples = st.lists(ids, max_size=5).map(tuple)
 frames = st.one_of(
-    st.builds(Gossip, ids, st.integers(1, HOPS_MAX), st.integers(0, 2**64 - 1), st.binary(max_size=100)),
+    st.builds(
+        Gossip,
+        ids,
+        st.integers(1, HOPS_MAX),
+        st.integers(0, 2**64 - 1),
+        st.booleans(),
+        st.binary(max_size=100),
+    ),
     st.builds(Ihave, id_tuples),
     st.builds(Graft, id_tuples),
     st.builds(Gone, id_tuples),
@@ -385,14 +461,15 @@ ID = ["o", 1, 1]
     ("kind", "value", "said"),
     [
         (GOSSIP, 1, "GOSSIP: expected a list"),
-        (GOSSIP, [*ID, 1, b""], "GOSSIP: expected a list of 6"),
-        (GOSSIP, ["", 1, 1, 1, 0, b""], "GOSSIP origin"),
-        (GOSSIP, ["o", -1, 1, 1, 0, b""], "GOSSIP incarnation"),
-        (GOSSIP, ["o", 1, 0, 1, 0, b""], "GOSSIP sequence"),
-        (GOSSIP, [*ID, 0, 0, b""], "GOSSIP hops"),
-        (GOSSIP, [*ID, 256, 0, b""], "GOSSIP hops"),
-        (GOSSIP, [*ID, 1, -1, b""], "GOSSIP age_ms"),
-        (GOSSIP, [*ID, 1, 0, "text"], "GOSSIP payload"),
+        (GOSSIP, [*ID, 1, 0, b""], "GOSSIP: expected a list of 7"),
+        (GOSSIP, ["", 1, 1, 1, 0, True, b""], "GOSSIP origin"),
+        (GOSSIP, ["o", -1, 1, 1, 0, True, b""], "GOSSIP incarnation"),
+        (GOSSIP, ["o", 1, 0, 1, 0, True, b""], "GOSSIP sequence"),
+        (GOSSIP, [*ID, 0, 0, True, b""], "GOSSIP hops"),
+        (GOSSIP, [*ID, 256, 0, True, b""], "GOSSIP hops"),
+        (GOSSIP, [*ID, 1, -1, True, b""], "GOSSIP age_ms"),
+        (GOSSIP, [*ID, 1, 0, 1, b""], "GOSSIP shapes"),
+        (GOSSIP, [*ID, 1, 0, True, "text"], "GOSSIP payload"),
         (IHAVE, {}, "IHAVE: expected a list"),
         (IHAVE, [1], "IHAVE broadcast: expected a list"),
         (IHAVE, [[*ID, 1]], "IHAVE broadcast: expected a list of 3"),
@@ -496,6 +573,18 @@ def test_one_broadcast_makes_a_tree_and_the_next_ones_follow_it() -> None:
     grove.settle()
     assert grove.everywhere(first, *rest)
     assert sum(each.duplicates for each in grove.trees.values()) == copies
+
+
+@settings(max_examples=50)
+@given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=20), st.integers(0, 99))
+def test_origins_that_broadcast_at_once_make_one_tree(origins: list[str], which: int) -> None:
+    grove = Grove(*MESH)
+    broadcasts = [grove.publish(name) for name in origins]
+    while grove.step(which):
+        pass
+    grove.settle()
+    assert grove.everywhere(*broadcasts)
+    assert sum(len(each.eager()) for each in grove.trees.values()) == 2 * (len(grove.trees) - 1)
 
 
 def test_a_broken_tree_is_mended_by_the_next_broadcast() -> None:
