@@ -46,7 +46,7 @@ agentnet_core
 agentnet.sim.clock
 agentnet.sim.network
 agentnet.sim.node
-agentnet.sim.world
+agentnet.sim.world agentnet.sim.forest
 agentnet.sim
 agentnet.sim.scenarios
 agentnet.sim.play

@@ -6,16 +6,16 @@ histories, so that a replay can be held against it.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
 from hashlib import blake2b
+from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
 MS = 1_000_000
 """Nanoseconds."""
 
-Action = Callable[[], None]
+Action = Callable[..., None]
 
 
 class Clock:
@@ -26,23 +26,24 @@ class Clock:
         self.rng = Random(seed)
         self.now_ns = 1_000 * MS
         self.steps = 0
-        self._coming: list[tuple[int, int, Action]] = []
+        self._coming: list[tuple[int, int, Action, tuple[Any, ...]]] = []
         self._number = 0
         self._trace = blake2b(digest_size=16)
 
-    def at(self, when_ns: int, action: Action) -> None:
+    def at(self, when_ns: int, action: Action, *arguments: Any) -> None:
         """Let ``action`` happen then; of two at the same time, the one that was asked for first."""
         self._number += 1
-        heapq.heappush(self._coming, (max(when_ns, self.now_ns), self._number, action))
+        when_ns = max(when_ns, self.now_ns)
+        heappush(self._coming, (when_ns, self._number, action, arguments))
 
     def step(self) -> bool:
         """Let the next thing happen; False if nothing is to come."""
         if not self._coming:
             return False
-        self.now_ns, _, action = heapq.heappop(self._coming)
+        self.now_ns, _, action, arguments = heappop(self._coming)
         self.steps += 1
         try:
-            action()
+            action(*arguments)
         except Exception as error:
             error.add_note(f"in the simulation of seed {self.seed}, at {self.now_ns / MS:.3f} ms")
             raise

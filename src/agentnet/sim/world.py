@@ -56,13 +56,13 @@ class World:
         """A digest of all that has happened: equal for equal seeds."""
         return self.clock.trace
 
-    def at(self, when_ns: int, action: Action) -> None:
+    def at(self, when_ns: int, action: Action, *arguments: Any) -> None:
         """Let ``action`` happen then (virtual nanoseconds, as of `now_ns`)."""
-        self.clock.at(when_ns, action)
+        self.clock.at(when_ns, action, *arguments)
 
-    def after(self, ms: float, action: Action) -> None:
+    def after(self, ms: float, action: Action, *arguments: Any) -> None:
         """Let ``action`` happen that much later."""
-        self.clock.at(self.clock.now_ns + int(ms * MS), action)
+        self.clock.at(self.clock.now_ns + int(ms * MS), action, *arguments)
 
     def run(self, ms: float) -> None:
         """Let that much time pass."""
