@@ -228,7 +228,9 @@ class Tree:
 
     def next_deadline_ns(self) -> int:
         """When `tick` will have something to do next; `NEVER` if only news can change that."""
-        due_ns = min(self._announce_due_ns, self._prune_due_ns)
+        due_ns = self._announce_due_ns
+        if self._spare:
+            due_ns = min(due_ns, self._prune_due_ns)
         for missing in self._missing.values():
             due_ns = min(due_ns, missing.due_ns)
             break
@@ -320,7 +322,7 @@ class Tree:
                 break
             overdue.append(broadcast)
         self._ask(overdue, now_ns)
-        if now_ns >= self._prune_due_ns:
+        if now_ns >= self._prune_due_ns and self._spare:
             self._prune()
         while self._kept and next(iter(self._kept.values()))[1] + self._kept_ns <= now_ns:
             self._let_go()
@@ -395,7 +397,8 @@ class Tree:
         self._delivered.append(gossip)
         if gossip.shapes:
             self._shape(broadcast, name, now_ns)
-        onward = replace(gossip, hops=min(gossip.hops + 1, HOPS_MAX))
+        hops = min(gossip.hops + 1, HOPS_MAX)
+        onward = Gossip(broadcast, hops, gossip.age_ms, gossip.shapes, gossip.payload)
         self._spread(onward, (name, *announcers), now_ns)
 
     def _spread(self, gossip: Gossip, have: Container[str], now_ns: int) -> None:
@@ -422,7 +425,7 @@ class Tree:
 
     def _shape(self, broadcast: BroadcastId, bringer: str | None, now_ns: int) -> None:
         """The broadcast shapes the tree, unless a lesser one does or one has just done so."""
-        if self._shaper is None:
+        if self._shaper is None or (now_ns >= self._prune_due_ns and not self._spare):
             if now_ns < self._shaped_ns + 2 * self._prune_ns:
                 return
             self._shaped_ns = now_ns
@@ -438,7 +441,6 @@ class Tree:
             self._outgoing.append(((name,), Prune()))
         self._spare.clear()
         self._shaper = None
-        self._prune_due_ns = NEVER
 
     def _make_eager(self, name: str) -> None:
         """Broadcasts are wanted over this link, by one end or the other."""

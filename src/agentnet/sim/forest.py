@@ -34,9 +34,9 @@ class Wire:
 
 
 class LightNode:
-    """``wires``: to whom it is linked."""
+    """``wires``: to whom it is linked. ``ticks_ns``: when it will look at the clock."""
 
-    __slots__ = ("dead", "dialling", "name", "tick_ns", "tree", "unreachable", "wires")
+    __slots__ = ("dead", "dialling", "name", "ticks_ns", "tree", "unreachable", "wires")
 
     def __init__(self, name: str, config: EngineConfig) -> None:
         self.name = name
@@ -45,7 +45,7 @@ class LightNode:
         self.dialling: set[str] = set()
         self.unreachable: set[str] = set()
         self.dead = False
-        self.tick_ns = NEVER
+        self.ticks_ns: set[int] = set()
 
 
 class Flight:
@@ -253,18 +253,19 @@ class Forest:
             for name in names:
                 wire = node.wires[name]
                 when_ns = clock.now_ns + int(wire.delay_ns * (1 + clock.rng.random() / 10))
-                wire.last_ns = when_ns = max(when_ns, wire.last_ns)
+                when_ns = max(when_ns, wire.last_ns)
+                wire.last_ns = when_ns
                 clock.at(when_ns, self._arrive, wire, frame)
         for gossip in tree.drain_delivered():
             self._delivered(node, gossip)
         due_ns = tree.next_deadline_ns()
-        if due_ns < node.tick_ns:
-            node.tick_ns = due_ns
+        if due_ns < NEVER and due_ns not in node.ticks_ns:
+            node.ticks_ns.add(due_ns)
             clock.at(due_ns, self._tick, node, due_ns)
 
     def _tick(self, node: LightNode, due_ns: int) -> None:
-        if not node.dead and due_ns == node.tick_ns:  # else an earlier one was armed since
-            node.tick_ns = NEVER
+        node.ticks_ns.discard(due_ns)
+        if not node.dead and node.tree.next_deadline_ns() <= due_ns:
             node.tree.tick(self.clock.now_ns)
             self._turn(node)
 
