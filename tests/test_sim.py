@@ -254,6 +254,9 @@ def test_a_scenario_of_its_own_is_played_seed_by_seed(tmp_path: Path) -> None:
         "    world.run(world.rng.randrange(1000))\n"
         "    assert world.clock.seed % 2, 'the seed is even'\n"
         "number = 1\n"
+        "def sized(world, nodes=3):\n"
+        "    assert nodes < 5\n"
+        "    return [{'what': 'all', 'nodes': nodes, 'none': None}]\n"
     )
     done = shell("stories:odd", "--seed", "5", "--seeds", "3", folder=tmp_path)
     assert done.returncode == 1
@@ -265,7 +268,13 @@ def test_a_scenario_of_its_own_is_played_seed_by_seed(tmp_path: Path) -> None:
     played = json.loads(again.stdout)
     assert (played["seed"], played["trace"]) == (6, lines[1].split()[-1])
     assert shell("stories:number", folder=tmp_path).returncode == 2
-    assert "expected calm, storm or MODULE:FUNCTION" in shell("strom", folder=tmp_path).stderr
+    rows = [line.split() for line in shell("stories:sized", folder=tmp_path).stdout.splitlines()[1:]]
+    assert rows == [["what", "nodes", "none"], ["all", "3"]]
+    four = shell("stories:sized", "--nodes", "4", "--json", folder=tmp_path)
+    assert json.loads(four.stdout)["rows"] == [{"what": "all", "nodes": 4, "none": None}]
+    five = shell("stories:sized", "--nodes", "5", folder=tmp_path)
+    assert "again: agentnet sim stories:sized --seed 0 --nodes 5" in five.stderr
+    assert "expected calm, storm, forest or MODULE:FUNCTION" in shell("strom", folder=tmp_path).stderr
 
 
 @pytest.mark.parametrize("scenario", ["calm", "storm"])

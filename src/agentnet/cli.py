@@ -338,12 +338,14 @@ def _cell(value: Any) -> str:
 @click.argument("scenario", default="storm")
 @click.option("--seed", default=0, show_default=True, help="The first seed.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many.")
+@click.option("--nodes", type=click.IntRange(2), help="How many nodes there are, else as the scenario says.")
 @json_option
-def sim(scenario: str, seed: int, seeds: int, as_json: bool) -> None:
+def sim(scenario: str, seed: int, seeds: int, nodes: int | None, as_json: bool) -> None:
     """Play a SCENARIO in the simulator, once for each seed.
 
-    SCENARIO is "calm", "storm", or MODULE:FUNCTION, a function of an agentnet.sim.World that asserts what
-    must hold. A seed is one history: what failed once fails again. Exit code 1 if a seed failed.
+    SCENARIO is "calm", "storm", "forest" (broadcasts of very many nodes, such as --nodes 10000), or
+    MODULE:FUNCTION, a function of an agentnet.sim.World that asserts what must hold. A seed is one history:
+    what failed once fails again. Exit code 1 if a seed failed.
     """
     from agentnet.sim.play import play
     from agentnet.sim.scenarios import SCENARIOS
@@ -356,7 +358,8 @@ def sim(scenario: str, seed: int, seeds: int, as_json: bool) -> None:
     if not callable(chosen):
         raise BadSetting(f"{scenario} is of type {type(chosen).__name__}: expected a function of a World")
     failed = 0
-    for played in play(chosen, range(seed, seed + seeds)):
+    options = {} if nodes is None else {"nodes": nodes}
+    for played in play(chosen, range(seed, seed + seeds), **options):
         failed += played.failure is not None
         if as_json:
             print_json(dataclasses.asdict(played))
@@ -365,10 +368,22 @@ def sim(scenario: str, seed: int, seeds: int, as_json: bool) -> None:
             f"seed {played.seed}: {'failed' if played.failure else 'ok'}, {played.virtual_s:.1f} virtual s "
             f"in {played.wall_s:.1f} s, {played.steps} steps, trace {played.trace}"
         )
+        if played.rows:
+            _print_measures(played.rows)
         if played.failure is not None:
-            click.echo(f"{played.failure}again: agentnet sim {scenario} --seed {played.seed}", err=True)
+            size = "" if nodes is None else f" --nodes {nodes}"
+            click.echo(f"{played.failure}again: agentnet sim {scenario} --seed {played.seed}{size}", err=True)
     if failed:
         raise click.ClickException(f"{failed} of {seeds} seeds failed")
+
+
+def _print_measures(rows: list[dict[str, Any]]) -> None:
+    columns = list(rows[0])
+    table = make_table("", f"-{columns[0]}", *columns[1:])
+    table.box, table.padding = None, (0, 1, 0, 0)  # so that it fits 80 columns
+    for row in rows:
+        table.add_row(*(_cell("" if row[column] is None else row[column]) for column in columns))
+    print_all([table])
 
 
 # -- certs

@@ -18,6 +18,9 @@ FRAME_BYTES_LIMIT = 2**32 - 1
 """A frame's length is 32 bits wide."""
 BODY_BYTES = 48 * 1024
 """What one control frame's body is filled to, when a list has to be cut into several."""
+BROADCAST_BYTES = 60 * 1024
+"""What every node takes as one broadcast's payload: it crosses each link as one frame."""
+RINGS_MAX = 8
 OPTIONAL_BYTES_MAX = 4096
 """What a message may be on the wire beside its payload."""
 MS_MAX = 10**12
@@ -101,10 +104,38 @@ class EngineConfig:
     """Agents known; a registration beyond raises LimitReached, a peer's is not taken and an event tells."""
     metadata_bytes_max: int = 4_096
     """Capabilities and metadata of one agent, encoded; more raises LimitReached."""
+    overlay_rings: int = 4
+    """Rings of the overlay: a node dials its successor on each, so it has about twice as many links."""
+    mesh_nodes_max: int = 50
+    """In a network of more nodes than this, a node links to its neighbours on the rings only."""
     join_ms_max: int = 10_000
     register_ms_max: int = 10_000
     leave_ms_max: int = 10_000
     """Deadlines of ``join_network``, ``register_agent``, ``leave_network``."""
+
+    # -- broadcasts
+    broadcast_bytes_max: int = 48 * 1024
+    """A larger payload of a broadcast is refused at its origin with MessageTooLarge."""
+    broadcast_window_max: int = 4_096
+    """Broadcasts of one origin, up to the newest, of which each is known to be there or not; what is
+    not there when it leaves the window is counted as missed."""
+    broadcast_origins_max: int = 16_384
+    """Origins whose windows are kept; when none of them is silent, those of more are refused and counted."""
+    broadcasts_kept_max: int = 4_096
+    """Broadcasts kept for links that missed them; the oldest go."""
+    broadcasts_kept_bytes_max: int = 16 * 1024 * 1024
+    """Bytes of payload of the broadcasts that are kept; likewise."""
+    broadcasts_kept_ms: int = 60_000
+    """The age to which a broadcast is kept; an origin of which nothing came for twice as long is silent."""
+    broadcasts_announced_max: int = 8_192
+    """Broadcasts that one link announced and that have not come; more are not noted, but counted."""
+    announce_interval_ms: int = 100
+    """How long announcements are gathered for one frame."""
+    graft_delay_ms: int = 250
+    """How long an announced broadcast is waited for, first of the tree and then of each that is asked."""
+    prune_delay_ms: int = 250
+    """How long after a broadcast that shapes the tree the links are pruned that brought it once too often;
+    better longer than it takes to reach all. Four times as long, none after it shapes the tree."""
 
     # -- agents
     agent_idle_ms: int = 10_000
@@ -136,6 +167,13 @@ class EngineConfig:
         self._check_order("ping_interval_ms", "node_silence_ms_max")
         self._check_order("ping_interval_ms", "link_silence_ms_max")
         self._check_order("suspicion_ms_min", "suspicion_ms_max")
+        for name, most in (("overlay_rings", RINGS_MAX), ("broadcast_bytes_max", BROADCAST_BYTES)):
+            if getattr(self, name) > most:
+                raise ConfigError(f"{name}={getattr(self, name)}: expected at most {most}")
+        self._check_order("broadcast_bytes_max", "broadcasts_kept_bytes_max")
+        # A node that was cut off is told of all that is kept: it must be able to note and to place it.
+        self._check_order("broadcasts_kept_max", "broadcasts_announced_max")
+        self._check_order("broadcasts_kept_max", "broadcast_window_max")
 
     def _check_order(self, small: str, large: str, slack: int = 0) -> None:
         low, high = getattr(self, small), getattr(self, large)

@@ -6,8 +6,9 @@ One seed is one history.  See `agentnet.sim.world` for what it can do.
 from __future__ import annotations
 
 from agentnet.sim.clock import MS, Clock
+from agentnet.sim.forest import Forest
 from agentnet.sim.network import Network, Pipe, Weather
 from agentnet.sim.node import Agent, Link, Node, Token
 from agentnet.sim.world import World
 
-__all__ = ["MS", "Agent", "Clock", "Link", "Network", "Node", "Pipe", "Token", "Weather", "World"]
+__all__ = ["MS", "Agent", "Clock", "Forest", "Link", "Network", "Node", "Pipe", "Token", "Weather", "World"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import permutations
 from random import Random
 from typing import Protocol
@@ -39,6 +40,11 @@ class Weather:
     cut: float = 0.0
     room_bytes: int = 256 * 1024
 
+    @cached_property
+    def is_clear(self) -> bool:
+        """Whether nothing happens to pieces but that they take their time."""
+        return not (self.lose or self.swap or self.repeat or self.flip or self.cut)
+
 
 class End(Protocol):
     """What holds one end of a connection."""
@@ -61,7 +67,8 @@ class Network:
         self._held: dict[Pipe, None] = {}
 
     def delay(self) -> int:
-        return self.clock.rng.randint(*self.weather.delay_ns)
+        low, high = self.weather.delay_ns
+        return low + int(self.clock.rng.random() * (high - low + 1))
 
     def block(self, source: str, target: str) -> None:
         """Nothing gets from one host to the other, that way round."""
@@ -108,8 +115,13 @@ class Pipe:
         # A transport may hold the view that it was given until its last byte is gone.
         view, rng, weather = memoryview(data), self.network.clock.rng, self.network.weather
         while view:
-            n = rng.randint(1, weather.piece_bytes)
-            self._put(view[:n], weather, rng)
+            n = 1 + int(rng.random() * weather.piece_bytes)
+            if not weather.is_clear:
+                self._put(view[:n], weather, rng)
+            elif not (self.ended or self.mute):
+                piece = view[:n]
+                self._pieces.append(piece)
+                self._arrive_later(len(piece))
             view = view[n:]
         if self._held >= weather.room_bytes:
             self.writer.pause()
@@ -120,7 +132,7 @@ class Pipe:
         if rng.random() < weather.cut:
             self.ended = True
             clock = self.network.clock
-            clock.at(clock.now_ns, lambda: self.cut("connection reset"))
+            clock.at(clock.now_ns, self.cut, "connection reset")
             return
         whole: bytes | memoryview = piece
         if rng.random() < weather.flip:

@@ -214,7 +214,7 @@ class Agent(Port):
         self._later()
 
     def _later(self) -> None:
-        self.node.clock.at(self.node.clock.now_ns + self._service_ns, lambda: self.node.act(self._serve))
+        self.node.clock.at(self.node.clock.now_ns + self._service_ns, self.node.act, self._serve)
 
     def _serve(self) -> None:
         if self._handle is None or self.engine is not self.node.engine:
@@ -265,7 +265,7 @@ class Node:
 
     def _start(self, incarnation: int, uuid: bytes) -> None:
         self.dead = self.paused = False
-        self._backlog: deque[Action] = deque()
+        self._backlog: deque[tuple[Action, tuple[Any, ...]]] = deque()
         self._going = False  # through the backlog
         self._busy_ns = 0
         self._tick_ns: int | None = None
@@ -287,17 +287,17 @@ class Node:
 
     # -- the process
 
-    def act(self, action: Action) -> None:
+    def act(self, action: Action, *arguments: Any) -> None:
         """Let the process do this: now, or when it gets to it."""
         if self.dead:
             return
         if self.paused or self._backlog:
-            self._backlog.append(action)
+            self._backlog.append((action, arguments))
         elif self.step_ns:
-            self._backlog.append(action)
+            self._backlog.append((action, arguments))
             self._go_on()
         else:
-            action()
+            action(*arguments)
             self.world.acted(self)
 
     def _go_on(self) -> None:
@@ -309,7 +309,8 @@ class Node:
                 return
             self._going = False
             if not (self.dead or self.paused):
-                self._backlog.popleft()()
+                action, arguments = self._backlog.popleft()
+                action(*arguments)
                 self.world.acted(self)
                 self._go_on()
 
@@ -346,7 +347,7 @@ class Node:
     # -- the driver
 
     def _wake(self) -> None:
-        self.clock.at(self.clock.now_ns, lambda: self.act(self.turn))
+        self.clock.at(self.clock.now_ns, self.act, self.turn)
 
     def turn(self) -> None:
         """Carry out what the engine has ready."""
@@ -373,7 +374,7 @@ class Node:
         when = min(engine.wake_ns, clock.now_ns + TICK_NS_MAX)
         if self._tick_ns is None or when < self._tick_ns:
             tick_ns = self._tick_ns = max(when, clock.now_ns + MS)
-            clock.at(tick_ns, lambda: self.act(lambda: self._tick(engine, tick_ns)))
+            clock.at(tick_ns, self.act, self._tick, engine, tick_ns)
 
     def _tick(self, engine: Engine, when_ns: int) -> None:
         if engine is not self.engine or when_ns != self._tick_ns:

@@ -1,41 +1,47 @@
 """Scenarios to play from the shell, and to begin one's own from: functions of a World.
 
 A scenario makes nodes, lets things happen, and asserts what must hold.  Whatever it draws, it draws
-from ``world.rng``, so that the seed decides.
+from ``world.rng``, so that the seed decides.  What it measured it may return, as rows of a table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any
 
+from agentnet.sim.clock import MS
+from agentnet.sim.forest import Flight, Forest
 from agentnet.sim.node import Agent, Node, Token
 from agentnet.sim.world import World
 
-Scenario = Callable[[World], None]
+Row = dict[str, Any]
+Scenario = Callable[..., list[Row] | None]
+"""Called with a World, and with ``nodes``, how many, if that was asked for."""
 
 
-def calm(world: World) -> None:
-    """Five nodes work for a minute; nothing fails, nobody is lost."""
-    nodes = world.join(*(f"n{number}" for number in range(5)))
-    asker, names = busy(nodes)
+def calm(world: World, nodes: int = 5) -> None:
+    """Some nodes work for a minute; nothing fails, nobody is lost."""
+    all_nodes = world.join(*(f"n{number}" for number in range(nodes)))
+    asker, names = busy(all_nodes)
     for _ in range(600):
         world.run(100)
         answer = asker.request(world.rng.choice(names), b"hello")
         assert world.finish(answer).answer == b"hello"
-    assert not any(event.node_id for node in nodes for event in node.told("link_lost"))
+    assert not any(event.node_id for node in all_nodes for event in node.told("link_lost"))
 
 
-def storm(world: World) -> None:
-    """Eight nodes are cut apart, stopped, killed and started again for a minute; then all is well again."""
-    nodes = world.join(*(f"n{number}" for number in range(8)))
-    asker, names = busy(nodes)
+def storm(world: World, nodes: int = 8) -> None:
+    """Some nodes are cut apart, stopped, killed and started again for a minute; then all is well again."""
+    all_nodes = world.join(*(f"n{number}" for number in range(nodes)))
+    asker, names = busy(all_nodes)
     asked: list[Token] = []
     for _ in range(60):
         world.run(1000)
         asked.append(asker.request(world.rng.choice(names), b"hello"))
-        harm(world, nodes[1:])
+        harm(world, all_nodes[1:])
     world.heal()
-    for node in nodes:
+    for node in all_nodes:
         node.unpause()
         if node.dead:
             node.restart("n0")
@@ -73,4 +79,125 @@ def harm(world: World, nodes: list[Node]) -> None:
             node.restart("n0", disk=world.rng.random() < 0.5)
 
 
-SCENARIOS: dict[str, Scenario] = {"calm": calm, "storm": storm}
+# -- very many nodes
+
+
+def forest(world: World, nodes: int = 1000) -> list[Row]:
+    """Broadcasts of very many nodes, by overlay and tree alone: in calm, in churn, and after most died.
+
+    Once a tree has grown, nodes get hardly a copy too many; when nodes die, all of the living soon get
+    all again, and those of the time between too.
+    """
+    rows = grow_and_churn(world, Forest(world.clock, (f"n{number}" for number in range(nodes))))
+    for percent in (50, 80):
+        for silently in (False, True):
+            grown = Forest(world.clock, (f"n{number}" for number in range(nodes)))
+            rows += die_at_once(world, grown, percent, silently)
+    return rows
+
+
+ROUND_MS = 1000
+REDUNDANCY_MAX = 0.1
+
+
+def grow_and_churn(world: World, forest: Forest) -> list[Row]:
+    """Fresh links become a tree, which stays; then each minute one node in twenty comes, and one goes."""
+    fresh = broadcasts(world, forest, 3)
+    calm = broadcasts(world, forest, 10)
+    people = len(forest.nodes)
+    joined = 0
+    while joined < people // 40:  # half a minute
+        joined += 1
+        world.after(world.rng.randrange(30_000), forest.join, f"late{joined}")
+        world.after(world.rng.randrange(30_000), go, world, forest)
+    churned = broadcasts(world, forest, 30)
+    world.run(30_000)
+    calm_again = broadcasts(world, forest, 3)
+    assert forest.is_connected()
+    for flight in (*fresh, *calm, *churned, *calm_again):
+        assert not flight.waits, f"{len(flight.waits)} nodes never got a broadcast"
+    rows = [
+        row("fresh links", forest, fresh),
+        row("calm", forest, calm),
+        row("5 % churn a minute", forest, churned),
+        row("calm again", forest, calm_again),
+    ]
+    check_tree(rows[1], rows[3])
+    forest.fell()
+    return rows
+
+
+def go(world: World, forest: Forest) -> None:
+    """A node leaves, or its process dies, or its host."""
+    name = world.rng.choice(list(forest.nodes))
+    way = world.rng.randrange(3)
+    if way == 0:
+        forest.leave(name)
+    else:
+        forest.kill([name], silently=way == 1)
+        world.after(forest.config.link_silence_ms_max + forest.config.node_lost_ms, forest.forget, name)
+
+
+def die_at_once(world: World, forest: Forest, percent: int, silently: bool) -> list[Row]:
+    """So many die while a broadcast is under way; the others go on, and get that one too."""
+    broadcasts(world, forest, 5)
+    names = list(forest.nodes)
+    world.rng.shuffle(names)
+    dying = names[: len(names) * percent // 100]
+    flights = [forest.publish(names[-1])]
+    world.run(30)
+    forest.kill(dying, silently=silently)
+    died_ns = world.now_ns
+    while len(flights) < 2 or any(flight.waits for flight in flights):
+        assert len(flights) <= 120, f"{max(len(flight.waits) for flight in flights)} nodes still wait"
+        flights += broadcasts(world, forest, 1)
+    healed_s = (max(flight.done_ns for flight in flights) - died_ns) / MS / 1000
+    world.run(30_000)  # until silence has told of all, and all is dialled
+    steady = broadcasts(world, forest, 5)
+    how = "die silently" if silently else "die"
+    rows = [
+        row(f"{percent} % {how}", forest, flights, rounds=len(flights) - 1, healed_s=round(healed_s, 3)),
+        row("after it", forest, steady[2:]),
+    ]
+    assert forest.is_connected()
+    assert not any(flight.waits for flight in steady)
+    check_tree(rows[1])
+    forest.fell()
+    return rows
+
+
+def broadcasts(world: World, forest: Forest, number: int) -> list[Flight]:
+    """So many, one a round, each of any node."""
+    flights = []
+    for _ in range(number):
+        flights.append(forest.publish(world.rng.choice(list(forest.nodes))))
+        world.run(ROUND_MS)
+    return flights
+
+
+def check_tree(*rows: Row) -> None:
+    for each in rows:
+        assert each["redundancy"] <= REDUNDANCY_MAX, f"{each['phase']}: redundancy {each['redundancy']}"
+
+
+def row(what: str, forest: Forest, flights: Sequence[Flight], **more: Any) -> Row:
+    """What became of these broadcasts, which all arrived. Hops and milliseconds: from the origin to a node.
+    ``redundancy``: copies that each node got, beyond the first. ``rounds``: broadcasts since the deaths until
+    each and the one that was under way had reached all that live; ``healed_s``: virtual seconds, likewise."""
+    latencies = sorted(chain.from_iterable(flight.latencies_ns for flight in flights))
+    hops = [each for flight in flights for each in flight.hops]
+    return {
+        "phase": what,
+        "nodes": len(forest.nodes),
+        "sent": len(flights),
+        "redundancy": round(sum(flight.copies - flight.guests for flight in flights) / len(hops) - 1, 4),
+        "hops": max(hops),
+        "p50_ms": round(latencies[len(latencies) // 2] / MS, 1),
+        "max_ms": round(latencies[-1] / MS, 1),
+        "rounds": None,
+        "healed_s": None,
+        **more,
+    }
+
+
+SCENARIOS: dict[str, Scenario] = {"calm": calm, "storm": storm, "forest": forest}

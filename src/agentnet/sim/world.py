@@ -58,13 +58,13 @@ class World:
         """A digest of all that has happened: equal for equal seeds."""
         return self.clock.trace
 
-    def at(self, when_ns: int, action: Action) -> None:
+    def at(self, when_ns: int, action: Action, *arguments: Any) -> None:
         """Let ``action`` happen then (virtual nanoseconds, as of `now_ns`)."""
-        self.clock.at(when_ns, action)
+        self.clock.at(when_ns, action, *arguments)
 
-    def after(self, ms: float, action: Action) -> None:
+    def after(self, ms: float, action: Action, *arguments: Any) -> None:
         """Let ``action`` happen that much later."""
-        self.clock.at(self.clock.now_ns + int(ms * MS), action)
+        self.clock.at(self.clock.now_ns + int(ms * MS), action, *arguments)
 
     def run(self, ms: float) -> None:
         """Let that much time pass."""
@@ -142,7 +142,7 @@ class World:
     def dial(self, node: Node, dial: Dial) -> None:
         """A node wants a connection: the answer comes after a while, if it comes."""
         engine = node.engine  # that of this process: a node that is started again has another
-        self.at(self.now_ns + self.network.delay(), lambda: self._answer(node, engine, dial))
+        self.at(self.now_ns + self.network.delay(), self._answer, node, engine, dial)
 
     def _answer(self, node: Node, engine: Engine, dial: Dial) -> None:
         name = dial.address.removeprefix("sim://").rpartition(":")[0]
@@ -151,7 +151,7 @@ class World:
             return
         if not (self.network.passes(node.name, name) and self.network.passes(name, node.name)):
             patience_ms = node.config.handshake_ms_max
-            self.after(patience_ms, lambda: self._refuse(node, engine, dial, "no answer in time"))
+            self.after(patience_ms, self._refuse, node, engine, dial, "no answer in time")
         elif there is None or there.dead:
             self._refuse(node, engine, dial, REFUSED)
         else:

@@ -1,0 +1,559 @@
+"""Broadcasts along a tree that grows out of the links, and mends itself: Plumtree.
+
+Leitao, Pereira, Rodrigues, "Epidemic Broadcast Trees", SRDS 2007.  A link is eager or lazy, at each
+end.  A new link is eager.  The first copy of a broadcast is delivered, sent on over eager links, and
+announced, some together, over lazy ones; the link that brought it is eager.  A further copy prunes
+the link that brought it: lazy at both ends.  What is left of eager links is a tree, one for all
+origins.  What is announced and does not come is asked for, which makes that link eager again: so a
+broken tree is mended by the next broadcast.
+
+Other than there, few broadcasts prune.  Each leaves another tree of the same links, and where several
+are under way at once, what all of them leave is no tree: it falls apart, is mended with links too
+many, and falls apart again, for as long as there is traffic.  So an origin lets its broadcast shape
+the tree only if it has heard of none that did for four times `prune_delay_ms`; of several at once the
+least counts, and all know which it is when they prune, `prune_delay_ms` after the first of them.
+
+GOSSIP  [origin, incarnation, sequence, hops, age in ms, whether it shapes the tree, payload]
+IHAVE   [[origin, incarnation, sequence], ...]   announced: ask, if it does not come otherwise
+GRAFT   [[origin, incarnation, sequence], ...]   send these, and what comes after them
+PRUNE   []                                       announce what comes after this, do not send it
+GONE    [[origin, incarnation, sequence], ...]   the answer to a GRAFT of what is kept no more
+
+Each node delivers a broadcast at most once, in any order: an origin numbers its broadcasts from 1, and
+a window says which of the newest were here.  What has left the window unseen is `missed`.  Each is kept
+until it is `broadcasts_kept_ms` old, and announced to whoever links up, so that a node that was cut off
+for less than that misses nothing.  Its age is the time that it rested on the nodes of its way, so all let
+go of it at about the same time, and only then an origin's window may be forgotten: else nodes that
+forget could send a broadcast in circles for ever.
+
+A peer may lie: what it announces takes room of its own only, what it asks for goes to it alone.  It
+could speak in another's name; that is for signatures to prevent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from agentnet_core.body import (
+    U64_MAX,
+    expect_bool,
+    expect_bytes,
+    expect_int,
+    expect_list,
+    expect_name,
+    pack,
+    unpack,
+)
+from agentnet_core.config import BODY_BYTES, BROADCAST_BYTES, EngineConfig
+from agentnet_core.errors import MessageTooLarge
+
+GOSSIP, IHAVE, GRAFT, PRUNE, GONE = 11, 12, 13, 14, 15
+
+NS_PER_MS = 1_000_000
+NEVER = 2**63 - 1
+HOPS_MAX = 255
+"""Where hops are counted no further."""
+ID_BYTES = 96
+"""What an id takes in a body, at most."""
+IDS_MAX = BODY_BYTES // ID_BYTES
+"""Ids in one frame; the rest goes into the next."""
+
+
+class BroadcastId(NamedTuple):
+    """``sequence``: the origin's broadcasts in that incarnation, from 1."""
+
+    origin: str
+    incarnation: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gossip:
+    """A broadcast. ``hops``: links that it has crossed when it arrives. ``age_ms``: how long it has rested
+    on nodes, which a time to live has to count. ``shapes``: whether it may prune links."""
+
+    broadcast: BroadcastId
+    hops: int
+    age_ms: int
+    shapes: bool
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ihave:
+    broadcasts: tuple[BroadcastId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Graft:
+    broadcasts: tuple[BroadcastId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    broadcasts: tuple[BroadcastId, ...]
+
+
+Frame = Gossip | Ihave | Graft | Prune | Gone
+
+
+class _Peer:
+    """``pending``: to be announced to it. ``announced``: how many open announcements are its own."""
+
+    __slots__ = ("announced", "eager", "pending")
+
+    def __init__(self) -> None:
+        self.eager = True
+        self.pending: dict[BroadcastId, None] = {}
+        self.announced = 0
+
+
+class _Missing:
+    """``announcers``: who has it and was not asked yet. ``asked``: the one that was asked last."""
+
+    __slots__ = ("announcers", "asked", "due_ns")
+
+    def __init__(self, due_ns: int) -> None:
+        self.announcers: list[str] = []
+        self.asked: str | None = None
+        self.due_ns = due_ns
+
+
+class _Window:
+    """Which of an origin's newest broadcasts were here: bit n of ``seen`` is that n before ``newest``."""
+
+    __slots__ = ("first", "heard_ns", "newest", "seen")
+
+    def __init__(self, sequence: int) -> None:
+        self.first = self.newest = sequence
+        self.seen = 1
+        self.heard_ns = 0
+
+    def has(self, sequence: int, size: int) -> bool:
+        """Whether that broadcast was here, or is too old to tell."""
+        behind = self.newest - sequence
+        return behind >= 0 and (behind >= size or bool(self.seen >> behind & 1))
+
+    def add(self, sequence: int, size: int) -> int:
+        """That broadcast is here, which `has` did not have; how many leave the window unseen."""
+        self.first = min(self.first, sequence)
+        ahead = sequence - self.newest
+        if ahead <= 0:
+            self.seen |= 1 << -ahead
+            return 0
+        unseen = self.unseen(self.newest - size + 1, sequence - size)
+        self.seen = (self.seen << ahead | 1) & (1 << size) - 1 if ahead < size else 1
+        self.newest = sequence
+        return unseen
+
+    def unseen(self, low: int, high: int) -> int:
+        """How many were not here from ``low``, the oldest in the window, to ``high``, since the first."""
+        low = max(low, self.first)
+        if high < low:
+            return 0
+        return high - low + 1 - (self.seen >> max(self.newest - high, 0)).bit_count()
+
+
+class Tree:
+    """The broadcasts of one node. The driver drains `drain_frames` and `drain_delivered` after whatever
+    it calls, and calls `tick` when `next_deadline_ns` says so."""
+
+    def __init__(self, node_id: str, incarnation: int, config: EngineConfig) -> None:
+        self.node_id = node_id
+        self.incarnation = incarnation
+        self.duplicates = 0
+        """Copies of what was here already."""
+        self.missed = 0
+        """Broadcasts that were not here when they left their window; those before the first are not told."""
+        self.unanswered = 0
+        """Announced broadcasts that nobody sent who was asked; they may come yet."""
+        self.announcements_refused = 0
+        """Announcements beyond ``broadcasts_announced_max``."""
+        self.origins_refused = 0
+        """Copies of broadcasts whose origin is beyond ``broadcast_origins_max``."""
+        self._bytes_max = config.broadcast_bytes_max
+        self._window_max = config.broadcast_window_max
+        self._origins_max = config.broadcast_origins_max
+        self._kept_max = config.broadcasts_kept_max
+        self._kept_bytes_max = config.broadcasts_kept_bytes_max
+        self._kept_ns = config.broadcasts_kept_ms * NS_PER_MS
+        self._announced_max = config.broadcasts_announced_max
+        self._announce_ns = config.announce_interval_ms * NS_PER_MS
+        self._graft_ns = config.graft_delay_ms * NS_PER_MS
+        self._prune_ns = config.prune_delay_ms * NS_PER_MS
+        self._sequence = 0
+        self._peers: dict[str, _Peer] = {}
+        self._windows: dict[tuple[str, int], _Window] = {}  # the one heard of last is last
+        self._kept: dict[BroadcastId, tuple[Gossip, int]] = {}  # as it goes on, and when it came here
+        self._kept_bytes = 0
+        self._missing: dict[BroadcastId, _Missing] = {}  # the one due first is first: all wait equally long
+        self._announce_due_ns = NEVER
+        self._prune_due_ns = NEVER
+        self._shaped_ns = -NEVER
+        """When the last time began in which one broadcast shapes the tree."""
+        self._shaper: BroadcastId | None = None
+        self._bringer: str | None = None
+        """Who brought the first copy of the shaper; nobody, if it is this node's own."""
+        self._spare: dict[str, None] = {}
+        """Who brought further copies of it."""
+        self._outgoing: list[tuple[tuple[str, ...], Frame]] = []
+        self._delivered: list[Gossip] = []
+
+    # -- reading
+
+    def eager(self) -> list[str]:
+        """The peers that broadcasts are sent to."""
+        return [name for name, peer in self._peers.items() if peer.eager]
+
+    def lazy(self) -> list[str]:
+        """The peers that broadcasts are announced to."""
+        return [name for name, peer in self._peers.items() if not peer.eager]
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """Broadcasts that are kept, and bytes of their payloads."""
+        return len(self._kept), self._kept_bytes
+
+    @property
+    def awaited(self) -> int:
+        """Broadcasts that were announced and have not come."""
+        return len(self._missing)
+
+    def next_deadline_ns(self) -> int:
+        """When `tick` will have something to do next; `NEVER` if only news can change that."""
+        due_ns = self._announce_due_ns
+        if self._spare:
+            due_ns = min(due_ns, self._prune_due_ns)
+        for missing in self._missing.values():
+            due_ns = min(due_ns, missing.due_ns)
+            break
+        for _, came_ns in self._kept.values():
+            due_ns = min(due_ns, came_ns + self._kept_ns)
+            break
+        return due_ns
+
+    def drain_frames(self) -> Sequence[tuple[tuple[str, ...], Frame]]:
+        """Who gets which frame, in this order, since the last call. One frame for several is one object,
+        so that it need be encoded once."""
+        if not self._outgoing:
+            return ()
+        frames, self._outgoing = self._outgoing, []
+        return frames
+
+    def drain_delivered(self) -> Sequence[Gossip]:
+        """The broadcasts of other nodes that are new here, since the last call."""
+        if not self._delivered:
+            return ()
+        delivered, self._delivered = self._delivered, []
+        return delivered
+
+    # -- news
+
+    def link_up(self, name: str, now_ns: int) -> None:
+        """A link to that node is up; if there was one, this one takes its place."""
+        self.link_down(name, now_ns)
+        self._peers[name] = _Peer()
+        self._send_ids(name, Ihave, [b for b, kept in self._kept.items() if self._age_ms(*kept, now_ns) >= 0])
+
+    def link_down(self, name: str, now_ns: int) -> None:
+        """The link is gone: what the peer had announced is asked of others."""
+        if self._peers.pop(name, None) is None:
+            return
+        self._spare.pop(name, None)
+        if self._shaper is not None and self._bringer == name:
+            self._spare.clear()  # another link has to bring what it brought
+        unasked = []
+        for broadcast, missing in self._missing.items():
+            if name in missing.announcers:
+                missing.announcers.remove(name)
+            if missing.asked == name or not (missing.asked or missing.announcers):
+                unasked.append(broadcast)
+        self._ask(unasked, now_ns)
+
+    def publish(self, payload: bytes, now_ns: int) -> BroadcastId:
+        """Send ``payload`` to all nodes but this one. MessageTooLarge before anything is sent."""
+        if len(payload) > self._bytes_max:
+            raise MessageTooLarge(
+                f"broadcast of {len(payload)} bytes: expected at most broadcast_bytes_max={self._bytes_max}"
+            )
+        self._sequence += 1
+        broadcast = BroadcastId(self.node_id, self.incarnation, self._sequence)
+        shapes = now_ns >= self._shaped_ns + 4 * self._prune_ns
+        if shapes:
+            self._shape(broadcast, None, now_ns)
+        self._spread(Gossip(broadcast, 1, 0, shapes, payload), (), now_ns)
+        return broadcast
+
+    def receive(self, name: str, frame: Frame, now_ns: int) -> None:
+        """Take a frame of that peer; if its link is gone, what it said before is not taken any more."""
+        peer = self._peers.get(name)
+        if peer is None:
+            return
+        match frame:
+            case Ihave(broadcasts):
+                self._note(name, peer, broadcasts, now_ns)
+            case Gossip():
+                self._take(name, peer, frame, now_ns)
+            case Prune():
+                peer.eager = False
+            case Graft(broadcasts):
+                self._answer(name, peer, broadcasts, now_ns)
+            case Gone(broadcasts):
+                self._ask([b for b in broadcasts if self._asked(b) == name], now_ns)
+
+    def tick(self, now_ns: int) -> None:
+        """Announce what is to be announced, ask for what did not come, let go of what is old."""
+        if now_ns >= self._announce_due_ns:
+            self._announce_due_ns = NEVER
+            for name, peer in self._peers.items():
+                if peer.pending:
+                    self._send_ids(name, Ihave, peer.pending)
+                    peer.pending.clear()
+        overdue = []
+        for broadcast, missing in self._missing.items():
+            if missing.due_ns > now_ns:
+                break
+            overdue.append(broadcast)
+        self._ask(overdue, now_ns)
+        if now_ns >= self._prune_due_ns and self._spare:
+            self._prune()
+        while self._kept and next(iter(self._kept.values()))[1] + self._kept_ns <= now_ns:
+            self._let_go()
+
+    # -- what is here
+
+    def _is_here(self, broadcast: BroadcastId) -> bool:
+        """Whether it was delivered, or can be no more."""
+        if broadcast in self._kept:
+            return True
+        origin, incarnation, sequence = broadcast
+        if origin == self.node_id and incarnation == self.incarnation:
+            return True  # who else would know
+        window = self._windows.get((origin, incarnation))
+        return window is not None and window.has(sequence, self._window_max)
+
+    def _admit(self, broadcast: BroadcastId, now_ns: int) -> bool:
+        """Note in its origin's window that it is here; False if there is no room for its origin."""
+        key = broadcast[:2]
+        window = self._windows.pop(key, None)
+        if window is None:
+            if len(self._windows) >= self._origins_max and not self._forget_origin(now_ns):
+                return False
+            window = _Window(broadcast.sequence)
+        else:
+            self.missed += window.add(broadcast.sequence, self._window_max)
+        window.heard_ns = now_ns
+        self._windows[key] = window
+        return True
+
+    def _forget_origin(self, now_ns: int) -> bool:
+        key, window = next(iter(self._windows.items()))
+        if window.heard_ns + 2 * self._kept_ns > now_ns:  # the time on links is not in a broadcast's age
+            return False
+        self.missed += window.unseen(window.newest - self._window_max + 1, window.newest)
+        del self._windows[key]
+        return True
+
+    def _keep(self, gossip: Gossip, now_ns: int) -> None:
+        self._kept[gossip.broadcast] = gossip, now_ns
+        self._kept_bytes += len(gossip.payload)
+        while len(self._kept) > self._kept_max or self._kept_bytes > self._kept_bytes_max:
+            self._let_go()
+
+    def _age_ms(self, gossip: Gossip, came_ns: int, now_ns: int) -> int:
+        """How old what is kept is; -1 if it is too old to be told of."""
+        age_ms = gossip.age_ms + (now_ns - came_ns) // NS_PER_MS
+        return age_ms if age_ms * NS_PER_MS < self._kept_ns else -1
+
+    def _let_go(self) -> None:
+        gossip, _ = self._kept.pop(next(iter(self._kept)))
+        self._kept_bytes -= len(gossip.payload)
+
+    # -- copies
+
+    def _take(self, name: str, peer: _Peer, gossip: Gossip, now_ns: int) -> None:
+        broadcast = gossip.broadcast
+        peer.pending.pop(broadcast, None)
+        if self._is_here(broadcast):
+            self.duplicates += 1
+            if broadcast == self._shaper:
+                self._spare[name] = None
+            return
+        missing = self._missing.pop(broadcast, None)
+        announcers = missing.announcers if missing is not None else []
+        for announcer in announcers:
+            self._peers[announcer].announced -= 1
+        if not self._admit(broadcast, now_ns):
+            self.origins_refused += 1
+            return
+        peer.eager = True
+        self._delivered.append(gossip)
+        if gossip.shapes:
+            self._shape(broadcast, name, now_ns)
+        hops = min(gossip.hops + 1, HOPS_MAX)
+        onward = Gossip(broadcast, hops, gossip.age_ms, gossip.shapes, gossip.payload)
+        self._spread(onward, (name, *announcers), now_ns)
+
+    def _spread(self, gossip: Gossip, have: Container[str], now_ns: int) -> None:
+        """Send it to the eager, announce it to the lazy, but for those that have it."""
+        broadcast = gossip.broadcast
+        self._keep(gossip, now_ns)
+        eager = []
+        for name, peer in self._peers.items():
+            if name in have:
+                continue
+            if peer.eager:
+                eager.append(name)
+                continue
+            peer.pending[broadcast] = None
+            if self._announce_due_ns == NEVER:
+                self._announce_due_ns = now_ns + self._announce_ns
+            if len(peer.pending) >= IDS_MAX:
+                self._send_ids(name, Ihave, peer.pending)
+                peer.pending.clear()
+        if eager:
+            self._outgoing.append((tuple(eager), gossip))
+
+    # -- the shape
+
+    def _shape(self, broadcast: BroadcastId, bringer: str | None, now_ns: int) -> None:
+        """The broadcast shapes the tree, unless a lesser one does or one has just done so."""
+        if self._shaper is None or (now_ns >= self._prune_due_ns and not self._spare):
+            if now_ns < self._shaped_ns + 2 * self._prune_ns:
+                return
+            self._shaped_ns = now_ns
+            self._prune_due_ns = now_ns + self._prune_ns
+        elif broadcast > self._shaper:
+            return
+        self._shaper, self._bringer = broadcast, bringer
+        self._spare.clear()
+
+    def _prune(self) -> None:
+        for name in self._spare:
+            self._peers[name].eager = False
+            self._outgoing.append(((name,), Prune()))
+        self._spare.clear()
+        self._shaper = None
+
+    def _make_eager(self, name: str) -> None:
+        """Broadcasts are wanted over this link, by one end or the other."""
+        self._peers[name].eager = True
+        self._spare.pop(name, None)
+
+    # -- announcements
+
+    def _note(self, name: str, peer: _Peer, broadcasts: Iterable[BroadcastId], now_ns: int) -> None:
+        for broadcast in broadcasts:
+            if self._is_here(broadcast):
+                peer.pending.pop(broadcast, None)
+                continue
+            missing = self._missing.get(broadcast)
+            if missing is not None and (missing.asked == name or name in missing.announcers):
+                continue
+            if peer.announced >= self._announced_max:
+                self.announcements_refused += 1
+                continue
+            if missing is None:
+                missing = self._missing[broadcast] = _Missing(now_ns + self._graft_ns)
+            missing.announcers.append(name)
+            peer.announced += 1
+
+    def _asked(self, broadcast: BroadcastId) -> str | None:
+        missing = self._missing.get(broadcast)
+        return None if missing is None else missing.asked
+
+    def _ask(self, broadcasts: Iterable[BroadcastId], now_ns: int) -> None:
+        """Ask for each the first of its announcers that was not asked yet, and give up when there is none."""
+        grafts: dict[str, list[BroadcastId]] = {}
+        for broadcast in broadcasts:
+            missing = self._missing.pop(broadcast, None)
+            if missing is None:
+                continue  # named twice
+            if not missing.announcers:
+                self.unanswered += 1
+                continue
+            name = missing.asked = missing.announcers.pop(0)
+            missing.due_ns = now_ns + self._graft_ns
+            self._missing[broadcast] = missing
+            self._peers[name].announced -= 1
+            grafts.setdefault(name, []).append(broadcast)
+        for name, wanted in grafts.items():
+            self._make_eager(name)
+            self._send_ids(name, Graft, wanted)
+
+    def _answer(self, name: str, peer: _Peer, broadcasts: Iterable[BroadcastId], now_ns: int) -> None:
+        """Send what is kept, and say what is not."""
+        self._make_eager(name)
+        gone = []
+        for broadcast in dict.fromkeys(broadcasts):
+            peer.pending.pop(broadcast, None)
+            kept = self._kept.get(broadcast)
+            age_ms = -1 if kept is None else self._age_ms(*kept, now_ns)
+            if kept is None or age_ms < 0:
+                gone.append(broadcast)
+            else:
+                self._outgoing.append(((name,), replace(kept[0], age_ms=age_ms, shapes=False)))
+        self._send_ids(name, Gone, gone)
+
+    def _send_ids(
+        self, name: str, kind: type[Ihave | Graft | Gone], broadcasts: Iterable[BroadcastId]
+    ) -> None:
+        ids = tuple(broadcasts)
+        for at in range(0, len(ids), IDS_MAX):
+            self._outgoing.append(((name,), kind(ids[at : at + IDS_MAX])))
+
+
+# -- the wire
+
+
+def encode(frame: Frame) -> tuple[int, bytes]:
+    """Kind and body of the frame."""
+    match frame:
+        case Gossip(broadcast, hops, age_ms, shapes, payload):
+            return GOSSIP, pack([*broadcast, hops, age_ms, shapes, payload])
+        case Ihave(broadcasts):
+            return IHAVE, pack(broadcasts)
+        case Graft(broadcasts):
+            return GRAFT, pack(broadcasts)
+        case Gone(broadcasts):
+            return GONE, pack(broadcasts)
+        case Prune():
+            return PRUNE, pack([])
+
+
+def decode(kind: int, body: bytes | memoryview) -> Frame:
+    """The frame that a body of one of these kinds is; ProtocolError if it is none."""
+    if kind == GOSSIP:
+        *broadcast, hops, age_ms, shapes, payload = expect_list("GOSSIP", unpack("GOSSIP", body), range(7, 8))
+        return Gossip(
+            _read_id("GOSSIP", broadcast),
+            expect_int("GOSSIP hops", hops, 1, HOPS_MAX),
+            expect_int("GOSSIP age_ms", age_ms, 0, U64_MAX),
+            expect_bool("GOSSIP shapes", shapes),
+            expect_bytes("GOSSIP payload", payload, range(BROADCAST_BYTES + 1)),
+        )
+    if kind == PRUNE:
+        expect_list("PRUNE", unpack("PRUNE", body), range(1))
+        return Prune()
+    what, build = _LISTS[kind]
+    frame: Frame = build(tuple(_read_id(what, item) for item in expect_list(what, unpack(what, body))))
+    return frame
+
+
+_LISTS: dict[int, tuple[str, Any]] = {IHAVE: ("IHAVE", Ihave), GRAFT: ("GRAFT", Graft), GONE: ("GONE", Gone)}
+
+
+def _read_id(what: str, item: object) -> BroadcastId:
+    origin, incarnation, sequence = expect_list(f"{what} broadcast", item, range(3, 4))
+    return BroadcastId(
+        expect_name(f"{what} origin", origin),
+        expect_int(f"{what} incarnation", incarnation, 0, U64_MAX),
+        expect_int(f"{what} sequence", sequence, 1, U64_MAX),
+    )

@@ -1,0 +1,489 @@
+"""Broadcasts along a tree: single decisions, limits, and the wire."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentnet_core.body import pack
+from agentnet_core.config import BROADCAST_BYTES, EngineConfig
+from agentnet_core.errors import ConfigError, MessageTooLarge, ProtocolError
+from agentnet_core.tree import (
+    GONE,
+    GOSSIP,
+    GRAFT,
+    HOPS_MAX,
+    IDS_MAX,
+    IHAVE,
+    NEVER,
+    PRUNE,
+    BroadcastId,
+    Frame,
+    Gone,
+    Gossip,
+    Graft,
+    Ihave,
+    Prune,
+    Tree,
+    decode,
+    encode,
+)
+
+MS = 1_000_000
+CONFIG = EngineConfig()
+ANNOUNCE, GRAFTED, KEPT = CONFIG.announce_interval_ms, CONFIG.graft_delay_ms, CONFIG.broadcasts_kept_ms
+PRUNED = CONFIG.prune_delay_ms
+
+within = pytest.mark.parametrize("beyond", [False, True], ids=["within", "beyond"])
+
+
+def tree(*peers: str, name: str = "m", **limits: int) -> Tree:
+    """A node with a link to each of ``peers``."""
+    made = Tree(name, 1, EngineConfig(**limits))
+    for peer in peers:
+        made.link_up(peer, 0)
+    return made
+
+
+def of(origin: str, sequence: int = 1) -> BroadcastId:
+    return BroadcastId(origin, 1, sequence)
+
+
+def gossip(
+    origin: str = "o",
+    sequence: int = 1,
+    payload: bytes = b"x",
+    hops: int = 1,
+    age_ms: int = 0,
+    shapes: bool = False,
+) -> Gossip:
+    return Gossip(of(origin, sequence), hops, age_ms, shapes, payload)
+
+
+def sent(one: Tree) -> list[tuple[str, Frame]]:
+    return [(name, frame) for names, frame in one.drain_frames() for name in names]
+
+
+def got(one: Tree) -> list[tuple[str, int]]:
+    return [(each.broadcast.origin, each.broadcast.sequence) for each in one.drain_delivered()]
+
+
+def hear(one: Tree, peer: str, frame: Frame, ms: int = 0) -> list[tuple[str, Frame]]:
+    one.receive(peer, frame, ms * MS)
+    return sent(one)
+
+
+def tick(one: Tree, ms: int) -> list[tuple[str, Frame]]:
+    one.tick(ms * MS)
+    return sent(one)
+
+
+# -- copies
+
+
+def test_the_first_copy_is_delivered_and_sent_on() -> None:
+    one = tree("a", "b", "c")
+    assert hear(one, "a", gossip(hops=3)) == [("b", gossip(hops=4)), ("c", gossip(hops=4))]
+    assert one.drain_delivered() == [gossip(hops=3)]
+    assert not one.drain_delivered()
+
+
+def test_a_further_copy_prunes_its_link_at_both_ends() -> None:
+    one, other = tree("a", "b"), tree("m", name="b")
+    hear(one, "a", gossip(shapes=True))
+    assert hear(one, "b", gossip(shapes=True)) == []
+    assert one.next_deadline_ns() == PRUNED * MS
+    assert tick(one, PRUNED - 1) == []
+    assert tick(one, PRUNED) == [("b", Prune())]
+    assert (one.eager(), one.lazy(), one.duplicates, len(got(one))) == (["a"], ["b"], 1, 1)
+    assert hear(other, "m", Prune()) == []
+    assert other.lazy() == ["m"]
+
+
+def test_one_that_does_not_shape_the_tree_prunes_nothing() -> None:
+    one = tree("a", "b")
+    hear(one, "a", gossip())
+    hear(one, "b", gossip())
+    assert tick(one, PRUNED) == []
+    assert (one.lazy(), one.duplicates) == ([], 1)
+
+
+def test_of_several_at_once_the_least_shapes_the_tree() -> None:
+    one = tree("a", "b", "c")
+    hear(one, "a", gossip("y", shapes=True))
+    hear(one, "b", gossip("y", shapes=True))
+    hear(one, "b", gossip("x", shapes=True), PRUNED - 1)
+    hear(one, "c", gossip("x", shapes=True), PRUNED - 1)
+    hear(one, "a", gossip("z", shapes=True), PRUNED - 1)
+    hear(one, "b", gossip("z", shapes=True), PRUNED - 1)
+    assert tick(one, PRUNED) == [("c", Prune())]
+    hear(one, "a", gossip("w", shapes=True), 2 * PRUNED - 1)
+    hear(one, "b", gossip("w", shapes=True), 2 * PRUNED - 1)
+    assert ("b", Prune()) not in tick(one, 4 * PRUNED), "it was too late, and too soon"
+
+
+def test_an_origin_shapes_the_tree_when_none_did_for_a_while() -> None:
+    one = tree("a")
+    shaping = []
+    for ms in (0, 1, 4 * PRUNED - 1, 4 * PRUNED, 5 * PRUNED, 9 * PRUNED - 1):
+        one.tick(ms * MS)
+        if ms == 5 * PRUNED:
+            hear(one, "a", gossip(shapes=True), 5 * PRUNED)  # too soon after the last: it does not count
+        one.publish(b"p", ms * MS)
+        shaping += [frame.shapes for _, frame in sent(one) if isinstance(frame, Gossip)]
+    assert shaping == [True, False, False, True, False, True]
+
+
+@pytest.mark.parametrize("saved", ["graft", "grafted", "gone", "bringer gone"])
+def test_a_link_that_is_needed_since_is_not_pruned(saved: str) -> None:
+    one = tree("a", "b")
+    hear(one, "a", gossip(shapes=True))
+    hear(one, "b", gossip(shapes=True))
+    match saved:
+        case "graft":
+            hear(one, "b", Graft((of("o"),)))
+        case "grafted":
+            hear(one, "b", Ihave((of("o", 2),)))
+            assert GRAFTED <= PRUNED
+        case "gone":
+            one.link_down("b", 0)
+            one.link_up("b", 0)
+        case _:
+            one.link_down("a", 0)
+    assert ("b", Prune()) not in tick(one, PRUNED)
+    assert "b" in one.eager()
+
+
+def test_to_lazy_links_it_is_announced_some_together() -> None:
+    one = tree("a", "b")
+    hear(one, "b", Prune())
+    assert hear(one, "a", gossip(sequence=1), 10) == []
+    assert hear(one, "a", gossip(sequence=2), 50) == []
+    assert one.next_deadline_ns() == (10 + ANNOUNCE) * MS
+    assert tick(one, 9 + ANNOUNCE) == []
+    assert tick(one, 10 + ANNOUNCE) == [("b", Ihave((of("o", 1), of("o", 2))))]
+    assert tick(one, 500) == []
+
+
+def test_nothing_is_announced_to_one_that_has_it() -> None:
+    one = tree("a", "b", "c")
+    hear(one, "b", Prune())
+    hear(one, "c", Prune())
+    hear(one, "a", gossip())
+    hear(one, "b", Ihave((of("o"),)))
+    hear(one, "c", gossip())
+    assert tick(one, ANNOUNCE) == []
+    hear(one, "b", Ihave((of("o", 2),)))
+    assert hear(one, "a", gossip(sequence=2)) == []
+    assert tick(one, 2 * ANNOUNCE) == [("c", Ihave((of("o", 2),)))]
+
+
+def test_what_it_publishes_goes_to_all_and_not_to_itself() -> None:
+    one = tree("a", "b")
+    assert one.publish(b"p", 0) == of("m", 1)
+    assert one.publish(b"q", 0) == of("m", 2)
+    first, second = gossip("m", 1, b"p", shapes=True), gossip("m", 2, b"q")
+    assert sent(one) == [("a", first), ("b", first), ("a", second), ("b", second)]
+    assert hear(one, "a", gossip("m", 1)) == hear(one, "a", gossip("m", 99)) == []
+    assert got(one) == [], "nobody else publishes as this node"
+    assert tick(one, PRUNED) == [("a", Prune())]
+
+
+def test_one_frame_for_several_is_one_object() -> None:
+    one = tree("a", "b")
+    one.publish(b"p", 0)
+    assert one.drain_frames() == [(("a", "b"), gossip("m", 1, b"p", shapes=True))]
+
+
+def test_a_frame_of_one_that_is_not_linked_is_not_taken() -> None:
+    one = tree("a")
+    one.link_down("a", 0)
+    for frame in (gossip(), Ihave((of("o"),)), Graft((of("o"),)), Gone((of("o"),)), Prune()):
+        assert hear(one, "a", frame) == []
+    assert (got(one), one.awaited, one.next_deadline_ns()) == ([], 0, NEVER)
+
+
+# -- repair
+
+
+def test_what_is_announced_and_does_not_come_is_asked_for_in_turn() -> None:
+    one = tree("a", "b", "c")
+    for peer in "abc":
+        hear(one, peer, Prune())
+    for ms, peer in enumerate("bca"):
+        assert hear(one, peer, Ihave((of("o"),)), ms) == []
+    assert one.next_deadline_ns() == GRAFTED * MS
+    assert tick(one, GRAFTED - 1) == []
+    assert tick(one, GRAFTED) == [("b", Graft((of("o"),)))]
+    assert one.eager() == ["b"]
+    assert tick(one, 2 * GRAFTED) == [("c", Graft((of("o"),)))]
+    assert hear(one, "c", Gone((of("o"),)), 2 * GRAFTED + 1) == [("a", Graft((of("o"),)))], "at once"
+    assert hear(one, "b", Gone((of("o"),)), 2 * GRAFTED + 1) == [], "it is asked no more"
+    assert (one.awaited, one.unanswered) == (1, 0)
+    assert tick(one, 3 * GRAFTED + 1) == []
+    assert (one.awaited, one.unanswered) == (0, 1)
+    hear(one, "a", gossip())
+    assert got(one) == [("o", 1)], "it may come yet"
+
+
+def test_what_comes_is_asked_for_no_more() -> None:
+    one = tree("a", "b")
+    hear(one, "a", Ihave((of("o"),)))
+    hear(one, "b", gossip())
+    assert (one.awaited, tick(one, GRAFTED)) == (0, [])
+
+
+def test_when_a_link_goes_the_next_is_asked() -> None:
+    one = tree("a", "b", "c")
+    for peer in "abc":
+        hear(one, peer, Ihave((of("o"),)))
+    assert tick(one, GRAFTED) == [("a", Graft((of("o"),)))]
+    one.link_down("b", GRAFTED * MS)
+    assert sent(one) == []
+    one.link_down("a", GRAFTED * MS)
+    assert sent(one) == [("c", Graft((of("o"),)))]
+    one.link_up("c", GRAFTED * MS)  # in the place of the other
+    assert (one.awaited, one.unanswered) == (0, 1)
+
+
+def test_a_graft_is_answered_and_what_comes_after_it_is_sent() -> None:
+    one = tree("a", "b")
+    hear(one, "b", Prune())
+    hear(one, "a", gossip(sequence=1, hops=2, age_ms=30))
+    answer = gossip(sequence=1, hops=3, age_ms=70)
+    assert hear(one, "b", Graft((of("o", 1), of("o", 7), of("o", 1))), 40) == [
+        ("b", answer),
+        ("b", Gone((of("o", 7),))),
+    ]
+    assert tick(one, ANNOUNCE) == [], "it has it"
+    assert hear(one, "a", gossip(sequence=2)) == [("b", gossip(sequence=2, hops=2))]
+
+
+def test_a_new_link_is_told_of_what_is_kept() -> None:
+    one = tree()
+    one.publish(b"p", 0)
+    one.link_up("a", 5000 * MS)
+    assert sent(one) == [("a", Ihave((of("m"),)))]
+    assert hear(one, "a", Graft((of("m"),)), 6000) == [("a", gossip("m", payload=b"p", age_ms=6000))]
+    one.link_up("b", KEPT * MS)
+    assert sent(one) == [], "it is too old"
+    assert one.publish(b"q", 0)
+    assert [name for name, _ in sent(one)] == ["a", "b"], "they are eager"
+
+
+def test_many_ids_are_several_frames() -> None:
+    one = tree(broadcasts_kept_max=2 * IDS_MAX)
+    for _ in range(IDS_MAX + 1):
+        one.publish(b"", 0)
+    one.link_up("a", 0)
+    assert [len(frame.broadcasts) for _, frame in sent(one) if isinstance(frame, Ihave)] == [IDS_MAX, 1]
+    worst = Ihave(tuple(BroadcastId("n" * 64, 2**64 - 1, 2**64 - 1) for _ in range(IDS_MAX)))
+    assert len(encode(worst)[1]) < 48 * 1024
+
+
+def test_announcements_do_not_pile_up() -> None:
+    one = tree("a", "b")
+    hear(one, "b", Prune())
+    for sequence in range(1, IDS_MAX):
+        assert hear(one, "a", gossip(sequence=sequence)) == []
+    ((name, frame),) = hear(one, "a", gossip(sequence=IDS_MAX))
+    assert isinstance(frame, Ihave)
+    assert (name, len(frame.broadcasts)) == ("b", IDS_MAX)
+    assert tick(one, ANNOUNCE) == []
+
+
+# -- limits
+
+
+@within
+def test_broadcast_bytes_max(beyond: bool) -> None:
+    one = tree("a", broadcast_bytes_max=1000)
+    if beyond:
+        with pytest.raises(MessageTooLarge, match="broadcast_bytes_max=1000") as caught:
+            one.publish(bytes(1001), 0)
+        assert caught.value.definite
+        assert sent(one) == []
+    assert one.publish(bytes(1000), 0) == of("m", 1)
+
+
+@within
+def test_the_largest_broadcast_that_any_node_may_send_fits_a_frame_of_every_node(beyond: bool) -> None:
+    if beyond:
+        with pytest.raises(ConfigError, match="broadcast_bytes_max=61441: expected at most 61440"):
+            EngineConfig(broadcast_bytes_max=BROADCAST_BYTES + 1)
+    large = Gossip(
+        BroadcastId("n" * 64, 2**64 - 1, 2**64 - 1),
+        HOPS_MAX,
+        2**64 - 1,
+        True,
+        bytes(BROADCAST_BYTES + beyond),
+    )
+    kind, body = encode(large)
+    assert len(body) < 64 * 1024 - 6
+    if beyond:
+        with pytest.raises(ProtocolError, match="GOSSIP payload"):
+            decode(kind, body)
+    else:
+        assert decode(kind, memoryview(body)) == large
+
+
+@within
+def test_broadcast_window_max(beyond: bool) -> None:
+    one = tree("a", broadcast_window_max=8, broadcasts_kept_max=8)
+    hear(one, "a", gossip(sequence=1))
+    hear(one, "a", gossip(sequence=3))
+    assert one.missed == 0
+    hear(one, "a", gossip(sequence=9 + beyond))
+    got(one)
+    assert one.missed == beyond, "2 has left the window, or not"
+    hear(one, "a", gossip(sequence=2))
+    assert got(one) == ([] if beyond else [("o", 2)])
+
+
+@pytest.mark.parametrize(("sequence", "missed"), [(4, 0), (11, 1), (12, 2), (13, 2), (20, 9), (1000, 989)])
+def test_a_leap_is_missed_but_for_what_was_here(sequence: int, missed: int) -> None:
+    one = tree("a", broadcast_window_max=8, broadcasts_kept_max=8)
+    for each in (2, 5, sequence):
+        hear(one, "a", gossip(sequence=each))
+    # From 2 on, all that are 8 or more before the newest, but for 2 and 5.
+    assert one.missed == len(set(range(2, sequence - 7)) - {2, 5}) == missed
+
+
+@within
+def test_broadcast_origins_max(beyond: bool) -> None:
+    one = tree("a", broadcast_origins_max=3)
+    for number in range(3 + beyond):
+        hear(one, "a", gossip(f"o{number}"))
+    assert len(got(one)) == 3
+    assert one.origins_refused == beyond
+    hear(one, "a", gossip("o0", 3), 1)
+    hear(one, "a", gossip("new"), 2 * KEPT)
+    assert got(one) == [("o0", 3), ("new", 1)], "o1 is silent"
+    assert one.missed == 0
+    hear(one, "a", gossip("o3"), 2 * KEPT)
+    hear(one, "a", gossip("o4"), 2 * KEPT + 1)
+    assert got(one) == [("o3", 1), ("o4", 1)]
+    assert one.missed == 1, "2 of o0"
+
+
+@within
+@pytest.mark.parametrize("limit", ["broadcasts_kept_max", "broadcasts_kept_bytes_max"])
+def test_broadcasts_kept(limit: str, beyond: bool) -> None:
+    one = tree(**{"broadcast_bytes_max": 100, limit: 3 if limit == "broadcasts_kept_max" else 300})
+    for _ in range(3 + beyond):
+        one.publish(bytes(100), 0)
+    assert one.kept == (3, 300)
+    one.link_up("a", 0)
+    ids = [of("m", sequence) for sequence in range(1 + beyond, 4 + beyond)]
+    assert sent(one) == [("a", Ihave(tuple(ids)))]
+
+
+@within
+def test_broadcasts_kept_ms(beyond: bool) -> None:
+    one = tree("a")
+    hear(one, "a", gossip(age_ms=1000), 500)
+    answered = hear(one, "a", Graft((of("o"),)), KEPT - 500 - 1 + beyond)
+    age_ms = KEPT - 1
+    assert answered == [("a", Gone((of("o"),)) if beyond else gossip(hops=2, age_ms=age_ms))]
+    assert one.next_deadline_ns() == (500 + KEPT) * MS
+    tick(one, KEPT + 500)
+    assert one.kept == (0, 0)
+    hear(one, "a", gossip())
+    assert (one.kept, one.duplicates) == ((0, 0), 1), "it is known all the same"
+
+
+@within
+def test_broadcasts_announced_max(beyond: bool) -> None:
+    one = tree("liar", "a", broadcasts_kept_max=4, broadcasts_announced_max=4)
+    hear(one, "liar", Ihave(tuple(of("o", 100 + n) for n in range(4 + beyond))))
+    assert (one.awaited, one.announcements_refused) == (4, beyond)
+    hear(one, "a", Ihave((of("o", 1),)))
+    assert one.awaited == 5, "each has room of its own"
+    (asked, _) = tick(one, GRAFTED)
+    assert asked[0] == "liar"
+    hear(one, "liar", Ihave((of("o", 200),)))
+    assert one.awaited == 6, "there is room again"
+    tick(one, 2 * GRAFTED)
+    tick(one, 3 * GRAFTED)
+    assert (one.awaited, one.unanswered) == (0, 6)
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"overlay_rings": 9}, "overlay_rings=9: expected at most 8"),
+        ({"broadcasts_kept_bytes_max": 49_151}, "expected at least broadcast_bytes_max=49152"),
+        ({"broadcasts_announced_max": 4095}, "expected at least broadcasts_kept_max=4096"),
+        ({"broadcast_window_max": 4095}, "expected at least broadcasts_kept_max=4096"),
+    ],
+)
+def test_limits_that_must_fit_one_another(limits: dict[str, int], said: str) -> None:
+    EngineConfig(overlay_rings=8, broadcasts_kept_bytes_max=49_152, broadcasts_announced_max=4096)
+    with pytest.raises(ConfigError, match=said):
+        EngineConfig(**limits)
+
+
+# -- the wire
+
+ids = st.builds(
+    BroadcastId, st.sampled_from(["a", "b.c", "n" * 64]), st.integers(0, 2**64 - 1), st.integers(1, 2**64 - 1)
+)
+id_tuples = st.lists(ids, max_size=5).map(tuple)
+frames = st.one_of(
+    st.builds(
+        Gossip,
+        ids,
+        st.integers(1, HOPS_MAX),
+        st.integers(0, 2**64 - 1),
+        st.booleans(),
+        st.binary(max_size=100),
+    ),
+    st.builds(Ihave, id_tuples),
+    st.builds(Graft, id_tuples),
+    st.builds(Gone, id_tuples),
+    st.just(Prune()),
+)
+
+
+@given(frames)
+def test_a_frame_is_read_as_it_was_written(frame: Frame) -> None:
+    assert decode(*encode(frame)) == frame
+
+
+ID = ["o", 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "said"),
+    [
+        (GOSSIP, 1, "GOSSIP: expected a list"),
+        (GOSSIP, [*ID, 1, 0, b""], "GOSSIP: expected a list of 7"),
+        (GOSSIP, ["", 1, 1, 1, 0, True, b""], "GOSSIP origin"),
+        (GOSSIP, ["o", -1, 1, 1, 0, True, b""], "GOSSIP incarnation"),
+        (GOSSIP, ["o", 1, 0, 1, 0, True, b""], "GOSSIP sequence"),
+        (GOSSIP, [*ID, 0, 0, True, b""], "GOSSIP hops"),
+        (GOSSIP, [*ID, 256, 0, True, b""], "GOSSIP hops"),
+        (GOSSIP, [*ID, 1, -1, True, b""], "GOSSIP age_ms"),
+        (GOSSIP, [*ID, 1, 0, 1, b""], "GOSSIP shapes"),
+        (GOSSIP, [*ID, 1, 0, True, "text"], "GOSSIP payload"),
+        (IHAVE, {}, "IHAVE: expected a list"),
+        (IHAVE, [1], "IHAVE broadcast: expected a list"),
+        (IHAVE, [[*ID, 1]], "IHAVE broadcast: expected a list of 3"),
+        (GRAFT, [["o", True, 1]], "GRAFT incarnation"),
+        (GONE, [["o o", 1, 1]], "GONE origin"),
+        (PRUNE, [1], "PRUNE: expected a list of 0"),
+    ],
+)
+def test_what_is_no_frame_is_refused(kind: int, value: object, said: str) -> None:
+    with pytest.raises(ProtocolError, match=said):
+        decode(kind, pack(value))
+
+
+@given(st.sampled_from([GOSSIP, IHAVE, GRAFT, PRUNE, GONE]), st.binary(max_size=60))
+def test_garbage_is_refused_or_a_frame(kind: int, body: bytes) -> None:
+    try:
+        frame = decode(kind, body)
+    except ProtocolError:
+        return
+    assert decode(*encode(frame)) == frame
