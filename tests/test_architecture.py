@@ -55,6 +55,7 @@ agentnet.transport.base
 agentnet.transport.sockets
 agentnet.transport.tcp agentnet.transport.tls
 agentnet.transport
+agentnet.host
 agentnet.runner
 agentnet.link
 agentnet.agent

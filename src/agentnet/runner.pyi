@@ -17,6 +17,7 @@ class Runner(Coroutine[Any, None, None]):
         handler: Callable[[AgentMessage], Coroutine[Any, Any, Any]],
         loop: asyncio.AbstractEventLoop,
         report: Callable[[AgentMessage, BaseException], asyncio.Future[None] | None],
+        monotonic_ns: Callable[[], int],
     ) -> Self: ...
     @property
     def idle(self) -> bool: ...
