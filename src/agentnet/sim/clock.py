@@ -39,7 +39,8 @@ class Clock:
         """Let the next thing happen; False if nothing is to come."""
         if not self._coming:
             return False
-        self.now_ns, _, action = heapq.heappop(self._coming)
+        when_ns, _, action = heapq.heappop(self._coming)
+        self.now_ns = max(self.now_ns, when_ns)  # it may be late already
         self.steps += 1
         try:
             action()
@@ -47,6 +48,11 @@ class Clock:
             error.add_note(f"in the simulation of seed {self.seed}, at {self.now_ns / MS:.3f} ms")
             raise
         return True
+
+    @property
+    def next_ns(self) -> int | None:
+        """When the next thing is to happen; None if nothing is to come."""
+        return self._coming[0][0] if self._coming else None
 
     def run(self, ms: float) -> None:
         """Let that much time pass."""
