@@ -61,6 +61,11 @@ agentnet.link
 agentnet.agent
 agentnet.manager
 agentnet.app
+agentnet.testing.loop agentnet.testing.network
+agentnet.testing.wires agentnet.testing.relay
+agentnet.testing.virtual agentnet.testing.real
+agentnet.testing.plugin
+agentnet.testing
 agentnet
 agentnet.demo.words agentnet.tables
 agentnet.demo.worker agentnet.demo.coordinator
