@@ -61,7 +61,7 @@ agentnet.link
 agentnet.agent
 agentnet.manager
 agentnet.app
-agentnet.testing.loop agentnet.testing.network
+agentnet.testing.loop agentnet.testing.base
 agentnet.testing.wires agentnet.testing.relay
 agentnet.testing.virtual agentnet.testing.real
 agentnet.testing.plugin

@@ -33,16 +33,16 @@ from agentnet.testing.plugin import (
 
 if TYPE_CHECKING:
     from agentnet.sim.network import Weather
+    from agentnet.testing.base import Clock, Network, NodeProcess
     from agentnet.testing.loop import Stalled
-    from agentnet.testing.network import Clock, Network, NodeProcess
     from agentnet.testing.real import RealNetwork
     from agentnet.testing.virtual import VirtualNetwork
 
 # Importing them is what importing this, as pytest does in every run, must not cost.
 _LAZY = {
-    "Clock": "agentnet.testing.network",
-    "Network": "agentnet.testing.network",
-    "NodeProcess": "agentnet.testing.network",
+    "Clock": "agentnet.testing.base",
+    "Network": "agentnet.testing.base",
+    "NodeProcess": "agentnet.testing.base",
     "RealNetwork": "agentnet.testing.real",
     "Stalled": "agentnet.testing.loop",
     "VirtualNetwork": "agentnet.testing.virtual",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from agentnet.testing.network import Network
+    from agentnet.testing.base import Network
 
 FIXTURE = "network"
 MADE: pytest.StashKey[Network] = pytest.StashKey()
@@ -52,7 +52,7 @@ def settings_of(node: pytest.Item | pytest.FixtureRequest, config: pytest.Config
     said = dict(marker.kwargs) if marker is not None else {}
     unknown = [name for name in said if name not in SETTINGS]
     if unknown or (marker is not None and marker.args):
-        raise pytest.UsageError(f"mark.agentnet: expected {', '.join(SETTINGS)} by name, got {marker}")
+        pytest.fail(f"mark.agentnet: expected {', '.join(SETTINGS)} by name, got {marker}", pytrace=False)
     if config.getoption("--agentnet-real"):
         said.setdefault("real", True)
     for name in ("seed", "seeds"):

@@ -25,7 +25,7 @@ from agentnet.app import loop_factory
 from agentnet.config import PREFIX, NetworkConfig
 from agentnet.manager import AgentNetworkManager
 from agentnet.sim.network import Weather
-from agentnet.testing.network import Clock, Made, Network, NodeProcess, end_at_once
+from agentnet.testing.base import Clock, Made, Network, NodeProcess, end_at_once
 from agentnet.testing.relay import Connection, Relay, Ways, reserve_port
 from agentnet_core.errors import ConfigError
 

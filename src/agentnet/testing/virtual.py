@@ -21,8 +21,8 @@ from agentnet.manager import AgentNetworkManager
 from agentnet.sim.clock import Clock as Schedule
 from agentnet.sim.network import Network as Ways
 from agentnet.sim.network import Weather
+from agentnet.testing.base import Clock, Made, Network, NodeProcess, end_at_once
 from agentnet.testing.loop import Process, VirtualLoop
-from agentnet.testing.network import Clock, Made, Network, NodeProcess, end_at_once
 from agentnet.testing.wires import VirtualTransport, Wires
 from agentnet.transport import Transport
 from agentnet_core.errors import ConfigError
