@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -212,6 +215,29 @@ class TestSettings:
         result = play(pytester, text, *WITHOUT)
         assert "expected seed, seeds, real, weather, turns_max by name" in result.stdout.str()
 
+    def test_real_time_by_option_and_by_marker(self, pytester: pytest.Pytester) -> None:
+        text = """
+    import asyncio
+    import pytest
+    from agentnet.testing import RealNetwork
+
+    async def test_either(network):
+        await network.nodes("a")
+
+    @pytest.mark.agentnet(real=True)
+    async def test_real(network):
+        assert isinstance(network, RealNetwork)
+        await network.nodes("a", "b")
+        assert network.clock.now == 0
+
+    @pytest.mark.agentnet(real=False)
+    async def test_virtual(network):
+        assert not isinstance(network, RealNetwork)
+    """
+        result = play(pytester, text, *WITHOUT, "--agentnet-real")
+        result.assert_outcomes(passed=2, failed=1)
+        result.stdout.fnmatch_lines("on real time, seed 0 of the relays")
+
     def test_fixtures_and_markers_are_listed(self, pytester: pytest.Pytester) -> None:
         result = play(pytester, "", *WITHOUT, "--markers")
         result.stdout.fnmatch_lines("@pytest.mark.agentnet(*")
@@ -223,3 +249,20 @@ def test_nothing_of_agentnet_is_loaded_without_need() -> None:
     code = "import agentnet.testing, sys; print(*(name for name in sys.modules if 'agentnet' in name))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) == {"agentnet", "agentnet.testing", "agentnet.testing.plugin"}
+
+
+@pytest.mark.checkout
+@pytest.mark.parametrize("arguments", [(), ("-p", "agentnet.testing")], ids=["found", "found and named"])
+def test_it_is_found_where_it_is_installed(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    [(name, value)] = project["project"]["entry-points"]["pytest11"].items()
+    installed = pytester.mkdir("site") / "installed-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: installed\nVersion: 1\n")
+    (installed / "entry_points.txt").write_text(f"[pytest11]\n{name} = {value}\n")
+    pytester.makepyfile(NODES)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(installed.parent), *sys.path]))
+    result = pytester.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider", *WITHOUT, *arguments)
+    result.assert_outcomes(passed=1)

@@ -5,9 +5,9 @@ the coroutine in place, and hands the loop only what the handler really awaits. 
 task and no callback per message, and `current_task`, timeouts and cancellation mean what they
 always mean.  It lets the loop turn after a millisecond of work.
 
-In: a Port, an `async` handler of one AgentMessage, the host's clock.  Out: replies, through the engine; failures,
-through `report(message, error)`, which answers too and returns a token to await, or None.  It ends
-when it is retired while idle, or its task is cancelled.
+In: a Port, an `async` handler of one AgentMessage, the host's clock.  Out: replies, through the
+engine; failures, through `report(message, error)`, which answers too and returns a token to await, or
+None.  It ends when it is retired while idle, or its task is cancelled.
 """
 
 from cpython.object cimport PyObject

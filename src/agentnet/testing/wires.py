@@ -41,7 +41,7 @@ class Wires:
 
     def between(self, one: str, other: str) -> list[Wire]:
         """The ends at ``one`` of its connections with ``other``."""
-        return [wire for wire in self.wires if wire.owner.name == one and wire.far.owner.name == other]
+        return [wire for wire in self.wires if wire.process.name == one and wire.far.process.name == other]
 
     def kill(self, process: Process, silently: bool) -> None:
         """What the network sees of its end: resets and refusals, or nothing at all."""
@@ -50,7 +50,7 @@ class Wires:
                 listener.close()
                 if silently:
                     self.down[place] = process
-        for wire in [wire for wire in self.wires if wire.owner is process]:
+        for wire in [wire for wire in self.wires if wire.process is process]:
             if silently:
                 wire.out.mute = wire.far.out.mute = True
             else:
@@ -164,7 +164,7 @@ class Wire(asyncio.Transport, Upkeep):
         peername: tuple[str, int],
     ) -> None:
         super().__init__({"peername": peername})
-        self.process = self.owner = process
+        self.process: Process = process
         self.out = out
         out.writer, back.reader = self, self
         self._wires = wires
@@ -220,7 +220,7 @@ class Wire(asyncio.Transport, Upkeep):
     def received(self, data: bytes | memoryview) -> None:
         if self._closing:
             return
-        self._wires.network.clock.note("read", self.owner.name, len(data), crc32(data))
+        self._wires.network.clock.note("read", self.process.name, len(data), crc32(data))
         view = memoryview(data)
         while view and not self._closing:
             buffer = memoryview(self._protocol.get_buffer(min(len(view), READ_BYTES)))
