@@ -51,6 +51,13 @@ class TestBesideOthers:
         text = NODES + (
             """
     class TestClass:
+        @pytest.fixture
+        async def seven(self, network):
+            self.number = 7
+
+        async def test_its_fixtures_are_of_the_same_instance(self, seven):
+            assert self.number == 7
+
         @pytest.mark.parametrize("name", ["x", "y"])
         async def test_parametrised(self, name, network):
             [net] = await network.nodes(name)
@@ -60,7 +67,7 @@ class TestBesideOthers:
         assert network.run(asyncio.sleep(1, "done")) == "done"
     """
         )
-        play(pytester, text, *plugins).assert_outcomes(passed=4)
+        play(pytester, text, *plugins).assert_outcomes(passed=5)
 
     def test_async_fixtures_run_on_the_same_loop(
         self, pytester: pytest.Pytester, plugins: tuple[str, ...]
@@ -77,7 +84,7 @@ class TestBesideOthers:
         print(f"torn down at {network.clock.now // 1} s")
 
     @pytest.fixture
-    async def name(network):
+    async def name(pair):
         await asyncio.sleep(0)
         return "c"
 

@@ -15,7 +15,6 @@ from agentnet import (
     AgentNetworkManager,
     ConfigError,
     Event,
-    LinkLost,
     NetworkError,
     NodeStatus,
     NotRunning,
@@ -109,7 +108,6 @@ class TestFaults:
             losing = asyncio.ensure_future(lost(b, "a"))
             await asyncio.sleep(0)
             net.half_open("a", "b")
-            assert reaches(a) == ["a", "b"]
             await losing
             await net.settled()
             assert await a.request("echo", b"") == b""
@@ -142,7 +140,7 @@ class TestFaults:
             net.set_weather(Weather(delay_ns=(0, 0), stall=1.0))
             assert await took() >= 0.4
             net.set_weather(Weather(delay_ns=(0, 0), cut=1.0))
-            with pytest.raises(LinkLost):
+            with pytest.raises(NetworkError):
                 await a.request("echo", b"")
             with pytest.raises(ConfigError, match="lose, flip: TCP never does that"):
                 net.set_weather(Weather(lose=0.1, flip=0.1))

@@ -147,17 +147,35 @@ def pytest_fixture_setup(
 ) -> Generator[None, Any, Any]:
     function = fixturedef.func
     is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
-    if not is_async or FIXTURE not in fixturedef.argnames:
+    if not is_async or request.scope != "function" or not _reaches_network(fixturedef, request):
         return (yield)
     request.getfixturevalue(FIXTURE)
     made = request.node.stash.get(MADE, None)
     if made is None:
         return (yield)
-    fixturedef.func = _fixture_on_network(function, made, request)  # type: ignore[misc]  # for this once
+    instance = request.instance
+    if inspect.ismethod(function) and isinstance(instance, type(function.__self__)):
+        function = function.__func__.__get__(instance)  # of the instance of this test
+    wrapped, fixturedef.func = fixturedef.func, _fixture_on_network(function, made, request)  # type: ignore[misc]
     try:
         return (yield)
     finally:
-        fixturedef.func = function  # type: ignore[misc]
+        fixturedef.func = wrapped  # type: ignore[misc]
+
+
+def _reaches_network(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> bool:
+    """Whether it asks for the network, or for a fixture that does."""
+    found: Any = getattr(request.node, "_fixtureinfo", None)
+    definitions = found.name2fixturedefs if found is not None else {}
+    names, seen = [*fixturedef.argnames], {fixturedef.argname}
+    while names:
+        name = names.pop()
+        if name == FIXTURE:
+            return True
+        if name in definitions and name not in seen:
+            seen.add(name)
+            names += definitions[name][-1].argnames
+    return False
 
 
 def _fixture_on_network(
