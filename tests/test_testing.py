@@ -151,6 +151,18 @@ class TestNodes:
 
         net.run(main())
 
+    def test_one_that_joins_by_itself(self, net: VirtualNetwork) -> None:
+        async def main() -> None:
+            [a] = await net.nodes("a")
+            async with await net.make("b") as b:
+                assert net.living == ["a"]
+                await b.join_network(a.addresses)
+                await net.settled()
+                assert net.living == ["a", "b"]
+            assert net.living == ["a"]
+
+        net.run(main())
+
     def test_an_app_is_there_again_after_a_restart(self, net: VirtualNetwork) -> None:
         def app(node: AgentNetworkManager) -> None:
             node.agent(f"echo-{node.node_id}")(echo)

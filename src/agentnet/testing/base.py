@@ -93,11 +93,21 @@ class Network(ABC):
         self, name: str, *, app: App | None = None, join: Sequence[str] | None = None, **settings: Any
     ) -> AgentNetworkManager:
         """A node that has joined; ``join``: by which nodes (their names), else by all that live."""
+        bootstrap = self._addresses(join)
+        made = await self._make(name, app, settings)
+        return await self._start(name, made, bootstrap)
+
+    async def make(self, name: str, **settings: Any) -> AgentNetworkManager:
+        """A node that has not joined, for code that lets it join and leave by itself."""
+        made = await self._make(name, None, settings)
+        made.net = self._manager(name, made.config)
+        return made.net
+
+    async def _make(self, name: str, app: App | None, settings: dict[str, Any]) -> Made:
         if name in self._made:
             raise ConfigError(f"there is a node {name!r} already; restart({name!r}) starts it again")
-        bootstrap = self._addresses(join)
         made = self._made[name] = Made(await self._config(name, settings), app)
-        return await self._start(name, made, bootstrap)
+        return made
 
     @abstractmethod
     async def process(
