@@ -17,10 +17,12 @@ import threading
 from asyncio import events
 from collections.abc import Callable, Iterator
 from contextvars import Context
+from dataclasses import dataclass
 from types import SimpleNamespace, TracebackType
 from typing import Any, NoReturn, TypeVarTuple, Unpack, cast
 
 from agentnet.agent import Agent
+from agentnet.host import Host
 from agentnet.manager import AgentNetworkManager
 from agentnet.runner import Runner
 from agentnet.sim.clock import Clock
@@ -59,10 +61,17 @@ class Process:
             loop.resume(handle)
 
 
+@dataclass(frozen=True, kw_only=True)
+class VirtualHost(Host):
+    """The host of one process."""
+
+    process: Process
+
+
 class Upkeep:
     """Base of what carries bytes for ``process``: its callbacks alone are no sign of life."""
 
-    process: Process | None = None
+    process: Process
 
 
 class _Owned:
@@ -206,9 +215,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
             return target.process
         if isinstance(target, Runner):  # it may be anyone's turn that starts it
             target = cast(Agent, target.port)._net
-        found = getattr(getattr(target, "host", target), "process", None)
-        if isinstance(found, Process):
-            return found
+        if isinstance(target, AgentNetworkManager) and isinstance(target.host, VirtualHost):
+            return target.host.process
+        if isinstance(target, Upkeep):
+            return target.process
         task = asyncio.current_task(self) if self.is_running() else None
         return task.process if isinstance(task, Task) else self.acting
 

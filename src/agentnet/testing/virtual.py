@@ -11,18 +11,17 @@ import contextlib
 import random
 import sys
 from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from agentnet.app import load_app
 from agentnet.config import NetworkConfig
-from agentnet.host import Host
 from agentnet.manager import AgentNetworkManager
 from agentnet.sim.clock import Clock as Schedule
 from agentnet.sim.network import Network as Ways
 from agentnet.sim.network import Weather
 from agentnet.testing.base import Clock, Made, Network, NodeProcess, end_at_once
-from agentnet.testing.loop import Process, VirtualLoop
+from agentnet.testing.loop import Process, VirtualHost, VirtualLoop
 from agentnet.testing.wires import VirtualTransport, Wires
 from agentnet.transport import Transport
 from agentnet_core.errors import ConfigError
@@ -45,13 +44,6 @@ class VirtualClock(Clock):
     @property
     def now_ns(self) -> int:
         return self._schedule.now_ns - self._began_ns
-
-
-@dataclass(frozen=True, kw_only=True)
-class VirtualHost(Host):
-    """The host of one process."""
-
-    process: Process
 
 
 class VirtualNetwork(Network):

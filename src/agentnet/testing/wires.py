@@ -84,7 +84,7 @@ class VirtualListener(Upkeep):
         factory: Callable[[], asyncio.BufferedProtocol],
     ) -> None:
         self._wires = wires
-        self.process: Process = process
+        self.process = process
         self.address = address
         self.factory = factory
         self.half_open = 0
@@ -164,7 +164,7 @@ class Wire(asyncio.Transport, Upkeep):
         peername: tuple[str, int],
     ) -> None:
         super().__init__({"peername": peername})
-        self.process: Process = process
+        self.process = process
         self.out = out
         out.writer, back.reader = self, self
         self._wires = wires
