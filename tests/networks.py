@@ -1,7 +1,7 @@
 """Nodes for tests: several in one event loop or in processes of their own, over loopback sockets.
 
 `Cluster` makes them and, at its end, checks that leaving left nothing: no task, no descriptor.
-`Relay` is a wire that can be cut or frozen, `FakePeer` and `Impostor` speak the wire by hand, so that
+`relay` is a wire that can be cut or frozen, `FakePeer` and `Impostor` speak the wire by hand, so that
 they can say whatever is wrong.
 """
 
@@ -18,10 +18,13 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from agentnet import AgentMessage, AgentNetworkManager, Event, NetworkConfig, NetworkError, NodeStatus
 from agentnet.certs import init_authority, issue_certificate
+from agentnet.testing import Weather
+from agentnet.testing.relay import Relay, Ways
 from agentnet.transport.tls import ALPN
 from agentnet_core.config import EngineConfig
 from agentnet_core.framing import crc32c
@@ -288,75 +291,9 @@ async def until_nothing_left(tasks: set[asyncio.Task[Any]], files: list[str]) ->
 # -- wires
 
 
-class Relay:
-    """Forwards connections to a port; can cut them, refuse new ones, or stop moving bytes."""
-
-    def __init__(self) -> None:
-        self.target = ("", 0)
-        self.refusing = False
-        self._flowing = asyncio.Event()
-        self._flowing.set()
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def open(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port: int = self._server.sockets[0].getsockname()[1]
-
-    def aim(self, address: str) -> None:
-        """Forward to an agentnet address."""
-        host, _, port = address.rpartition("://")[2].rpartition(":")
-        self.target = (host, int(port))
-
-    @property
-    def connections(self) -> int:
-        return len(self._writers) // 2
-
-    def cut(self) -> None:
-        """End every connection, as a crash of the network would."""
-        for writer in list(self._writers):
-            writer.transport.abort()
-
-    def freeze(self) -> None:
-        """Move no more bytes; connections stay open."""
-        self._flowing.clear()
-
-    def thaw(self) -> None:
-        self._flowing.set()
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.refusing:
-            writer.transport.abort()
-            return
-        far_reader, far_writer = await asyncio.open_connection(*self.target)
-        for source, sink in ((reader, far_writer), (far_reader, writer)):
-            self._writers.add(sink)
-            task = asyncio.get_running_loop().create_task(self._pump(source, sink))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        try:
-            while data := await source.read(65536):
-                await self._flowing.wait()
-                sink.write(data)
-                await sink.drain()
-        except ConnectionError:
-            pass
-        finally:
-            sink.close()
-            self._writers.discard(sink)
-
-    async def close(self) -> None:
-        self._server.close()
-        self.thaw()
-        self.cut()
-        await until(lambda: not self._tasks)
-
-
 @asynccontextmanager
 async def relay() -> AsyncIterator[Relay]:
-    made = Relay()
+    made = Relay(Ways(Random(0), Weather(delay_ns=(0, 0))))
     await made.open()
     try:
         yield made

@@ -57,11 +57,17 @@ agentnet.transport.base
 agentnet.transport.sockets
 agentnet.transport.tcp agentnet.transport.tls
 agentnet.transport
+agentnet.host
 agentnet.runner
 agentnet.link
 agentnet.agent
 agentnet.manager
 agentnet.app
+agentnet.testing.loop agentnet.testing.base
+agentnet.testing.wires agentnet.testing.relay
+agentnet.testing.virtual agentnet.testing.real
+agentnet.testing.plugin
+agentnet.testing
 agentnet
 agentnet.demo.words agentnet.tables
 agentnet.demo.worker agentnet.demo.coordinator

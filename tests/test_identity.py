@@ -8,58 +8,62 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from random import Random
 
 import pytest
 from networks import Cluster, active, echo, node_process, soon, until
 
 from agentnet import ConfigError, Event, HandshakeRefused, JoinFailed
-from agentnet.identity import FILE, load_identity
+from agentnet.identity import FILE, NodeIdentity, load_identity
 from agentnet_core.errors import OutageError
+
+
+def load(folder: str | None, node_id: str, network: str, seed: int | None = None) -> NodeIdentity:
+    return load_identity(folder, node_id, network, time.time_ns() if seed is None else seed)
 
 
 class TestKept:
     def test_without_a_directory_nothing_is_kept_and_it_rises(self) -> None:
         seen = []
         for _ in range(3):
-            identity = load_identity(None, "n1", "default")
+            identity = load(None, "n1", "default")
             identity.keep(b"x" * 16)
             identity.close()
             seen.append(identity.incarnation)
         assert seen == sorted(set(seen))
-        assert load_identity(None, "n1", "default").network_uuid == b""
+        assert load(None, "n1", "default").network_uuid == b""
 
     def test_the_network_and_a_rising_incarnation(self, tmp_path: Path) -> None:
         folder = str(tmp_path / "deep" / "data")
-        first = load_identity(folder, "n1", "default")
-        uuid = first.new_uuid()
+        first = load(folder, "n1", "default")
+        uuid = first.new_uuid(Random())
         assert len(uuid) == 16
         first.keep(uuid)
         first.close()
-        second = load_identity(folder, "n1", "default")
+        second = load(folder, "n1", "default")
         assert second.incarnation > first.incarnation
-        assert second.network_uuid == second.new_uuid() == uuid
+        assert second.network_uuid == second.new_uuid(Random()) == uuid
         second.close()
 
-    def test_it_rises_when_the_clock_went_back(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        load_identity(str(tmp_path), "n1", "default").close()
+    def test_it_rises_when_the_clock_went_back(self, tmp_path: Path) -> None:
+        load(str(tmp_path), "n1", "default").close()
         before = json.loads((tmp_path / FILE).read_text())["incarnation"]
-        monkeypatch.setattr(time, "time_ns", lambda: 1000)
-        identity = load_identity(str(tmp_path), "n1", "default")
+        identity = load(str(tmp_path), "n1", "default", 1000)
         identity.close()
         assert identity.incarnation == before + 1
         # Also when the process ended before it had joined anything.
-        again = load_identity(str(tmp_path), "n1", "default")
+        again = load(str(tmp_path), "n1", "default", 1000)
         again.close()
         assert again.incarnation == before + 2
 
     def test_another_nodes_directory(self, tmp_path: Path) -> None:
-        load_identity(str(tmp_path), "n1", "default").close()
+        load(str(tmp_path), "n1", "default").close()
         kept = (tmp_path / FILE).read_text()
         for node_id, network in (("n2", "default"), ("n1", "staging")):
             with pytest.raises(ConfigError, match="give each node a data_dir of its own"):
-                load_identity(str(tmp_path), node_id, network)
+                load(str(tmp_path), node_id, network)
         assert (tmp_path / FILE).read_text() == kept
-        load_identity(str(tmp_path), "n1", "default").close()
+        load(str(tmp_path), "n1", "default").close()
 
     @pytest.mark.parametrize(
         "text",
@@ -81,26 +85,26 @@ class TestKept:
     def test_damage_is_told_and_never_overwritten(self, tmp_path: Path, text: str) -> None:
         (tmp_path / FILE).write_text(text)
         with pytest.raises(ConfigError, match="is damaged .*: restore it, or give an empty data_dir"):
-            load_identity(str(tmp_path), "n1", "default")
+            load(str(tmp_path), "n1", "default")
         assert (tmp_path / FILE).read_text() == text
 
     def test_not_text_at_all(self, tmp_path: Path) -> None:
         (tmp_path / FILE).write_bytes(os.urandom(100) + b"\xff")
         with pytest.raises(ConfigError, match="is damaged"):
-            load_identity(str(tmp_path), "n1", "default")
+            load(str(tmp_path), "n1", "default")
 
     def test_a_half_written_file_is_ignored(self, tmp_path: Path) -> None:
-        load_identity(str(tmp_path), "n1", "default").close()
+        load(str(tmp_path), "n1", "default").close()
         (tmp_path / FILE).with_suffix(".new").write_text("{half")
-        load_identity(str(tmp_path), "n1", "default").close()
+        load(str(tmp_path), "n1", "default").close()
 
     def test_a_directory_that_cannot_be(self, tmp_path: Path) -> None:
         file = tmp_path / "file"
         file.write_text("x")
         with pytest.raises(ConfigError, match="data_dir="):
-            load_identity(str(file / "data"), "n1", "default")
+            load(str(file / "data"), "n1", "default")
         with pytest.raises(ConfigError, match="data_dir="):
-            load_identity(str(file), "n1", "default")
+            load(str(file), "n1", "default")
 
     async def test_a_disk_that_fails(
         self, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -114,22 +118,23 @@ class TestKept:
             await net.join_network([])
         assert caught.value.definite
         monkeypatch.undo()
-        load_identity(str(tmp_path), "n1", "default").close()
+        load(str(tmp_path), "n1", "default").close()
 
     @pytest.mark.skipif(sys.platform == "win32", reason="there is no flock")
     def test_one_process_at_a_time(self, tmp_path: Path) -> None:
-        held = load_identity(str(tmp_path), "n1", "default")
+        held = load(str(tmp_path), "n1", "default")
         with pytest.raises(ConfigError, match="is in use by another process"):
-            load_identity(str(tmp_path), "n1", "default")
+            load(str(tmp_path), "n1", "default")
         code = (
-            f"from agentnet.identity import load_identity; load_identity({str(tmp_path)!r}, 'n1', 'default')"
+            "from agentnet.identity import load_identity; "
+            f"load_identity({str(tmp_path)!r}, 'n1', 'default', 1)"
         )
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         found = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, check=False)
         assert b"is in use by another process" in found.stderr
         held.close()
         held.close()
-        load_identity(str(tmp_path), "n1", "default").close()
+        load(str(tmp_path), "n1", "default").close()
 
 
 class TestNodes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.checkout
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "hello.py"
+TEST = ROOT / "examples" / "test_shouters.py"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Every command of the page: the file that runs it, and a pattern of the line that does.
@@ -39,8 +41,8 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-def test_the_example_is_the_file() -> None:
-    assert blocks("python") == [EXAMPLE.read_text(encoding="utf-8")]
+def test_the_examples_are_the_files() -> None:
+    assert blocks("python") == [path.read_text(encoding="utf-8") for path in (EXAMPLE, TEST)]
 
 
 def test_the_example_prints_what_is_shown() -> None:
@@ -48,6 +50,18 @@ def test_the_example_prints_what_is_shown() -> None:
         [sys.executable, "-W", "error", EXAMPLE], capture_output=True, text=True, timeout=50, check=False
     )
     assert (done.stdout, done.stderr, done.returncode) == (blocks("text")[0], "", 0)
+
+
+def test_the_test_passes_with_the_plugin_alone() -> None:
+    plugins = ("-p", "agentnet.testing", "-p", "no:asyncio", "-p", "no:cacheprovider")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "-W", "error", *plugins, TEST],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def commands() -> set[str]:

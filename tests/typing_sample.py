@@ -26,6 +26,7 @@ from agentnet import (
     RequestTimeout,
     run,
 )
+from agentnet.testing import Network, NodeProcess, Weather
 
 
 @dataclass
@@ -138,6 +139,17 @@ async def use() -> str:
         except NetworkError as error:
             assert_type(error.code, int)
         return net.node_id
+
+
+async def test_survives(network: Network) -> None:
+    assert_type(await network.nodes("a", "b", node_lost_ms=1_000), list[AgentNetworkManager])
+    assert_type(await network.process("p", "module:app"), NodeProcess)
+    assert_type(await network.restart("a"), AgentNetworkManager)
+    assert_type(await network.until(lambda: 7), int)
+    assert_type(network.clock.now, float)
+    network.set_weather(Weather(cut=0.01), "a", "b")
+    network.partition(["a"], ["b"], 7)  # type: ignore[arg-type]
+    network.heel()  # type: ignore[attr-defined]
 
 
 def main() -> None:

@@ -1,35 +1,43 @@
-"""agentnet: agents that find each other, talk, and survive failure across machines."""
+"""agentnet: agents that find each other, talk, and survive failure across machines.
+
+A name is imported when it is first asked for: pytest imports this package in every run, for the plugin
+`agentnet.testing`, and should not load all of it where no test uses that.
+"""
 
 from __future__ import annotations
 
-from agentnet.agent import Agent, AgentSpec
-from agentnet.app import run
-from agentnet.config import NetworkConfig
-from agentnet.manager import AgentNetworkManager
-from agentnet_core.errors import (
-    AgentExists,
-    AgentStopped,
-    AgentUnreachable,
-    ConfigError,
-    Congested,
-    Expired,
-    HandlerFailed,
-    HandlerStuck,
-    HandshakeRefused,
-    JoinFailed,
-    LimitReached,
-    LinkLost,
-    MessageTooLarge,
-    NetworkError,
-    NoSuchAgent,
-    NotRunning,
-    PayloadMismatch,
-    ProtocolError,
-    RequestTimeout,
-    Unconfirmed,
-)
-from agentnet_core.message import AgentMessage
-from agentnet_core.records import AgentNode, Event, Member, MessagePriority, MessageType, NodeStatus
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentnet.agent import Agent, AgentSpec
+    from agentnet.app import run
+    from agentnet.config import NetworkConfig
+    from agentnet.manager import AgentNetworkManager
+    from agentnet_core.errors import (
+        AgentExists,
+        AgentStopped,
+        AgentUnreachable,
+        ConfigError,
+        Congested,
+        Expired,
+        HandlerFailed,
+        HandlerStuck,
+        HandshakeRefused,
+        JoinFailed,
+        LimitReached,
+        LinkLost,
+        MessageTooLarge,
+        NetworkError,
+        NoSuchAgent,
+        NotRunning,
+        PayloadMismatch,
+        ProtocolError,
+        RequestTimeout,
+        Unconfirmed,
+    )
+    from agentnet_core.message import AgentMessage
+    from agentnet_core.records import AgentNode, Event, Member, MessagePriority, MessageType, NodeStatus
 
 __version__ = "0.1.0"
 
@@ -67,3 +75,48 @@ __all__ = [
     "Unconfirmed",
     "run",
 ]
+
+_HOMES = {
+    "Agent": "agentnet.agent",
+    "AgentExists": "agentnet_core.errors",
+    "AgentMessage": "agentnet_core.message",
+    "AgentNetworkManager": "agentnet.manager",
+    "AgentNode": "agentnet_core.records",
+    "AgentSpec": "agentnet.agent",
+    "AgentStopped": "agentnet_core.errors",
+    "AgentUnreachable": "agentnet_core.errors",
+    "ConfigError": "agentnet_core.errors",
+    "Congested": "agentnet_core.errors",
+    "Event": "agentnet_core.records",
+    "Expired": "agentnet_core.errors",
+    "HandlerFailed": "agentnet_core.errors",
+    "HandshakeRefused": "agentnet_core.errors",
+    "JoinFailed": "agentnet_core.errors",
+    "LimitReached": "agentnet_core.errors",
+    "LinkLost": "agentnet_core.errors",
+    "Member": "agentnet_core.records",
+    "MessagePriority": "agentnet_core.records",
+    "MessageTooLarge": "agentnet_core.errors",
+    "MessageType": "agentnet_core.records",
+    "NetworkConfig": "agentnet.config",
+    "NetworkError": "agentnet_core.errors",
+    "NoSuchAgent": "agentnet_core.errors",
+    "NodeStatus": "agentnet_core.records",
+    "NotRunning": "agentnet_core.errors",
+    "PayloadMismatch": "agentnet_core.errors",
+    "ProtocolError": "agentnet_core.errors",
+    "RequestTimeout": "agentnet_core.errors",
+    "Unconfirmed": "agentnet_core.errors",
+    "run": "agentnet.app",
+}
+
+if not TYPE_CHECKING:  # which would take every name for one of this package
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

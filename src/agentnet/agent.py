@@ -13,7 +13,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
 from agentnet.payload import declared_type, decode, to_bytes
@@ -25,12 +24,14 @@ from agentnet_core.records import AgentRecord, Event, MessagePriority, agent_id_
 from agentnet_core.route import Pause
 
 if TYPE_CHECKING:
+    from agentnet.host import Host
     from agentnet_core.engine import Engine
 
     class _Node(Protocol):
         """What an agent asks of its node; the manager is one."""
 
         node_id: str
+        host: Host
         busy: dict[Agent, None]
         handlers_failed: int
         turned_ns: int
@@ -158,7 +159,7 @@ class Agent(Port):
 
     def breathe(self) -> Awaitable[None]:
         # The clock may be looked at here, not in the core: a millisecond without a turn is enough.
-        now = monotonic_ns()
+        now = self._net.host.monotonic_ns()
         if now - self._net.turned_ns >= 1_000_000:
             return Pause()
         self.engine.now_ns = now
@@ -217,7 +218,7 @@ class Agent(Port):
 
     def _start(self, handler: Handler) -> Runner:
         loop = asyncio.get_running_loop()
-        runner = Runner(self, handler, loop, self._report)
+        runner = Runner(self, handler, loop, self._report, self._net.host.monotonic_ns)
         runner.task = loop.create_task(runner, name=f"agent {self.record.label}")
         runner.task.add_done_callback(lambda task: self._ended(runner, task))
         return runner
@@ -320,7 +321,7 @@ class Agent(Port):
 
     def _log(self, message: AgentMessage, error: BaseException | None, text: str) -> None:
         self._failures += 1
-        now = monotonic_ns()
+        now = self._net.host.monotonic_ns()
         if now - self._logged_ns >= LOG_INTERVAL_NS:
             more = f" ({self._failures} times since the last such line)" if self._failures > 1 else ""
             log.error("%s, at message %s%s", text, message.message_id, more, exc_info=error)

@@ -175,25 +175,30 @@ def _attribute(parent: Any, name: str, target: str) -> Any:
 async def serve(
     app: App, net: AgentNetworkManager, join: Sequence[str], on_ready: Callable[[AgentNetworkManager], None]
 ) -> None:
-    """Be node ``net`` with the agents of ``app`` until cancelled; then leave.
+    """Be node ``net`` with the agents of ``app`` until cancelled; then leave."""
+    async with net:
+        events = net.events()
+        await start(app, net, join)
+        on_ready(net)
+        async for event in events:
+            log_event(event)
+
+
+async def start(app: App, net: AgentNetworkManager, join: Sequence[str]) -> None:
+    """Join as node ``net`` with the agents of ``app``.
 
     A function gets the manager before it joins. What it returns is awaited once it has joined, so a
     plain function declares agents, and an async one registers them.
     """
-    async with net:
-        events = net.events()
-        setup = app(net) if not isinstance(app, AgentNetworkManager) else None
-        try:
-            await net.join_network(join)
-        except BaseException:
-            if inspect.iscoroutine(setup):
-                setup.close()
-            raise
-        if inspect.isawaitable(setup):
-            await setup
-        on_ready(net)
-        async for event in events:
-            log_event(event)
+    setup = app(net) if not isinstance(app, AgentNetworkManager) else None
+    try:
+        await net.join_network(join)
+    except BaseException:
+        if inspect.iscoroutine(setup):
+            setup.close()
+        raise
+    if inspect.isawaitable(setup):
+        await setup
 
 
 def log_event(event: Event) -> None:

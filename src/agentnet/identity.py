@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-import time
 import uuid
 from pathlib import Path
+from random import Random
 from typing import IO
 
 from agentnet_core.errors import ConfigError, NetworkError, OutageError
@@ -36,9 +36,9 @@ class NodeIdentity:
         self._lock = lock
         self._who = who
 
-    def new_uuid(self) -> bytes:
-        """The uuid under which a network is founded: the one kept, or a new one."""
-        return self.network_uuid or uuid.uuid4().bytes
+    def new_uuid(self, rng: Random) -> bytes:
+        """The uuid under which a network is founded: the one kept, or one that is drawn now."""
+        return self.network_uuid or uuid.UUID(int=rng.getrandbits(128), version=4).bytes
 
     def keep(self, network_uuid: bytes) -> None:
         """Remember the network and this incarnation; OutageError if the disk does not."""
@@ -67,9 +67,12 @@ class NodeIdentity:
             self._lock = None
 
 
-def load_identity(data_dir: str | None, node_id: str, network: str) -> NodeIdentity:
-    """The identity kept in ``data_dir``, with a new incarnation; ConfigError if it cannot be had."""
-    seed, who = time.time_ns(), {"node_id": node_id, "network": network}
+def load_identity(data_dir: str | None, node_id: str, network: str, seed: int) -> NodeIdentity:
+    """The identity kept in ``data_dir``, with a new incarnation; ConfigError if it cannot be had.
+
+    ``seed``: the time, in nanoseconds since the epoch; the incarnation is that at least.
+    """
+    who = {"node_id": node_id, "network": network}
     if data_dir is None:
         return NodeIdentity(seed, b"", None, None, who)
     folder = Path(data_dir)

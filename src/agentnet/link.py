@@ -8,14 +8,13 @@ by the peer's window.  It holds no protocol: what the bytes mean is the engine's
 from __future__ import annotations
 
 import asyncio
-import time
-from time import monotonic_ns
 from typing import TYPE_CHECKING, Protocol, cast
 
 from agentnet.transport import foreign_protocol
 from agentnet_core.errors import LinkLost, NetworkError, ProtocolError
 
 if TYPE_CHECKING:
+    from agentnet.host import Host
     from agentnet.transport import Transport
     from agentnet_core.dials import Dial
     from agentnet_core.engine import Engine
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 
     class _Node(Protocol):
         """What a link asks of its node; the manager is one."""
+
+        host: Host
 
         def make_room(self) -> None: ...
         def turn(self) -> None: ...
@@ -35,10 +36,14 @@ LINGER_S = 2.0
 class Link(asyncio.BufferedProtocol):
     """Made by a transport's factory, for a dial or for an accepted connection."""
 
-    __slots__ = ("_dial", "_engine", "_fresh", "_gone", "_kind", "_net", "_transport", "_view", "session")
+    __slots__ = (
+        *("_dial", "_engine", "_fresh", "_gone", "_kind", "_monotonic_ns", "_net", "_transport", "_view"),
+        "session",
+    )
 
     def __init__(self, net: _Node, engine: Engine, kind: Transport, dial: Dial | None) -> None:
         self._net = net
+        self._monotonic_ns = net.host.monotonic_ns
         self._engine = engine
         self._kind = kind
         self._dial = dial
@@ -55,7 +60,7 @@ class Link(asyncio.BufferedProtocol):
         peer = transport.get_extra_info("peername")
         address = self._dial.address if self._dial is not None else f"{self._kind.scheme}://{_show(peer)}"
         engine = self._engine
-        engine.now_ns = monotonic_ns()
+        engine.now_ns = self._monotonic_ns()
         certified, refusal = None, None
         try:
             certified = self._kind.peer_identity(self._transport)
@@ -77,7 +82,7 @@ class Link(asyncio.BufferedProtocol):
         engine, session = self._engine, self.session
         if session is None:
             return
-        engine.now_ns = monotonic_ns()
+        engine.now_ns = self._monotonic_ns()
         if self._fresh:
             self._fresh = False
             spoken = None if session.secure else foreign_protocol(bytes(self._view[: min(nbytes, 16)]))
@@ -102,7 +107,7 @@ class Link(asyncio.BufferedProtocol):
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
         if self.session is not None and not self.session.closed:
-            self._engine.now_ns = monotonic_ns()
+            self._engine.now_ns = self._monotonic_ns()
             if exc is not None and not self.session.welcomed:
                 error = self._kind.refusal(exc, self.session.address)
             else:
@@ -142,13 +147,13 @@ class Link(asyncio.BufferedProtocol):
             self._transport.abort()
 
     async def wait_closed(self, deadline: float) -> None:
-        """Close, and return when the connection is gone; aborted after ``deadline`` (time.monotonic)."""
+        """Close, and return when the connection is gone; aborted after ``deadline`` (of the loop)."""
         self.shut()
         if self._transport is None:
             return
         loop = asyncio.get_running_loop()
         self._gone = self._gone or loop.create_future()
-        timer = loop.call_later(max(0.0, deadline - time.monotonic()), self.abort)
+        timer = loop.call_later(max(0.0, deadline - loop.time()), self.abort)
         try:
             await asyncio.wait([self._gone])  # several may wait, and one of them be cancelled
         finally:

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from time import monotonic_ns
 from types import TracebackType
 from typing import Any, Self, Unpack, cast
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from agentnet.agent import (
     STOP_S_MAX,
@@ -32,11 +29,12 @@ from agentnet.agent import (
 )
 from agentnet.config import Address, NetworkConfig
 from agentnet.events import EventStream
+from agentnet.host import HOST, Host
 from agentnet.identity import NodeIdentity, load_identity
 from agentnet.link import Link
 from agentnet.payload import AnswerOf, decode, to_bytes
 from agentnet.runner import settle
-from agentnet.transport import Listener, Transport, open_transport
+from agentnet.transport import Listener, Transport
 from agentnet_core.config import check_name
 from agentnet_core.control import Control
 from agentnet_core.dials import Dial
@@ -69,9 +67,10 @@ class AgentNetworkManager:
     ...         await net.join_network([])
     """
 
-    def __init__(self, node_id: str, config: NetworkConfig | None = None) -> None:
+    def __init__(self, node_id: str, config: NetworkConfig | None = None, *, host: Host = HOST) -> None:
         self.node_id = check_name("node", node_id)
         self.config = config if config is not None else NetworkConfig()
+        self.host = host
         self.handlers_failed = 0
         self.turned_ns = 0
         self.busy: dict[Agent, None] = {}
@@ -80,9 +79,9 @@ class AgentNetworkManager:
         self._declared: list[AgentSpec] = []
         self._listeners: list[Listener] = []
         self._transports: dict[str, Transport] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         # Whoever drops a stream is not asked to close it; but while a task waits in it, it stays.
-        self._streams: WeakSet[EventStream] = WeakSet()
+        self._streams: WeakKeyDictionary[EventStream, None] = WeakKeyDictionary()
         self._waiting_streams: set[EventStream] = set()
         self._events_missed = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -125,10 +124,10 @@ class AgentNetworkManager:
             await self._listen()
             if bootstrap:
                 self._joining = asyncio.get_running_loop().create_future()
-                uuid = identity.new_uuid()
+                uuid = identity.new_uuid(self._rng)
                 await self._await(lambda token: self.control.join(bootstrap, uuid, token), self._joining)
             else:
-                self.control.found(identity.new_uuid())
+                self.control.found(identity.new_uuid(self._rng))
             identity.keep(self.control.network_uuid)
             declared, self._declared = self._declared, []
             if declared:
@@ -147,7 +146,7 @@ class AgentNetworkManager:
             await asyncio.wait([self._leaving])
             if self._identity is not None:  # a leaving that was cancelled did not wait
                 await self._wait_handlers()
-                await self._wait_closed(time.monotonic())
+                await self._wait_closed(self._loop.time())
             return
         self._leaving = asyncio.get_running_loop().create_future()
         try:
@@ -160,7 +159,7 @@ class AgentNetworkManager:
             self._leaving.set_result(None)
 
     async def _leave(self) -> None:
-        deadline = time.monotonic() + self.config.leave_ms_max / 1000
+        deadline = self._loop.time() + self.config.leave_ms_max / 1000
         if self._joining is not None and not self._joining.done():
             self._joining.set_exception(NotRunning(f"node {self.node_id} left while it was joining"))
         for listener in self._listeners:
@@ -175,7 +174,7 @@ class AgentNetworkManager:
         """Say farewell on every link; what is dialled now is given up."""
         self.control.leave()
         self._links = [session.link for session, _ in self.turn_out()]
-        for task in self._tasks - {asyncio.current_task()}:
+        for task in self._other_tasks():
             task.cancel()
 
     def _close(self, identity: NodeIdentity) -> None:
@@ -197,7 +196,7 @@ class AgentNetworkManager:
 
     async def _wait_closed(self, deadline: float) -> None:
         """Return when all tasks, links and listeners, which were told to end, have ended."""
-        await asyncio.gather(*self._tasks - {asyncio.current_task()}, return_exceptions=True)
+        await asyncio.gather(*self._other_tasks(), return_exceptions=True)
         await asyncio.gather(*(link.wait_closed(deadline) for link in self._links))
         for listener in self._listeners:
             await listener.wait_closed()
@@ -215,22 +214,25 @@ class AgentNetworkManager:
     def _start(self) -> NodeIdentity:
         loop = asyncio.get_running_loop()
         self._loop = loop
-        self._identity = identity = load_identity(self.config.data_dir, self.node_id, self.config.network)
+        self._rng = self.host.make_rng()
+        self._identity = identity = load_identity(
+            self.config.data_dir, self.node_id, self.config.network, self.host.time_ns()
+        )
         self._threads = HandlerThreads(self.node_id, self.config.handler_threads)
         self._engine = engine = Engine(
             self.node_id,
             identity.incarnation,
             self.config,
-            monotonic_ns(),
+            self.host.monotonic_ns(),
             make_token=loop.create_future,
             to_bytes=to_bytes,
             wake=lambda: loop.call_soon(self.turn),
         )
-        engine.wall_offset_ns = time.time_ns() - monotonic_ns()
+        engine.wall_offset_ns = self.host.time_ns() - self.host.monotonic_ns()
         self.control = engine.control = Control(
             engine,
             self.config,
-            rng=random.Random(),
+            rng=self._rng,
             network_uuid=identity.network_uuid,
             plaintext=any(not address.secure for address in self.config.listen_addresses),
         )
@@ -248,7 +250,7 @@ class AgentNetworkManager:
 
     def _transport(self, scheme: str) -> Transport:
         if scheme not in self._transports:
-            self._transports[scheme] = open_transport(scheme, self.config)
+            self._transports[scheme] = self.host.open_transport(scheme, self.config)
         return self._transports[scheme]
 
     def _link(self, kind: Transport, dial: Dial | None = None) -> Link:
@@ -282,7 +284,7 @@ class AgentNetworkManager:
         # A handler may be what leaves: it cannot wait for itself. What was still on its way may have come
         # when the tasks of an agent had ended, and made new ones.
         while tasks := {task for agent in agents for task in agent.retire()} - {asyncio.current_task()}:
-            _, running = await asyncio.wait(tasks, timeout=max(0.0, deadline - time.monotonic()))
+            _, running = await asyncio.wait(tasks, timeout=max(0.0, deadline - self._loop.time()))
             if running:
                 break
 
@@ -323,7 +325,7 @@ class AgentNetworkManager:
         """Carry out all but the closing of links, which is returned."""
         engine = self._engine
         assert engine is not None
-        engine.now_ns = self.turned_ns = now = monotonic_ns()
+        engine.now_ns = self.turned_ns = now = self.host.monotonic_ns()
         ready = engine.ready()
         for session in ready.send:
             session.link.flush()
@@ -360,13 +362,13 @@ class AgentNetworkManager:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_ns = when_ns
-        delay = max(when_ns - monotonic_ns(), MS) / 1e9
+        delay = max(when_ns - self.host.monotonic_ns(), MS) / 1e9
         self._timer = self._loop.call_later(delay, self._tick)
 
     def _tick(self) -> None:
         engine = self.engine
-        now = monotonic_ns()
-        engine.wall_offset_ns = time.time_ns() - now
+        now = self.host.monotonic_ns()
+        engine.wall_offset_ns = self.host.time_ns() - now
         engine.tick(now)
         for agent in list(self.busy):
             agent.rest_if_idle(now - self.config.agent_idle_ms * MS)
@@ -374,10 +376,14 @@ class AgentNetworkManager:
         self._timer = None
         self.turn()
 
+    def _other_tasks(self) -> list[asyncio.Task[None]]:
+        """All that was spawned, but for the one that asks."""
+        return [task for task in self._tasks if task is not asyncio.current_task()]
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
 
     async def _dial(self, dial: Dial) -> None:
         try:
@@ -385,11 +391,11 @@ class AgentNetworkManager:
             kind = self._transport(address.scheme)
             await kind.dial(address, lambda: self._link(kind, dial))
         except NetworkError as error:
-            self.engine.now_ns = monotonic_ns()
+            self.engine.now_ns = self.host.monotonic_ns()
             refused = isinstance(error.__cause__, ConnectionRefusedError)
             self.control.dial_failed(dial, error, refused=refused)
         except OSError as error:
-            self.engine.now_ns = monotonic_ns()
+            self.engine.now_ns = self.host.monotonic_ns()
             self.control.dial_failed(dial, OutageError(f"{dial.address}: {error}"))
 
     async def _await(
@@ -397,7 +403,7 @@ class AgentNetworkManager:
     ) -> None:
         """Start something that settles a token, and wait for it."""
         token = token or self._loop.create_future()
-        self.engine.now_ns = monotonic_ns()
+        self.engine.now_ns = self.host.monotonic_ns()
         start(token)
         self.turn()
         await token
@@ -594,7 +600,7 @@ class AgentNetworkManager:
         stream = EventStream(self.config.events_max, self._waiting_streams)
         if self._left:
             stream.end()
-        self._streams.add(stream)
+        self._streams[stream] = None
         if self._engine is not None:
             self.control.watched = True
         return stream

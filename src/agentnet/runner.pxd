@@ -4,11 +4,11 @@ from agentnet_core.port cimport Port
 
 
 cdef class Runner:
-    cdef Port port
+    cdef readonly Port port
     cdef Calls engine
-    cdef object handler, loop, report
+    cdef object handler, loop, report, monotonic_ns
     cdef public object task
-    cdef object inner               # what is being awaited: the handler's coroutine, mail, room for a reply
+    cdef readonly object inner      # what is being awaited: the handler's coroutine, mail, room for a reply
     cdef AgentMessage message       # what the handler is working on
     cdef object mail                # future that ends its idleness
     cdef bint retired

@@ -5,9 +5,9 @@ the coroutine in place, and hands the loop only what the handler really awaits. 
 task and no callback per message, and `current_task`, timeouts and cancellation mean what they
 always mean.  It lets the loop turn after a millisecond of work.
 
-In: a Port and an `async` handler of one AgentMessage.  Out: replies, through the engine; failures,
-through `report(message, error)`, which answers too and returns a token to await, or None.  It ends
-when it is retired while idle, or its task is cancelled.
+In: a Port, an `async` handler of one AgentMessage, the host's clock.  Out: replies, through the
+engine; failures, through `report(message, error)`, which answers too and returns a token to await, or
+None.  It ends when it is retired while idle, or its task is cancelled.
 """
 
 from cpython.object cimport PyObject
@@ -15,7 +15,6 @@ from cpython.ref cimport Py_XDECREF
 from libc.stdint cimport int64_t
 
 from asyncio import CancelledError, InvalidStateError
-from time import monotonic_ns
 
 from agentnet_core.errors import HandlerFailed, NetworkError
 
@@ -35,12 +34,13 @@ cdef int64_t TURN_NS = 1_000_000
 cdef class Runner:
     """Coroutine-like: give it to `loop.create_task`."""
 
-    def __cinit__(self, Port port not None, handler, loop, report):
+    def __cinit__(self, Port port not None, handler, loop, report, monotonic_ns):
         self.port = port
         self.engine = port.engine
         self.handler = handler
         self.loop = loop
         self.report = report
+        self.monotonic_ns = monotonic_ns
 
     @property
     def idle(self):
@@ -81,7 +81,7 @@ cdef class Runner:
 
     cdef object step(self, object thrown):
         """Run until there is something for the loop to wait for, and return that."""
-        cdef int64_t before, now = monotonic_ns(), turn_ends = now + TURN_NS
+        cdef int64_t before, now = self.monotonic_ns(), turn_ends = now + TURN_NS
         cdef int stride = 1, left = 1       # messages between looks at the clock, and to the next one
         cdef bint ended = False
         cdef PySendResult outcome
@@ -97,7 +97,7 @@ cdef class Runner:
                 while True:
                     if self.inner is None:
                         if left == 0:
-                            before, now = now, monotonic_ns()
+                            before, now = now, self.monotonic_ns()
                             self.engine.now_ns = now
                             if now >= turn_ends:
                                 return None

@@ -50,6 +50,11 @@ class Clock:
         self._steps_to(self._coming[0][0], 1)
         return True
 
+    @property
+    def next_ns(self) -> int | None:
+        """When the next thing is to happen; None if nothing is to come."""
+        return self._coming[0][0] if self._coming else None
+
     def run(self, ms: float) -> None:
         """Let that much time pass."""
         end = self.now_ns + int(ms * MS)
@@ -62,7 +67,9 @@ class Clock:
         last = self.steps + most
         try:
             while coming and coming[0][0] <= end_ns and self.steps < last:
-                self.now_ns, _, action, arguments = heappop(coming)
+                when_ns, _, action, arguments = heappop(coming)
+                if when_ns > self.now_ns:  # it may be late already
+                    self.now_ns = when_ns
                 self.steps += 1
                 action(*arguments)
         except Exception as error:

@@ -27,8 +27,9 @@ class Weather:
     """What the network does to bytes. Delays are drawn for each piece; the shares are chances of a piece.
 
     ``piece_bytes``: the largest piece that arrives at once. ``lose``, ``swap`` (with the one before),
-    ``repeat``, ``flip`` (one bit), ``cut`` (the connection ends there). ``room_bytes``: what a pipe
-    holds before its writer must pause.
+    ``repeat``, ``flip`` (one bit), ``cut`` (the connection ends there), ``stall`` (lost and sent again
+    ``resend_ns`` later, as TCP does: all behind it waits). ``room_bytes``: what a pipe holds before its
+    writer must pause.
     """
 
     delay_ns: tuple[int, int] = (20_000, 200_000)
@@ -38,6 +39,8 @@ class Weather:
     repeat: float = 0.0
     flip: float = 0.0
     cut: float = 0.0
+    stall: float = 0.0
+    resend_ns: int = 200_000_000
     room_bytes: int = 256 * 1024
 
     @cached_property
@@ -63,11 +66,16 @@ class Network:
     def __init__(self, clock: Clock, weather: Weather) -> None:
         self.clock = clock
         self.weather = weather
+        self.weathers: dict[tuple[str, str], Weather] = {}
+        """Of one direction between two hosts, where it is another one."""
         self._blocked: dict[tuple[str, str], None] = {}
         self._held: dict[Pipe, None] = {}
 
-    def delay(self) -> int:
-        low, high = self.weather.delay_ns
+    def weather_of(self, source: str, target: str) -> Weather:
+        return self.weathers.get((source, target), self.weather) if self.weathers else self.weather
+
+    def delay(self, source: str = "", target: str = "") -> int:
+        low, high = self.weather_of(source, target).delay_ns
         return low + int(self.clock.rng.random() * (high - low + 1))
 
     def block(self, source: str, target: str) -> None:
@@ -111,9 +119,13 @@ class Pipe:
         self._last_ns = 0
         self._stuck = 0  # pieces that have come as far as the place where the way is broken
 
+    @property
+    def weather(self) -> Weather:
+        return self.network.weather_of(self.source, self.target)
+
     def write(self, data: bytes | memoryview) -> None:
         # A transport may hold the view that it was given until its last byte is gone.
-        view, rng, weather = memoryview(data), self.network.clock.rng, self.network.weather
+        view, rng, weather = memoryview(data), self.network.clock.rng, self.weather
         while view:
             n = 1 + int(rng.random() * weather.piece_bytes)
             if not weather.is_clear:
@@ -147,9 +159,12 @@ class Pipe:
             self._arrive_later(len(piece))
 
     def _arrive_later(self, size: int) -> None:
-        clock = self.network.clock
+        clock, weather = self.network.clock, self.weather
         self._held += size
-        self._last_ns = max(self._last_ns, clock.now_ns + self.network.delay())
+        arrives_ns = clock.now_ns + self.network.delay(self.source, self.target)
+        if weather.stall and clock.rng.random() < weather.stall:
+            arrives_ns += weather.resend_ns
+        self._last_ns = max(self._last_ns, arrives_ns)
         clock.at(self._last_ns, self._arrive)
 
     def _arrive(self) -> None:
@@ -176,7 +191,7 @@ class Pipe:
             self.reader.lost(piece)
             return
         self._held -= len(piece)
-        if self._held < self.network.weather.room_bytes // 2:
+        if self._held < self.weather.room_bytes // 2:
             self.writer.resume()
         for at in range(0, len(piece), READ_BYTES):
             self.reader.received(piece[at : at + READ_BYTES])
