@@ -283,7 +283,7 @@ class TestFaults:
             began = net.clock.now
             assert active(a) == ["a", "b"]
             await net.until(lambda: active(a) == ["a"])
-            assert net.clock.now - began > a.config.node_lost_ms / 1000 / 2
+            assert net.clock.now - began > a.config.node_silence_ms_max / 1000
             await net.restart("b")
             await net.settled()
 

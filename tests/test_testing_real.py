@@ -29,7 +29,8 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes are stoppe
 QUICK: dict[str, Any] = {
     "ping_interval_ms": 200,
     "link_silence_ms_max": 1_500,
-    "node_lost_ms": 1_000,
+    "node_silence_ms_max": 1_000,
+    "suspicion_ms_min": 500,
     "redial_ms_min": 50,
     "redial_ms_max": 200,
     "handshake_ms_max": 1_000,

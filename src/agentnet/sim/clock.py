@@ -68,8 +68,7 @@ class Clock:
         try:
             while coming and coming[0][0] <= end_ns and self.steps < last:
                 when_ns, _, action, arguments = heappop(coming)
-                if when_ns > self.now_ns:  # it may be late already
-                    self.now_ns = when_ns
+                self.now_ns = max(self.now_ns, when_ns)  # it may be late already
                 self.steps += 1
                 action(*arguments)
         except Exception as error:

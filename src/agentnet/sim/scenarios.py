@@ -135,9 +135,7 @@ def go(world: World, forest: Forest) -> None:
         forest.leave(name)
     else:
         forest.kill([name], silently=way == 1)
-        world.after(
-            2 * forest.config.node_silence_ms_max + forest.config.suspicion_ms_max, forest.forget, name
-        )
+        world.after(forest.config.link_silence_ms_max + forest.config.suspicion_ms_max, forest.forget, name)
 
 
 def die_at_once(world: World, forest: Forest, percent: int, silently: bool) -> list[Row]:
