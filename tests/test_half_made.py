@@ -14,7 +14,7 @@ from commands import environment
 from agentnet import AgentMessage
 
 TOUCH = """
-import importlib, inspect, itertools, sys
+import importlib, inspect, itertools, sys, time
 
 from agentnet import Agent, AgentMessage
 from agentnet.runner import Runner
@@ -37,7 +37,7 @@ def swallow(call, *arguments):
         return None
 
 def objects():
-    yield from (session, port, Runner.__new__(Runner, port, None, None, None))
+    yield from (session, port, Runner.__new__(Runner, port, None, None, None, time.monotonic_ns))
     modules = [importlib.import_module(f"agentnet_core.{name}") for name in MODULES]
     classes = {value for module in modules for value in vars(module).values() if inspect.isclass(value)}
     for cls in [*classes, Agent, Runner]:
