@@ -168,6 +168,10 @@ class Forest:
                     todo.append(name)
         return len(found) == len(self.nodes)
 
+    def is_dialling(self) -> bool:
+        """Whether a living node waits for the answer to a dial."""
+        return any(node.dialling for node in self.nodes.values())
+
     def total(self, counter: str) -> int:
         """The sum of that counter of the living nodes' trees."""
         return sum(getattr(node.tree, counter) for node in self.nodes.values())

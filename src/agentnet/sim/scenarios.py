@@ -152,7 +152,9 @@ def die_at_once(world: World, forest: Forest, percent: int, silently: bool) -> l
         assert len(flights) <= 120, f"{max(len(flight.waits) for flight in flights)} nodes still wait"
         flights += broadcasts(world, forest, 1)
     healed_s = (max(flight.done_ns for flight in flights) - died_ns) / MS / 1000
-    world.run(30_000)  # until silence has told of all, and all is dialled
+    world.run(forest.config.link_silence_ms_max)
+    while forest.is_dialling():  # a dead host is dialled for long, and the next on the ring may be dead too
+        world.run(ROUND_MS)
     steady = broadcasts(world, forest, 5)
     how = "die silently" if silently else "die"
     rows = [
