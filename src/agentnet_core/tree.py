@@ -49,7 +49,7 @@ from agentnet_core.body import (
 from agentnet_core.config import BODY_BYTES, BROADCAST_BYTES, EngineConfig
 from agentnet_core.errors import MessageTooLarge
 
-GOSSIP, IHAVE, GRAFT, PRUNE, GONE = 11, 12, 13, 14, 15
+GOSSIP, IHAVE, GRAFT, PRUNE, GONE = range(24, 29)
 
 NS_PER_MS = 1_000_000
 NEVER = 2**63 - 1
