@@ -55,6 +55,10 @@ agentnet.transport.base
 agentnet.transport.sockets
 agentnet.transport.tcp agentnet.transport.tls
 agentnet.transport
+agentnet.liveness.packets agentnet.liveness.sealing
+agentnet.liveness.responder
+agentnet.liveness.watchdog
+agentnet.liveness
 agentnet.runner
 agentnet.link
 agentnet.agent
