@@ -34,6 +34,7 @@ agentnet_core.body agentnet_core.message
 agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake
 agentnet_core.directory agentnet_core.confirmations agentnet_core.membership
 agentnet_core.session
+agentnet_core.liveness
 agentnet_core.route
 agentnet_core.outflow
 agentnet_core.calls

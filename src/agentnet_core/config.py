@@ -74,6 +74,14 @@ class EngineConfig:
     """A link that brought no whole frame for this long is pinged."""
     link_silence_ms_max: int = 15_000
     """A link that brought no whole frame for this long is closed as lost."""
+    probe_interval_ms: int = 500
+    """A node whose link is silent is asked at its liveness port this often."""
+    port_check_ms: int = 20_000
+    """So is one that speaks, this often, to know whether its port is within reach at all."""
+    unreachable_ms_max: int = 3_000
+    """A node that was pinged, and for this long answered neither that nor at its liveness port, is let go."""
+    inactive_lag_ms: int = 1_000
+    """An event loop that has not turned for this long counts as blocked."""
     redial_ms_min: int = 50
     redial_ms_max: int = 5_000
     """Backoff between dials of one node: doubles from min to max, half of it jitter."""
