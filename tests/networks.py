@@ -480,7 +480,7 @@ class Impostor:
 
 
 class NodeProcess:
-    """A node in a process of its own: agents ``echo-ID`` (answers what it got) and ``count-ID``."""
+    """A node in a process of its own: agents ``echo-ID`` (answers what it got), ``count-ID`` and others."""
 
     def __init__(self, process: asyncio.subprocess.Process, ready: dict[str, Any]) -> None:
         self.process = process

@@ -56,12 +56,13 @@ agentnet.transport.base
 agentnet.transport.sockets
 agentnet.transport.tcp agentnet.transport.tls
 agentnet.transport
-agentnet.liveness.packets agentnet.liveness.sealing
-agentnet.liveness.responder
-agentnet.liveness.watchdog
-agentnet.liveness
 agentnet.runner
 agentnet.link
+agentnet.liveness.packets agentnet.liveness.sealing
+agentnet.liveness.responder agentnet.liveness.prober
+agentnet.liveness.watchdog
+agentnet.liveness.vitals
+agentnet.liveness
 agentnet.agent
 agentnet.manager
 agentnet.app

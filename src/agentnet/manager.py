@@ -33,6 +33,7 @@ from agentnet.config import Address, NetworkConfig
 from agentnet.events import EventStream
 from agentnet.identity import NodeIdentity, load_identity
 from agentnet.link import Link
+from agentnet.liveness import Vitals
 from agentnet.payload import decode, to_bytes
 from agentnet.runner import settle
 from agentnet.transport import Listener, Transport, open_transport
@@ -184,6 +185,7 @@ class AgentNetworkManager:
             listener.close()
         if self._timer is not None:
             self._timer.cancel()
+        self._vitals.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         for stream in list(self._streams):
             stream.end()
@@ -228,6 +230,7 @@ class AgentNetworkManager:
             network_uuid=identity.network_uuid,
             plaintext=any(not address.secure for address in self.config.listen_addresses),
         )
+        self._vitals = Vitals(engine, self.control, self.config, self._spawn)
         self.control.watched = bool(self._streams)
         self._node = Agent(self.engine, self, self.control.node_record, None, 1)
         return identity
@@ -237,6 +240,7 @@ class AgentNetworkManager:
             kind = self._transport(address.scheme)
             kind.check_own(self.node_id)
             self._listeners.append(await kind.listen(address, partial(self._link, kind), self._on_refused))
+        await self._vitals.open([listener.address for listener in self._listeners])
         advertised = self.config.advertise_addresses or [listener.address for listener in self._listeners]
         self.control.set_addresses(tuple(str(address) for address in advertised))
 
@@ -324,6 +328,8 @@ class AgentNetworkManager:
         closing = [(session, session.link) for session, _ in ready.close]
         for dial in ready.dial:
             self._spawn(self._dial(dial))
+        for session in ready.probe:
+            self._vitals.ask(session)
         for port in ready.deliver:
             port.wake()
         for port in ready.stop:
@@ -359,6 +365,7 @@ class AgentNetworkManager:
 
     def _tick(self) -> None:
         engine = self.engine
+        self._vitals.beat()
         now = monotonic_ns()
         engine.wall_offset_ns = time.time_ns() - now
         engine.tick(now)
@@ -570,6 +577,7 @@ class AgentNetworkManager:
         engine = self._engine if self._engine is not None else self.engine
         return {
             **engine.stats(),
+            **self._vitals.stats(),
             "agents": len(self.control.directory),
             "handlers_failed": self.handlers_failed,
             "connections_refused": self._refused_early,

@@ -16,6 +16,8 @@ FRAME_BYTES_MIN = 64 * 1024
 """What every node takes in one frame, so that control frames need no agreement."""
 BODY_BYTES = 48 * 1024
 """What one control frame's body is filled to, when a list has to be cut into several."""
+LAG_MS_MIN = 300
+"""An event loop is looked at four times a second: what is less is no lag."""
 OPTIONAL_BYTES_MAX = 4096
 """What a message may be on the wire beside its payload."""
 
@@ -115,6 +117,9 @@ class EngineConfig:
             raise ConfigError(f"frame_bytes_max={self.frame_bytes_max}: expected at least {FRAME_BYTES_MIN}")
         if self.metadata_bytes_max > BODY_BYTES:
             raise ConfigError(f"metadata_bytes_max={self.metadata_bytes_max}: expected at most {BODY_BYTES}")
+        if self.inactive_lag_ms < LAG_MS_MIN:
+            raise ConfigError(f"inactive_lag_ms={self.inactive_lag_ms}: expected at least {LAG_MS_MIN}")
+        self._check_order("probe_interval_ms", "unreachable_ms_max")
         self._check_order("fragment_bytes", "frame_bytes_max", slack=OPTIONAL_BYTES_MAX)
         self._check_order("bulk_window_bytes", "link_window_bytes")
         parts = self.message_bytes_max // self.fragment_bytes + 1

@@ -23,15 +23,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from agentnet_core.config import EngineConfig
+from agentnet_core.config import LAG_MS_MIN, EngineConfig
 from agentnet_core.errors import HandshakeRefused, LinkLost, NetworkError
 from agentnet_core.records import Event, Member, NodeStatus
 from agentnet_core.session import Session
 
 MS = 1_000_000
 NEVER = 2**63 - 1
-UNANSWERED_MIN = 3
-"""Probes that went unanswered before that means anything: one may be lost on the way."""
+UNANSWERED_MIN = 4
+"""Probes that went unanswered before that means anything: one may be lost on the way, and an own loop that
+stands a little sends two before it reads the answer to the first."""
 BY_PORT, BY_LINK = "port", "link"
 
 
@@ -80,11 +81,12 @@ class Liveness:
         self._config = config
         self._ping_ns = config.ping_interval_ms * MS
         self._silence_ns = config.link_silence_ms_max * MS
-        self._probe_ns = config.probe_interval_ms * MS
+        # Where links are let go early, there must be time to ask before.
+        self._probe_ns = min(config.probe_interval_ms * MS, self._silence_ns // 8)
         self._check_ns = config.port_check_ms * MS
         self._unreachable_ns = config.unreachable_ms_max * MS
         self._inactive_ns = config.inactive_lag_ms * MS
-        # A short silence is none yet, but where links are let go early there must be time to ask.
+        self._stands_ns = max(LAG_MS_MIN * MS, min(self._inactive_ns, self._silence_ns // 4))
         self._patience_ns = min(self._ping_ns + self._probe_ns, self._silence_ns // 2)
         self._watches: dict[Session, Watch] = {}
         self._known: dict[str, str] = {}
@@ -122,10 +124,12 @@ class Liveness:
             return
         watch.answered_ns, watch.unanswered = now_ns, 0
         # A loop that turned well after the ping has seen it: then it is the link that fails.
-        stands = lag_ns >= self._inactive_ns and now_ns - lag_ns <= watch.pinged_ns + self._inactive_ns
+        stands = lag_ns >= self._stands_ns and now_ns - lag_ns <= watch.pinged_ns + self._stands_ns
         if watch.pinged_ns <= session.heard_ns or not stands:
             return
         watch.excused_ns, watch.lag_ns = now_ns, lag_ns
+        if lag_ns < self._inactive_ns:
+            return
         known = watch.inactive_ns > 0
         watch.inactive_ns = watch.inactive_ns or now_ns
         # Its stack may take a moment to be had.
@@ -156,7 +160,7 @@ class Liveness:
 
     def tick(self, now_ns: int, gap_ns: int) -> int:
         """Ask the silent, close the mute; the time of the next look. ``gap_ns``: since the last one."""
-        if gap_ns > 2 * self._probe_ns:
+        if gap_ns > self._unreachable_ns:
             for each in self._watches.values():
                 each.unanswered = 0
         next_ns = NEVER

@@ -228,12 +228,12 @@ def test_answers_on_links_that_are_gone_are_nothing() -> None:
 
 def test_limits_of_time_are_kept_for_short_settings() -> None:
     world, a, b = pair(
-        ping_interval_ms=50, link_silence_ms_max=400, probe_interval_ms=20, inactive_lag_ms=80,
-        unreachable_ms_max=200,
-    )  # fmt: skip
+        ping_interval_ms=50, link_silence_ms_max=600, inactive_lag_ms=300, unreachable_ms_max=500
+    )
     b.block()
     world.run(10_000)
     assert member(a, "b").status is INACTIVE
+    assert not a.told(Event.LINK_LOST)
     b.pause()
     b.stack = None
     world.run(700)

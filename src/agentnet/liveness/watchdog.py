@@ -70,7 +70,7 @@ def describe_stack(frame: FrameType | None) -> str:
     lines: list[str] = []
     while frame is not None and len(lines) < FRAMES_MAX:
         code = frame.f_code
-        path = "/".join(PurePath(code.co_filename).parts[-PATH_PARTS:])
+        path = PurePath(*PurePath(code.co_filename).parts[-PATH_PARTS:]).as_posix()
         lines.append(f"{path}:{frame.f_lineno} in {code.co_qualname}")
         frame = frame.f_back
     return "\n".join(reversed(lines))
