@@ -52,7 +52,7 @@ async def linked_by(net: AgentNetworkManager, node_id: str, means: str) -> None:
 
 def block(net: AgentNetworkManager, how: str) -> asyncio.Future[Any]:
     """Let the busy node block its loop; the answer comes when it turns again."""
-    return net.request("block-busy", f"{how} {BLOCK_S}".encode(), timeout=60)
+    return net.request("block-busy", f"{how} {BLOCK_S}".encode(), timeout=40)
 
 
 async def sees_it_busy(net: AgentNetworkManager, watch: Watch, how: str) -> str:
@@ -150,7 +150,7 @@ async def test_a_node_tells_that_it_was_blocked_itself(cluster: Cluster) -> None
     [net] = await cluster.start("a", **QUICK)
     watch = cluster.watch(net)
     await asyncio.sleep(0)  # the watch has begun to read
-    time.sleep(1.0)  # noqa: ASYNC251 - this is what blocks
+    time.sleep(2.5)  # noqa: ASYNC251 - this is what blocks
     here = "in test_a_node_tells_that_it_was_blocked_itself"
     await until(lambda: [event for event in watch.of(Event.BLOCKED, node_id="a") if here in event.detail])
 

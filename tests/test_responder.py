@@ -221,7 +221,7 @@ def test_the_stack_is_seen_without_the_loop() -> None:
     released = threading.Event()
 
     def stand_here() -> None:
-        watchdog.watch(node.pulse, ())
+        watchdog.watch(lambda: node.pulse, ())
         released.wait(SECONDS)
         watchdog.unwatch(node.pulse)
 
@@ -290,7 +290,7 @@ import os, sys, threading
 sys.path[:0] = {path!r}
 from test_responder import Answering, watchdog, is_running
 node = Answering()
-watchdog.watch(node.pulse, (node.udp, node.tcp))
+watchdog.watch(lambda: node.pulse, (node.udp, node.tcp))
 pid = os.fork()
 if pid == 0:
     try:
@@ -299,7 +299,7 @@ if pid == 0:
         assert node.pulse.beat() is None
         watchdog.unwatch(node.pulse)
         other = Answering(incarnation=8)
-        watchdog.watch(other.pulse, (other.udp, other.tcp))
+        watchdog.watch(lambda: other.pulse, (other.udp, other.tcp))
         assert other.ask().incarnation == 8
         watchdog.unwatch(other.pulse)
         assert not is_running()

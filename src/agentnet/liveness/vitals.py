@@ -11,6 +11,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
@@ -79,14 +80,14 @@ class Vitals:
             self._sockets = await bind(addresses[0], self._config)
             udp, tcp = (sock.fileno() for sock in self._sockets)
             lag_ns_max = self._config.inactive_lag_ms * MS
-            self._pulse = Pulse(udp, tcp, self._secret, self._engine.incarnation, lag_ns_max)
+            make = partial(Pulse, udp, tcp, self._secret, self._engine.incarnation, lag_ns_max)
+            self._pulse = watchdog.watch(make, self._sockets)
         except NetworkError as error:
             self._close_sockets()
             if self._config.liveness_at:
                 raise
             log.warning("node %s has no liveness ports: %s", self._engine.node_id, error)
         else:
-            watchdog.watch(self._pulse, self._sockets)
             self._engine.wake_by(monotonic_ns())  # a node that nobody talks to must tick as well
 
     def offer(self) -> tuple[int, int, bytes] | None:

@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import PurePath
 from types import FrameType
 from typing import NamedTuple
@@ -35,14 +36,19 @@ _watched: dict[int, _Watched] = {}
 _thread: threading.Thread | None = None
 
 
-def watch(pulse: Pulse, sockets: tuple[socket.socket, ...]) -> None:
-    """Look after the event loop of the calling thread. ``sockets``: what a child of a fork must close."""
+def watch(make: Callable[[], Pulse], sockets: tuple[socket.socket, ...]) -> Pulse:
+    """Make a Pulse for the event loop of the calling thread, and look after it; end it with `unwatch`.
+
+    ``sockets``: what a child of a fork must close.
+    """
     global _thread  # noqa: PLW0603 - one for the process, whatever its nodes
     with _lock:
+        pulse = make()
         _watched[pulse.number] = _Watched(pulse, threading.get_ident(), sockets)
         if _thread is None:
             _thread = threading.Thread(target=_look, name="agentnet-watchdog", daemon=True)
             _thread.start()
+        return pulse
 
 
 def unwatch(pulse: Pulse) -> None:
