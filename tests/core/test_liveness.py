@@ -98,7 +98,6 @@ def test_a_process_that_is_stopped_while_it_is_busy_is_lost() -> None:
     b.block()
     world.run(30_000)
     b.pause()
-    b.stack = None  # now nothing of it answers
     world.until(lambda: member(a, "b").status is DISCONNECTED, ms=6_000)
     assert member(a, "b").liveness == "port"
 
@@ -235,6 +234,5 @@ def test_limits_of_time_are_kept_for_short_settings() -> None:
     assert member(a, "b").status is INACTIVE
     assert not a.told(Event.LINK_LOST)
     b.pause()
-    b.stack = None
     world.run(700)
     assert member(a, "b").status is DISCONNECTED

@@ -327,7 +327,7 @@ class Node:
 
     def pause(self) -> None:
         """It stops, as by SIGSTOP: what comes for it waits."""
-        self.paused = True
+        self.paused, self.stack = True, None
 
     def unpause(self) -> None:
         if self.paused:
