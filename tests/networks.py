@@ -34,6 +34,7 @@ MESSAGE, REFUSED = 16, 17
 CHECKED = 2
 """Flag of a frame: a checksum follows its body."""
 
+WATCHDOG = "agentnet-watchdog"
 SECONDS = 20.0
 """What a condition may take on a busy machine before the test has failed."""
 
@@ -108,8 +109,14 @@ def resident_bytes() -> int:
 
 
 def own_threads() -> list[str]:
-    """Names of the threads that nodes made."""
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("agentnet-")]
+    """Names of the threads that nodes made, but for the one that all nodes of a process share."""
+    names = [thread.name for thread in threading.enumerate() if thread.name.startswith("agentnet-")]
+    return [name for name in names if name != WATCHDOG]
+
+
+def is_watched() -> bool:
+    """Whether the thread that all nodes of a process share is there."""
+    return any(thread.name == WATCHDOG for thread in threading.enumerate())
 
 
 class Watch:
@@ -185,6 +192,7 @@ class Cluster:
         self._peers: list[FakePeer] = []
         self._tasks = asyncio.all_tasks()
         self._files = open_files()
+        self._watched = is_watched()
 
     @property
     def certificates(self) -> Certificates:
@@ -246,6 +254,7 @@ class Cluster:
         for watch in self._watches:
             await watch.close()
         await until_nothing_left(self._tasks, self._files)
+        assert is_watched() == self._watched, "left behind: the watchdog"
 
 
 def linked(net: AgentNetworkManager) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
+import re
 import socket
 import sys
 import time
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from networks import (
     CONTINUE_SIGNAL,
     STOP_SIGNAL,
@@ -21,6 +24,7 @@ from networks import (
 )
 
 from agentnet import AgentNetworkManager, Event, LinkLost, Member, NodeStatus
+from agentnet.cli import main
 from agentnet.liveness.packets import LOCKED_TEXT, make_probe, make_ticket
 from agentnet.liveness.prober import Prober
 from agentnet_core.config import EngineConfig
@@ -233,6 +237,16 @@ async def test_many_silent_links_ask_little(cluster: Cluster) -> None:
             if other is not net:
                 await linked_by(net, other.node_id, "port")
         assert net.stats()["probes_sent"] <= 8
+
+
+def test_the_table_of_members_shows_the_lag(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = dataclasses.asdict(Member("n1", 1, (), INACTIVE, lag_ms=3_217, liveness="port"))
+    monkeypatch.setattr("agentnet.cli._observe", lambda *_: [row])
+    told = CliRunner().invoke(main, ["members", "--join", "tcp://127.0.0.1:1"]).stdout
+    assert "lag_ms" in told
+    assert re.search(r"n1 .*inactive .*3217 .*port", told)
+    row["lag_ms"] = 0
+    assert "lag_ms" not in CliRunner().invoke(main, ["members", "--join", "tcp://127.0.0.1:1"]).stdout
 
 
 def test_the_key_is_not_shown() -> None:

@@ -203,17 +203,16 @@ def test_what_a_node_does_is_not_read_from_the_wire(node: Answering) -> None:
 def test_the_lag_is_told_until_the_loop_turns_again() -> None:
     node = Answering(lag_ms_max=50)
     assert node.pulse.beat() is None
-    standing = node.said(lambda answer: answer.lag_ns > 300 * MS)
+    standing = node.said(lambda answer: answer.lag_ns > 300 * MS and answer.stack)
     assert standing.stack == packets.LOCKED_TEXT  # nobody has looked
     node.pulse.describe(b"here")
     assert node.said(lambda answer: answer.stack == "here").lag_ns > 300 * MS
     lag_ns, state, stack = node.pulse.beat() or (0, 0, b"")
     assert (lag_ns > 300 * MS, state, stack) == (True, packets.STACK, b"here")
     after = node.ask()
-    assert after is not None
-    assert after.lag_ns < standing.lag_ns
-    assert after.stack != "here"
     node.close()
+    assert after is not None
+    assert after.stack != "here"
 
 
 def test_the_stack_is_seen_without_the_loop() -> None:
@@ -322,7 +321,7 @@ def test_a_fork_has_no_thread_and_may_have_nodes_of_its_own() -> None:
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", CHILD.format(path=sys.path)],
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=50,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -82,7 +82,7 @@ class EngineConfig:
     """So is one that speaks, this often, to know whether its port is within reach at all."""
     unreachable_ms_max: int = 3_000
     """A node that was pinged, and for this long answered neither that nor at its liveness port, is let go."""
-    inactive_lag_ms: int = 1_000
+    inactive_lag_ms: int = 2_000
     """An event loop that has not turned for this long counts as blocked."""
     redial_ms_min: int = 50
     redial_ms_max: int = 5_000
