@@ -130,10 +130,9 @@ class Liveness:
         watch.excused_ns, watch.lag_ns = now_ns, lag_ns
         if lag_ns < self._inactive_ns:
             return
-        known = watch.inactive_ns > 0
         watch.inactive_ns = watch.inactive_ns or now_ns
         # Its stack may take a moment to be had.
-        if not watch.told and (stack or known):
+        if not watch.told and (stack or now_ns - watch.inactive_ns >= self._unreachable_ns):
             watch.told = True
             where = f", in\n{stack}" if stack else ""
             detail = f"alive, but its event loop has not turned for {lag_ns // MS} ms{where}"
