@@ -13,6 +13,7 @@ from setuptools.command.build_ext import build_ext
 SRC = Path("src")
 INCLUDE = SRC / "agentnet_core" / "include"
 GENERATED = Path("build/cython")
+POSIX_ONLY = {SRC / "agentnet/liveness/responder.pyx"}
 JOBS = 2
 
 DIRECTIVES = {
@@ -57,6 +58,7 @@ def extensions() -> list[Extension]:
             extra_compile_args=compile_args(),
         )
         for path in sorted(SRC.rglob("*.pyx"))
+        if sys.platform != "win32" or path not in POSIX_ONLY
     ]
 
 

@@ -39,6 +39,7 @@ MESSAGE, REFUSED = 16, 17
 CHECKED = 2
 """Flag of a frame: a checksum follows its body."""
 
+WATCHDOG = "agentnet-watchdog"
 SECONDS = 20.0
 """What a condition may take on a busy machine before the test has failed."""
 
@@ -113,8 +114,14 @@ def resident_bytes() -> int:
 
 
 def own_threads() -> list[str]:
-    """Names of the threads that nodes made."""
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("agentnet-")]
+    """Names of the threads that nodes made, but for the one that all nodes of a process share."""
+    names = [thread.name for thread in threading.enumerate() if thread.name.startswith("agentnet-")]
+    return [name for name in names if name != WATCHDOG]
+
+
+def is_watched() -> bool:
+    """Whether the thread that all nodes of a process share is there."""
+    return any(thread.name == WATCHDOG for thread in threading.enumerate())
 
 
 class Watch:
@@ -190,6 +197,7 @@ class Cluster:
         self._peers: list[FakePeer] = []
         self._tasks = asyncio.all_tasks()
         self._files = open_files()
+        self._watched = is_watched()
 
     @property
     def certificates(self) -> Certificates:
@@ -262,6 +270,7 @@ class Cluster:
         for watch in self._watches:
             await watch.close()
         await until_nothing_left(self._tasks, self._files)
+        assert is_watched() == self._watched, "left behind: the watchdog"
 
 
 def linked(net: AgentNetworkManager) -> bool:
@@ -430,7 +439,7 @@ class Impostor:
 
 
 class NodeProcess:
-    """A node in a process of its own: agents ``echo-ID`` (answers what it got) and ``count-ID``."""
+    """A node in a process of its own: agents ``echo-ID`` (answers what it got), ``count-ID`` and others."""
 
     def __init__(self, process: asyncio.subprocess.Process, ready: dict[str, Any]) -> None:
         self.process = process

@@ -6,11 +6,31 @@ In: one argument, JSON: node_id, bootstrap, settings of NetworkConfig.  Out: one
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import sys
+import time
 from typing import Any
 
 from agentnet import AgentMessage, AgentNetworkManager, NetworkConfig, run
+
+
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def spin(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def hold(seconds: float) -> None:
+    """Keep the interpreter lock, as C code may: a call that does not let go of it."""
+    ctypes.PyDLL(None).sleep(int(seconds))
+
+
+BLOCKS = {"sleep": sleep, "spin": spin, "hold": hold}
 
 
 async def main(order: dict[str, Any]) -> None:
@@ -31,6 +51,11 @@ async def main(order: dict[str, Any]) -> None:
         @net.agent(f"stuck-{node_id}")
         async def stuck(message: AgentMessage) -> None:
             await asyncio.Event().wait()
+
+        @net.agent(f"block-{node_id}")
+        async def block(message: AgentMessage) -> None:
+            how, seconds = message.payload.decode().split()
+            BLOCKS[how](float(seconds))
 
         await net.join_network(order["bootstrap"])
         print(json.dumps({"addresses": net.addresses}), flush=True)

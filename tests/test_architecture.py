@@ -36,6 +36,7 @@ agentnet_core.overlay agentnet_core.tree
 agentnet_core.directory agentnet_core.confirmations agentnet_core.detector agentnet_core.joining
 agentnet_core.membership agentnet_core.registrations
 agentnet_core.session
+agentnet_core.liveness
 agentnet_core.route
 agentnet_core.outflow
 agentnet_core.calls
@@ -60,6 +61,11 @@ agentnet.transport
 agentnet.host
 agentnet.runner
 agentnet.link
+agentnet.liveness.packets agentnet.liveness.sealing
+agentnet.liveness.responder agentnet.liveness.prober
+agentnet.liveness.watchdog
+agentnet.liveness.vitals
+agentnet.liveness
 agentnet.agent
 agentnet.manager
 agentnet.app

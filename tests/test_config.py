@@ -145,6 +145,13 @@ class TestSettings:
         ("settings", "said"),
         [
             ({"handler_threads": 0}, "handler_threads=0: expected an integer above 0"),
+            ({"inactive_lag_ms": 299}, "inactive_lag_ms=299: expected at least 300"),
+            (
+                {"probe_interval_ms": 3001},
+                "unreachable_ms_max=3000: expected at least probe_interval_ms=3001",
+            ),
+            ({"liveness_at": 65536}, "liveness_at=65536: expected 0 to 65535"),
+            ({"liveness_at": True}, "liveness_at=True: expected 0 to 65535"),
             ({"events_max": True}, "events_max=True: expected an integer above 0"),
             ({"nodes_max": "many"}, "nodes_max='many': expected an integer above 0"),
             ({"events_max": COUNT_MAX + 1}, f"events_max={COUNT_MAX + 1}: expected at most {COUNT_MAX}"),

@@ -344,7 +344,7 @@ class TestEvents:
         await until(lambda: seen == list("abcdefa"))
         await one.leave_network()
         await soon(asyncio.gather(*readers[1:]))
-        assert one._waiting_streams == set()
+        assert one._streams._waiting == set()
 
     async def test_aclose(self, cluster: Cluster) -> None:
         (one,) = await cluster.start("n1")

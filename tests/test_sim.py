@@ -125,7 +125,7 @@ def test_a_partition_delays_and_loses_nothing_if_it_is_short() -> None:
     asker = a.agent("asker")
     world.partition(["a"], ["b"])
     answer = asker.request("echo-b", b"hello")
-    world.run(3000)
+    world.run(2500)
     assert not answer.done
     world.heal()
     world.run(10)
@@ -164,7 +164,7 @@ def test_a_paused_process_does_nothing_and_then_all() -> None:
     asker = a.agent("asker")
     b.pause()
     answers = [asker.request("echo-b", b"%d" % number) for number in range(100)]
-    world.run(3000)
+    world.run(2500)
     assert echo_b.received == []
     b.unpause()
     world.run(50)

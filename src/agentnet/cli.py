@@ -298,7 +298,10 @@ def members(join: tuple[str, ...], config: Path | None, as_json: bool) -> None:
     rows = _observe(
         join, config, lambda net: [dataclasses.asdict(m) for m in net.members() if m.node_id != net.node_id]
     )
-    _print_rows(rows, ("node_id", "status", "addresses", "plaintext"), as_json)
+    columns = ["node_id", "status", "liveness", "addresses", "plaintext"]
+    if any(row["lag_ms"] for row in rows):
+        columns.insert(2, "lag_ms")
+    _print_rows(rows, columns, as_json)
 
 
 def _observe(

@@ -171,6 +171,13 @@ class NetworkConfig(EngineConfig):
     ca: str | None = None
     """Path of the certificates (PEM) that sign the nodes of this network; all three, or none."""
 
+    # -- liveness
+    liveness_ports: bool = True
+    """Whether a UDP and a TCP port beside the first of ``listen`` answer for this node while its event loop
+    cannot. Without them others cannot tell whether it is busy or dead."""
+    liveness_at: int = 0
+    """Number of both; 0 picks free ones."""
+
     # -- disk, threads, events
     data_dir: str | None = None
     """Where this node keeps what must outlive it (its incarnation); None: nothing is kept."""
@@ -224,6 +231,8 @@ class NetworkConfig(EngineConfig):
     def _check_counts(self) -> None:
         for name in ("handler_threads", "events_max"):
             check_count(name, getattr(self, name))
+        if type(self.liveness_at) is not int or not 0 <= self.liveness_at <= 65535:
+            raise ConfigError(f"liveness_at={describe(self.liveness_at)}: expected 0 to 65535")
 
     def _check_certificates(self) -> None:
         given = [name for name in ("certificate", "private_key", "ca") if getattr(self, name) is not None]

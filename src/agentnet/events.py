@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from typing import Self
+from weakref import WeakKeyDictionary
 
 from agentnet_core.records import Event
 
@@ -69,3 +70,32 @@ class EventStream:
         """Read no more."""
         self.end()
         self._queue.clear()
+
+
+class EventStreams:
+    """All streams of one node. ``missed``: events that some reader was too slow for."""
+
+    def __init__(self, limit: int) -> None:
+        self.missed = 0
+        self._limit = limit
+        # Whoever drops a stream is not asked to close it; but while a task waits in it, it stays.
+        self._open: WeakKeyDictionary[EventStream, None] = WeakKeyDictionary()
+        self._waiting: set[EventStream] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def open(self) -> EventStream:
+        """One more, of what happens from now on."""
+        stream = EventStream(self._limit, self._waiting)
+        self._open[stream] = None
+        return stream
+
+    def put(self, event: Event) -> None:
+        for stream in self._open:
+            self.missed += stream.put(event)
+
+    def end(self) -> None:
+        """Nothing more will happen."""
+        for stream in list(self._open):
+            stream.end()

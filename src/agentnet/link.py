@@ -118,6 +118,12 @@ class Link(asyncio.BufferedProtocol):
 
     # -- from the manager
 
+    @property
+    def peer(self) -> tuple[str, int, *tuple[int, ...]] | None:
+        """The other end of its socket, as the socket names it; None once it is gone."""
+        name = self._transport.get_extra_info("peername") if self._transport is not None else None
+        return name if isinstance(name, tuple) and len(name) >= 2 else None
+
     def flush(self) -> None:
         """Write what the session holds, as far as the transport takes it."""
         session, transport = self.session, self._transport

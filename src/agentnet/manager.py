@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequen
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack, cast
-from weakref import WeakKeyDictionary
 
 from agentnet.agent import (
     STOP_S_MAX,
@@ -28,10 +27,11 @@ from agentnet.agent import (
     make_agent,
 )
 from agentnet.config import Address, NetworkConfig
-from agentnet.events import EventStream
+from agentnet.events import EventStreams
 from agentnet.host import HOST, Host
 from agentnet.identity import NodeIdentity, load_identity
 from agentnet.link import Link
+from agentnet.liveness import Vitals
 from agentnet.payload import AnswerOf, decode, to_bytes
 from agentnet.runner import settle
 from agentnet.transport import Listener, Transport
@@ -80,10 +80,7 @@ class AgentNetworkManager:
         self._listeners: list[Listener] = []
         self._transports: dict[str, Transport] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
-        # Whoever drops a stream is not asked to close it; but while a task waits in it, it stays.
-        self._streams: WeakKeyDictionary[EventStream, None] = WeakKeyDictionary()
-        self._waiting_streams: set[EventStream] = set()
-        self._events_missed = 0
+        self._streams = EventStreams(self.config.events_max)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
         self._refused_early = 0
@@ -130,8 +127,7 @@ class AgentNetworkManager:
                 self.control.found(identity.new_uuid(self._rng))
             identity.keep(self.control.network_uuid)
             declared, self._declared = self._declared, []
-            if declared:
-                await self.register_agents(declared)
+            await self.register_agents(declared)
         except BaseException:
             await self.leave_network()
             raise
@@ -189,9 +185,9 @@ class AgentNetworkManager:
             listener.close()
         if self._timer is not None:
             self._timer.cancel()
+        self._vitals.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
-        for stream in list(self._streams):
-            stream.end()
+        self._streams.end()
         identity.close()
 
     async def _wait_closed(self, deadline: float) -> None:
@@ -215,14 +211,14 @@ class AgentNetworkManager:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._rng = self.host.make_rng()
-        self._identity = identity = load_identity(
-            self.config.data_dir, self.node_id, self.config.network, self.host.time_ns()
-        )
-        self._threads = HandlerThreads(self.node_id, self.config.handler_threads)
+        config = self.config
+        identity = load_identity(config.data_dir, self.node_id, config.network, self.host.time_ns())
+        self._identity = identity
+        self._threads = HandlerThreads(self.node_id, config.handler_threads)
         self._engine = engine = Engine(
             self.node_id,
             identity.incarnation,
-            self.config,
+            config,
             self.host.monotonic_ns(),
             make_token=loop.create_future,
             to_bytes=to_bytes,
@@ -231,11 +227,12 @@ class AgentNetworkManager:
         engine.wall_offset_ns = self.host.time_ns() - self.host.monotonic_ns()
         self.control = engine.control = Control(
             engine,
-            self.config,
+            config,
             rng=self._rng,
             network_uuid=identity.network_uuid,
-            plaintext=any(not address.secure for address in self.config.listen_addresses),
+            plaintext=any(not address.secure for address in config.listen_addresses),
         )
+        self._vitals = Vitals(engine, self.control, config, self._spawn)
         self.control.watched = bool(self._streams)
         self._node = Agent(self.engine, self, self.control.node_record, None, 1)
         return identity
@@ -245,6 +242,7 @@ class AgentNetworkManager:
             kind = self._transport(address.scheme)
             kind.check_own(self.node_id)
             self._listeners.append(await kind.listen(address, partial(self._link, kind), self._on_refused))
+        await self._vitals.open([listener.address for listener in self._listeners])
         advertised = self.config.advertise_addresses or [listener.address for listener in self._listeners]
         self.control.set_addresses(tuple(str(address) for address in advertised))
 
@@ -332,6 +330,8 @@ class AgentNetworkManager:
         closing = [(session, session.link) for session, _ in ready.close]
         for dial in ready.dial:
             self._spawn(self._dial(dial))
+        for session in ready.probe:
+            self._vitals.ask(session)
         for port in ready.deliver:
             port.wake()
         for port in ready.stop:
@@ -340,8 +340,7 @@ class AgentNetworkManager:
         if self._outcomes:
             self._settle(len(engine.pending))
         for event in ready.events:
-            for stream in self._streams:
-                self._events_missed += stream.put(event)
+            self._streams.put(event)
         if (engine.wake_ns < self._timer_ns or self._timer is None) and not self._left:
             self._arm(min(engine.wake_ns, now + TICK_NS_MAX))
         return closing
@@ -367,6 +366,7 @@ class AgentNetworkManager:
 
     def _tick(self) -> None:
         engine = self.engine
+        self._vitals.beat()
         now = self.host.monotonic_ns()
         engine.wall_offset_ns = self.host.time_ns() - now
         engine.tick(now)
@@ -390,13 +390,11 @@ class AgentNetworkManager:
             address = Address.parse(dial.address)
             kind = self._transport(address.scheme)
             await kind.dial(address, lambda: self._link(kind, dial))
-        except NetworkError as error:
-            self.engine.now_ns = self.host.monotonic_ns()
+        except (NetworkError, OSError) as error:
+            why = error if isinstance(error, NetworkError) else OutageError(f"{dial.address}: {error}")
             refused = isinstance(error.__cause__, ConnectionRefusedError)
-            self.control.dial_failed(dial, error, refused=refused)
-        except OSError as error:
             self.engine.now_ns = self.host.monotonic_ns()
-            self.control.dial_failed(dial, OutageError(f"{dial.address}: {error}"))
+            self.control.dial_failed(dial, why, refused=refused)
 
     async def _await(
         self, start: Callable[[asyncio.Future[None]], None], token: asyncio.Future[None] | None = None
@@ -575,20 +573,18 @@ class AgentNetworkManager:
         """Every agent known, or those with a capability, in the order of their ids."""
         directory = cast(Control, self.engine.control).directory
         records = directory.agents() if capability is None else directory.find(capability)
-        members = {member.node_id: (member, member.place) for member in self.members()}
-        return [
-            AgentNode.of(record, *members[record.node_id]) for record in records if record.node_id in members
-        ]
+        return AgentNode.all_of(records, self.members())
 
     def stats(self) -> dict[str, int]:
         """Every counter of this node, by name."""
         engine = self._engine if self._engine is not None else self.engine
         return {
             **engine.stats(),
+            **self._vitals.stats(),
             "agents": len(self.control.directory),
             "handlers_failed": self.handlers_failed,
             "connections_refused": self._refused_early,
-            "events_missed": self._events_missed,
+            "events_missed": self._streams.missed,
         }
 
     def events(self) -> AsyncIterator[Event]:
@@ -597,10 +593,9 @@ class AgentNetworkManager:
         Each call gives a stream of its own, whose events the tasks that read it share.  Who reads too
         slowly misses the oldest; an EVENTS_MISSED event says how many.
         """
-        stream = EventStream(self.config.events_max, self._waiting_streams)
+        stream = self._streams.open()
         if self._left:
             stream.end()
-        self._streams[stream] = None
         if self._engine is not None:
             self.control.watched = True
         return stream

@@ -21,6 +21,8 @@ BODY_BYTES = 48 * 1024
 BROADCAST_BYTES = 60 * 1024
 """What every node takes as one broadcast's payload: it crosses each link as one frame."""
 RINGS_MAX = 8
+LAG_MS_MIN = 300
+"""An event loop is looked at four times a second: what is less is no lag."""
 OPTIONAL_BYTES_MAX = 4096
 """What a message may be on the wire beside its payload."""
 MS_MAX = 10**12
@@ -83,6 +85,14 @@ class EngineConfig:
     """A link that brought no whole frame for this long is pinged."""
     link_silence_ms_max: int = 15_000
     """A link that brought no whole frame for this long is closed as lost."""
+    probe_interval_ms: int = 500
+    """A node whose link is silent is asked at its liveness port this often."""
+    port_check_ms: int = 20_000
+    """So is one that speaks, this often, to know whether its port is within reach at all."""
+    unreachable_ms_max: int = 3_000
+    """A node that was pinged, and for this long answered neither that nor at its liveness port, is let go."""
+    inactive_lag_ms: int = 2_000
+    """An event loop that has not turned for this long counts as blocked."""
     redial_ms_min: int = 50
     redial_ms_max: int = 5_000
     """Backoff between dials of one node: doubles from min to max, half of it jitter."""
@@ -156,6 +166,9 @@ class EngineConfig:
             raise ConfigError(f"frame_bytes_max={self.frame_bytes_max}: expected at most {FRAME_BYTES_LIMIT}")
         if self.metadata_bytes_max > BODY_BYTES:
             raise ConfigError(f"metadata_bytes_max={self.metadata_bytes_max}: expected at most {BODY_BYTES}")
+        if self.inactive_lag_ms < LAG_MS_MIN:
+            raise ConfigError(f"inactive_lag_ms={self.inactive_lag_ms}: expected at least {LAG_MS_MIN}")
+        self._check_order("probe_interval_ms", "unreachable_ms_max")
         self._check_order("fragment_bytes", "frame_bytes_max", slack=OPTIONAL_BYTES_MAX)
         self._check_order("bulk_window_bytes", "link_window_bytes")
         parts = self.message_bytes_max // self.fragment_bytes + 1

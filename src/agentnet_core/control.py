@@ -12,7 +12,7 @@ the dialler's `join`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ from agentnet_core.handshake import (
 )
 from agentnet_core.joining import Joining
 from agentnet_core.listing import Confirm
+from agentnet_core.liveness import Liveness
 from agentnet_core.membership import Membership
 from agentnet_core.message import Origin
 from agentnet_core.records import AgentRecord, Event, Member
@@ -79,11 +80,14 @@ class Control:
         self.directory = Directory(engine.node_id, config)
         self.membership = Membership(engine.node_id, engine.incarnation, (), config, rng)
         self.registrations = Registrations(config, self.directory.label)
+        self.liveness = Liveness(engine, config)
         self.node_record = AgentRecord(0, engine.node_id)
         self.leaving = False
         self.watched = False
         """Whether anybody reads events of single agents: a network may have very many."""
         self.addresses: tuple[str, ...] = ()
+        self.offer_liveness: Callable[[], tuple[int, int, bytes] | None] = lambda: None
+        """UDP port, TCP port and key of the next link's liveness probes; the driver has them."""
         self._plaintext = plaintext
         self._dials: dict[Session, Dial] = {}
         self._agreed: dict[Session, Any] = {}
@@ -178,9 +182,14 @@ class Control:
             plaintext = self._plaintext if member.node_id == engine.node_id else member.plaintext
             since = heard.get(member.node_id)
             when = member.last_heartbeat if since is None else since + engine.wall_offset_ns
-            return replace(member, last_heartbeat=when, plaintext=plaintext)
+            member = replace(member, last_heartbeat=when, plaintext=plaintext)
+            return self.liveness.seen(member, engine.sessions.get(member.node_id), engine.now_ns)
 
         return [seen(member) for member in self.membership.members()]
+
+    def alive(self, session: Session, lag_ns: int, stack: str) -> None:
+        """The liveness port of a link's peer answered; ``stack`` is empty if none is known."""
+        self.liveness.answered(session, lag_ns, stack, self.engine.now_ns)
 
     # -- links, as the engine tells
 
@@ -198,6 +207,8 @@ class Control:
         self._agreed.pop(session, None)
         self._probes.pop(session, None)
         self._asked.pop(session, None)
+        heard_ns = self.liveness.heard_ns(session)
+        self.liveness.closed(session)
         # A newcomer that was closed as a duplicate says nothing about the link that stays.
         was_current = session.welcomed and session.node_id not in self.engine.sessions
         if was_current:
@@ -206,7 +217,7 @@ class Control:
             self._synced.pop(session.node_id, None)
             self._sent_version.pop(session.node_id, None)
             self._settle(self.registrations.lost(session.node_id))
-            self.membership.link_down(session.node_id, now, hung_up=session.hung_up)
+            self.membership.link_down(session.node_id, now, heard_ns, hung_up=session.hung_up)
             if not (self.leaving or session.left):
                 self.engine.event(Event(Event.LINK_LOST, session.node_id, detail=str(error), error=error))
         elif not session.welcomed:
@@ -266,6 +277,7 @@ class Control:
             checksum=CHECKSUM_NONE if secure else CHECKSUM_CRC32C,
             addresses=self.addresses,
             plaintext=self._plaintext,
+            liveness=self.offer_liveness(),
         )
 
     def _on_hello(self, session: Session, remote: Hello) -> None:
@@ -322,7 +334,7 @@ class Control:
             asked_ns = self._probe(old)
             if arbiter:
                 self._probes[session] = (old, verdict, asked_ns)
-            elif old.ponged_ns >= asked_ns:
+            elif self.liveness.answered_since(old, asked_ns):
                 self._close(session, verdict.close)
             else:
                 # The arbiter has welcomed the link and speaks on: it dials again once this is known.
@@ -338,6 +350,7 @@ class Control:
         """Ask whether the peer of a link is alive, unless that was done just now; when it was."""
         if old not in self._asked:
             self.engine.ping(old)
+            self.liveness.ask(old, self.engine.now_ns)
             self._asked[old] = self.engine.now_ns
             self.engine.wake_by(self.engine.now_ns + self._probe_ns())
         return self._asked[old]
@@ -355,6 +368,7 @@ class Control:
         if arbiter:
             engine.put_control(session, WELCOME, Welcome(agreed.network_uuid).encode())
         engine.welcome(session)
+        self.liveness.welcomed(session, engine.now_ns)
         dial = self._dials.pop(session, None)
         self._synced[node_id] = False
         hello: Hello = session.hello
@@ -453,7 +467,7 @@ class Control:
                 session.heard_ns = min(now_ns, session.heard_ns + gap_ns)
             self.membership.stood_still(now_ns, gap_ns)
         self._turn(now_ns)
-        next_ns = min(self.membership.next_deadline_ns(), self._check_links(now_ns))
+        next_ns = min(self.membership.next_deadline_ns(), self.liveness.tick(now_ns, gap_ns))
         self._settle(self.registrations.late(now_ns))
         next_ns = min(next_ns, self._check_probes(now_ns), self.registrations.next_deadline_ns())
         if self._joining is not None:
@@ -487,16 +501,15 @@ class Control:
         engine.wake_by(membership.next_deadline_ns())
 
     def _heard_ns(self, node_id: str) -> int:
-        """When a linked node was heard last."""
-        return self.engine.sessions[node_id].heard_ns
+        """When a linked node was heard last, on its link or past its event loop."""
+        return self.liveness.heard_ns(self.engine.sessions[node_id])
 
     def _on_question(self, session: Session, kind: int, body: bytes) -> None:
         """A peer asks whether this node hears another, or answers that, or compares what is known."""
         engine = self.engine
         if kind == PROBE:
             node_id = decode_probe(body)
-            asked = engine.sessions.get(node_id)
-            heard_ns = 0 if asked is None else asked.heard_ns
+            heard_ns = self._heard_ns(node_id) if node_id in engine.sessions else 0
             vouch = self.membership.vouch(node_id, heard_ns, engine.now_ns)
             engine.put_control(session, VOUCH, vouch.encode())
         elif kind == VOUCH:
@@ -510,40 +523,6 @@ class Control:
                 if not answer:
                     engine.put_control(session, DIGEST, encode_digest(self.membership.digest(), True))
 
-    def _check_links(self, now_ns: int) -> int:
-        """Ping the silent, close the mute; the time of the next look."""
-        config = self.config
-        next_ns = NEVER
-        for session in list(self.engine.links):
-            if not session.welcomed:
-                limit = session.opened_ns + config.handshake_ms_max * MS
-                if now_ns >= limit:
-                    said = "said nothing" if session.node_id == "" else "sent no WELCOME"
-                    self.engine.fail(
-                        session,
-                        HandshakeRefused(
-                            f"{session.address} {said} for {config.handshake_ms_max} ms (handshake_ms_max)"
-                        ),
-                    )
-                    continue
-                next_ns = min(next_ns, limit)
-                continue
-            silent_ns = now_ns - session.heard_ns
-            if silent_ns >= config.link_silence_ms_max * MS:
-                self.engine.down(
-                    session,
-                    LinkLost(f"node {session.node_id} was silent for {config.link_silence_ms_max} ms"),
-                )
-                continue
-            if (
-                silent_ns >= config.ping_interval_ms * MS
-                and now_ns >= session.pinged_ns + config.ping_interval_ms * MS
-            ):
-                self.engine.ping(session)
-            ping_ns = max(session.heard_ns, session.pinged_ns) + config.ping_interval_ms * MS
-            next_ns = min(next_ns, ping_ns, session.heard_ns + config.link_silence_ms_max * MS)
-        return next_ns
-
     def _probe_ns(self) -> int:
         return min(self.config.ping_interval_ms, self.config.handshake_ms_max // 2) * MS
 
@@ -556,13 +535,13 @@ class Control:
                     self._decide(session, arbiter=self._agreed[session].arbiter)
                 except NetworkError as error:
                     self.engine.fail(session, error)
-            elif old.ponged_ns >= asked_ns and verdict.close is not None:
+            elif self.liveness.answered_since(old, asked_ns) and verdict.close is not None:
                 del self._probes[session]
                 self._close(session, verdict.close)
             else:
                 next_ns = min(next_ns, now_ns + 20 * MS)
         for old, asked_ns in list(self._asked.items()):
-            if old.ponged_ns >= asked_ns:
+            if self.liveness.answered_since(old, asked_ns):
                 # Kept for a newcomer that dials again to be told, for as long as that may take it; with
                 # less, each of its links would ask anew and none would get the answer.
                 if now_ns >= asked_ns + (self.config.redial_ms_max + self.config.handshake_ms_max) * MS:

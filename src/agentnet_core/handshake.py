@@ -98,7 +98,8 @@ class Hello:
 
     ``network_uuid``: 16 bytes, or none while joining. ``features_*``: bit masks.
     ``credit_bytes``: data that the receiver may send before the first CREDIT.
-    ``liveness``: (UDP port, TCP port, key) or None; carried, not used yet.
+    ``liveness``: (UDP port, TCP port, key of this link) at which the node's liveness is asked, or None;
+    a port that is not open is 0.
     ``addresses``: URLs at which the node can be dialled.
     """
 
@@ -114,7 +115,7 @@ class Hello:
     message_bytes_max: int = 64 * 1024 * 1024
     credit_bytes: int = 0
     checksum: int = CHECKSUM_NONE
-    liveness: tuple[int, int, bytes] | None = None
+    liveness: tuple[int, int, bytes] | None = field(default=None, repr=False)
     addresses: tuple[str, ...] = ()
     plaintext: bool = False
     extra: dict[int, Any] = field(default_factory=dict, hash=False)

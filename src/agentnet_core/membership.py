@@ -41,18 +41,19 @@ NS_PER_MS = 1_000_000
 
 
 class _Node:
-    """``since_ns``: of its link, or of being without. ``told``: JOINED was told and LOST was not.
+    """``since_ns``: of its link. ``heard_ns``: when it was heard last, or heard of; while it is linked the
+    caller knows better. ``told``: JOINED was told and LOST was not.
     ``hung_up``: its end of the last link closed without a word; ``refused``: where its dials are since."""
 
     __slots__ = (
-        *("hung_up", "linked", "lost", "plaintext", "record", "redial", "refused"),
-        *("since_ns", "told", "turn"),
+        *("heard_ns", "hung_up", "linked", "lost", "plaintext", "record", "redial"),
+        *("refused", "since_ns", "told", "turn"),
     )
 
     def __init__(self, record: NodeRecord, now_ns: int, next_ns: int) -> None:
         self.record = record
         self.redial = Redial(next_ns)
-        self.since_ns = now_ns
+        self.since_ns = self.heard_ns = now_ns
         self.linked = self.lost = self.told = self.plaintext = self.hung_up = False
         self.refused: dict[str, None] = {}
         self.turn = 0
@@ -164,7 +165,7 @@ class Membership:
             node.linked
             or node.lost
             or node.redial.failures > 0
-            or now_ns - node.since_ns >= self._dial_ns_max
+            or now_ns - node.heard_ns >= self._dial_ns_max
             for node in self._nodes.values()
         )
 
@@ -245,7 +246,7 @@ class Membership:
         self._detector.stood_still(now_ns, gap_ns)
         for node in self._nodes.values():
             if not (node.linked or node.lost):
-                node.since_ns = min(now_ns, node.since_ns + gap_ns)
+                node.heard_ns = min(now_ns, node.heard_ns + gap_ns)
 
     def link_up(
         self,
@@ -299,9 +300,11 @@ class Membership:
             node.told = True
             self._tell(Event(Event.JOINED, node_id, detail=f"incarnation {node.record.incarnation}"))
 
-    def link_down(self, node_id: str, now_ns: int, *, hung_up: bool = False) -> None:
-        """The node's link is gone, and no other took its place. ``hung_up``: the other end closed it,
-        without a word."""
+    def link_down(
+        self, node_id: str, now_ns: int, heard_ns: int | None = None, *, hung_up: bool = False
+    ) -> None:
+        """The node's link is gone, and no other took its place. ``heard_ns``: when the node was heard last,
+        if not now. ``hung_up``: the other end closed it, without a word."""
         node = self._nodes.get(node_id)
         if node is None or not node.linked:
             return
@@ -311,7 +314,7 @@ class Membership:
         lasted = now_ns - node.since_ns >= self._dials.redial_ns_max
         node.redial.failures = 0 if lasted else node.redial.failures + 1
         node.linked = False
-        node.since_ns = now_ns
+        node.heard_ns = now_ns if heard_ns is None else heard_ns
         wait_ns = self._dials.backoff_ns(node.redial.failures) + self._dials.courtesy_ns(node_id)
         node.redial.next_ns = now_ns + (0 if at_once else wait_ns)
 
@@ -369,7 +372,7 @@ class Membership:
         for node_id, node in self._nodes.items():
             if node.lost:
                 continue
-            heard_ns = heard(node_id) if node.linked else node.since_ns
+            heard_ns = heard(node_id) if node.linked else node.heard_ns
             hears = detector.hears(heard_ns, now_ns)
             if hears and node.linked:
                 helpers.append(node_id)
@@ -494,7 +497,7 @@ class Membership:
             self._detector.clear(record.node_id)
             if node.lost:
                 node.lost = False
-                node.since_ns = now_ns
+                node.heard_ns = now_ns
                 node.redial.failures = 0
                 node.redial.next_ns = now_ns + self._dials.courtesy_ns(record.node_id)
         if node.record.accusers:
@@ -512,7 +515,7 @@ class Membership:
 
     def _admit(self, record: NodeRecord, now_ns: int) -> _Node:
         if len(self._nodes) + 1 >= self._nodes_max:
-            oldest = min((node for node in self._nodes.values() if node.lost), key=lambda node: node.since_ns)
+            oldest = min((node for node in self._nodes.values() if node.lost), key=lambda node: node.heard_ns)
             del self._nodes[oldest.record.node_id]
         node = _Node(record, now_ns, now_ns + self._dials.courtesy_ns(record.node_id))
         self._nodes[record.node_id] = node
@@ -525,7 +528,7 @@ class Membership:
             self._tell_lost(node, f"replaced by incarnation {record.incarnation}")
         node.record = record
         node.linked = node.lost = node.hung_up = False
-        node.since_ns = now_ns
+        node.heard_ns = now_ns
         node.redial.failures = 0
         node.redial.next_ns = now_ns + self._dials.courtesy_ns(record.node_id)
 

@@ -16,6 +16,7 @@ cdef class Ready:
     cdef readonly list send
     cdef readonly list close
     cdef readonly list dial
+    cdef readonly list probe
     cdef readonly list deliver
     cdef readonly list stop
     cdef readonly list settle

@@ -41,19 +41,21 @@ cdef class Ready:
     """What is to be done, field by field in this order; a driver may keep it until the next `ready()`.
 
     send: sessions with bytes to write. close: (session, error). dial: addresses to dial.
+    probe: sessions whose peer's liveness port is to be asked; the control's `alive` takes the answer.
     deliver: ports whose runner must be woken. stop: ports that lost their id to another node, and whose
     runner must end. settle: (token, message or error or None, hint).
     events: Event.
     """
 
     def __cinit__(self):
-        self.send, self.close, self.dial = [], [], []
+        self.send, self.close, self.dial, self.probe = [], [], [], []
         self.deliver, self.stop, self.settle, self.events = [], [], [], []
 
     def clear(self):
         self.send.clear()
         self.close.clear()
         self.dial.clear()
+        self.probe.clear()
         self.deliver.clear()
         self.stop.clear()
         self.settle.clear()
@@ -133,6 +135,10 @@ cdef class Outflow:
 
     def dial(self, dial):
         self.now_ready.dial.append(dial)
+        self.rouse()
+
+    def probe(self, Session session not None):
+        self.now_ready.probe.append(session)
         self.rouse()
 
     cdef int put_control_u64(self, Session session, uint8_t kind, uint64_t value) except -1:

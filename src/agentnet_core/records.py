@@ -5,6 +5,7 @@ Plain data, no behaviour; every room below may hold these.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from hashlib import blake2b
@@ -73,7 +74,13 @@ class AgentRecord:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node as another sees it. ``incarnation`` grows with each start of the same node id."""
+    """A node as another sees it. ``incarnation`` grows with each start of the same node id.
+
+    ``lag_ms``: for how long its event loop has stood, if it is INACTIVE. ``liveness``: "port" if its
+    liveness port answers, so that a busy node is told from a dead one; "link" if none can be reached,
+    so that only the silence of the link tells, and a node that is DISCONNECTED may have been busy; ""
+    for this node itself, and for one that was never linked.
+    """
 
     node_id: str
     incarnation: int
@@ -81,6 +88,8 @@ class Member:
     status: NodeStatus = NodeStatus.ACTIVE
     last_heartbeat: int = 0
     plaintext: bool = False
+    lag_ms: int = 0
+    liveness: str = ""
 
     @property
     def place(self) -> tuple[str, int]:
@@ -123,6 +132,12 @@ class AgentNode:
             name=record.name,
         )
 
+    @classmethod
+    def all_of(cls, records: Iterable[AgentRecord], members: Iterable[Member]) -> list[AgentNode]:
+        """The agents of these records whose nodes are among the members."""
+        nodes = {member.node_id: (member, member.place) for member in members}
+        return [cls.of(record, *nodes[record.node_id]) for record in records if record.node_id in nodes]
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -146,6 +161,12 @@ class Event:
     HANDLER_FAILED = "handler_failed"
     LINK_REFUSED = "link_refused"
     LINK_LOST = "link_lost"
+    INACTIVE = "inactive"
+    """A node is alive, but its event loop stands; ``detail``: since when, and where."""
+    ACTIVE = "active"
+    """The event loop of an INACTIVE node turns again."""
+    BLOCKED = "blocked"
+    """The event loop of this node itself stood for a while; ``detail``: for how long, and where."""
     EVENTS_MISSED = "events_missed"
 
 

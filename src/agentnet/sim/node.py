@@ -2,7 +2,7 @@
 
 A Node does with virtual time what the manager and the link do with asyncio: it fills the arena and
 calls `receive`, carries out each `Ready` in the order of its fields, and ticks when `wake_ns` says so.
-It can be paused, slow, killed, and started again with its disk or without.
+It can be paused, blocked, slow, killed, and started again with its disk or without.
 
 An engine that settles a token twice, or raises where it should not, ends the simulation.
 """
@@ -31,6 +31,8 @@ from agentnet_core.session import Session
 
 TICK_NS_MAX = 250 * MS
 WALL_NS = 1_700_000_000 * 10**9
+OFFER = (7401, 7402, bytes(range(48)))
+"""Liveness ports and key: that there are some is all that matters here."""
 
 Handle = Callable[[AgentMessage], Any]
 
@@ -43,6 +45,7 @@ class World(Protocol):
     @property
     def secure(self) -> bool: ...
     def dial(self, node: Node, dial: Dial) -> None: ...
+    def probe(self, node: Node, session: Session) -> None: ...
     def acted(self, node: Node) -> None: ...
 
 
@@ -254,17 +257,23 @@ class Node:
         config: EngineConfig | None = None,
         uuid: bytes = b"",
         certificate: str | None = None,
+        ports: bool = True,
     ) -> None:
         self.world, self.clock, self.name = world, world.clock, name
         self.certificate = name if certificate is None else certificate
         self.config = config if config is not None else EngineConfig()
         self.events: list[Event] = []
+        self.has_ports = ports
+        self.ports_open = True
+        """Whether probes reach its liveness ports."""
         self.step_ns = 0
         """What each thing that it does takes, if it is slow."""
         self._start(incarnation, uuid)
 
     def _start(self, incarnation: int, uuid: bytes) -> None:
         self.dead = self.paused = False
+        self.stack: str | None = None
+        self._turned_ns = self.clock.now_ns
         self._backlog: deque[tuple[Action, tuple[Any, ...]]] = deque()
         self._going = False  # through the backlog
         self._busy_ns = 0
@@ -283,6 +292,7 @@ class Node:
         self.control = Control(self.engine, self.config, rng=rng, network_uuid=uuid)
         self.engine.control = self.control
         self.control.watched = True
+        self.control.offer_liveness = lambda: OFFER if self.has_ports else None
         self.control.set_addresses((address_of(self.name),))
 
     # -- the process
@@ -320,12 +330,26 @@ class Node:
 
     def pause(self) -> None:
         """It stops, as by SIGSTOP: what comes for it waits."""
-        self.paused = True
+        self.paused, self.stack = True, None
 
     def unpause(self) -> None:
         if self.paused:
-            self.paused = False
+            self.paused, self.stack = False, None
             self._go_on()
+
+    def block(self, stack: str = "handler.py:1 in handle") -> None:
+        """Its event loop stops, as in a handler that blocks: only its liveness ports answer."""
+        self.paused, self.stack = True, stack
+
+    def unblock(self) -> None:
+        self.unpause()
+
+    def answer_probe(self) -> tuple[int, str] | None:
+        """What its liveness port says: the lag of its loop, and where that stands; None if nothing."""
+        stopped = self.paused and self.stack is None
+        if self.dead or stopped or not (self.has_ports and self.ports_open):
+            return None
+        return self.clock.now_ns - self._turned_ns, self.stack or ""
 
     def kill(self, *, silently: bool = False) -> None:
         """The process dies; ``silently``: the host with it, so that nobody is told."""
@@ -361,6 +385,8 @@ class Node:
         closing = list(ready.close)
         for dial in ready.dial:
             self.world.dial(self, dial)
+        for session in ready.probe:
+            self.world.probe(self, session)
         for agent in ready.deliver:
             agent.wake()
         for token, outcome, hint in ready.settle:
@@ -380,6 +406,7 @@ class Node:
         if engine is not self.engine or when_ns != self._tick_ns:
             return  # an earlier one was armed since
         self._tick_ns = None
+        self._turned_ns = self.clock.now_ns
         self.engine.tick(self.clock.now_ns)
         self.turn()
 

@@ -32,7 +32,7 @@ def calm(world: World, nodes: int = 5) -> None:
 
 
 def storm(world: World, nodes: int = 8) -> None:
-    """Some nodes are cut apart, stopped, killed and started again for a minute; then all is well again."""
+    """Some nodes are cut apart, stopped, blocked, killed and started again; then all is well again."""
     all_nodes = world.join(*(f"n{number}" for number in range(nodes)))
     asker, names = busy(all_nodes)
     asked: list[Token] = []
@@ -73,8 +73,10 @@ def harm(world: World, nodes: list[Node]) -> None:
             world.heal()
         case 3 if not node.dead:
             node.kill(silently=world.rng.random() < 0.5)
+        case 4 if node.paused and not node.dead:
+            node.unpause()
         case 4 if not node.dead:
-            node.unpause() if node.paused else node.pause()
+            node.block() if world.rng.random() < 0.5 else node.pause()
         case 5 if node.dead:
             node.restart("n0", disk=world.rng.random() < 0.5)
 

@@ -24,6 +24,7 @@ from agentnet_core.config import EngineConfig
 from agentnet_core.dials import Dial
 from agentnet_core.engine import Engine
 from agentnet_core.errors import OutageError
+from agentnet_core.session import Session
 
 REFUSED = "connection refused"
 
@@ -167,6 +168,26 @@ class World:
             engine.now_ns = self.now_ns
             refused = reason == REFUSED
             node.control.dial_failed(dial, OutageError(f"{dial.address}: {reason}"), refused=refused)
+
+    def probe(self, node: Node, session: Session) -> None:
+        """A node asks the liveness port of a link's peer: a packet each way, and either may be lost."""
+        there, engine = self.nodes.get(session.node_id), node.engine
+
+        def arrive() -> None:
+            if there is None or there.engine.incarnation != session.incarnation:
+                return
+            answer = there.answer_probe()
+            if answer is not None and self.network.passes(there.name, node.name):
+                self.after(self.network.delay() / MS, lambda: node.act(lambda: hear(*answer)))
+
+        def hear(lag_ns: int, stack: str) -> None:
+            if node.engine is engine:
+                self.clock.note("alive", node.name, session.node_id, lag_ns)
+                engine.now_ns = self.now_ns
+                node.control.alive(session, lag_ns, stack)
+
+        if self.network.passes(node.name, session.node_id):
+            self.after(self.network.delay() / MS, arrive)
 
     # -- faults
 

@@ -119,7 +119,9 @@ class RealNetwork(Network):
         await relay.open()
         listen = f"tcp://127.0.0.1:{port}"
         relay.aim(listen)
-        return NetworkConfig(**settings, listen=[listen], advertise=[relay.address])
+        # Liveness ports would go round the relay, and so round every fault.
+        ports = settings.pop("liveness_ports", False)
+        return NetworkConfig(**settings, liveness_ports=ports, listen=[listen], advertise=[relay.address])
 
     def _manager(self, name: str, config: NetworkConfig) -> AgentNetworkManager:
         self._open_way(name)
