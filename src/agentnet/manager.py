@@ -208,8 +208,7 @@ class AgentNetworkManager:
         return sorted({*working, *list(self._threads.labels.values())})
 
     def _start(self) -> NodeIdentity:
-        loop = asyncio.get_running_loop()
-        self._loop = loop
+        self._loop = loop = asyncio.get_running_loop()
         self._rng = self.host.make_rng()
         config = self.config
         identity = load_identity(config.data_dir, self.node_id, config.network, self.host.time_ns())

@@ -88,6 +88,7 @@ class Liveness:
         self._inactive_ns = config.inactive_lag_ms * MS
         self._stands_ns = max(LAG_MS_MIN * MS, min(self._inactive_ns, self._silence_ns // 4))
         self._patience_ns = min(self._ping_ns + self._probe_ns, self._silence_ns // 2)
+        self._grace_ns = max(0, self._silence_ns - config.node_silence_ms_max * MS)
         self._watches: dict[Session, Watch] = {}
         self._known: dict[str, str] = {}
 
@@ -151,9 +152,12 @@ class Liveness:
         return replace(member, liveness=watch.means, status=NodeStatus.INACTIVE, lag_ms=lag_ms)
 
     def heard_ns(self, session: Session) -> int:
-        """When the peer was heard last, on its link or at its liveness port."""
+        """When the peer was heard last, on its link or at its liveness port; later, where it has no port
+        within reach: it counts as heard for as long as its link is kept, as it may only be busy."""
         watch = self._watches.get(session)
-        return session.heard_ns if watch is None else max(session.heard_ns, watch.answered_ns)
+        if watch is not None and watch.answered_ns:
+            return max(session.heard_ns, watch.answered_ns)
+        return session.heard_ns + self._grace_ns
 
     def answered_since(self, session: Session, when_ns: int) -> bool:
         """Whether the peer has proved since then that it is alive."""

@@ -135,7 +135,7 @@ class Membership:
         """The answer to who asks whether this node hears that one, which it heard last then."""
         node = self._nodes.get(node_id)
         heard = node is not None and node.linked and self._detector.hears(heard_ns, now_ns)
-        return Vouch(node_id, (now_ns - heard_ns) // NS_PER_MS if heard else None)
+        return Vouch(node_id, max(0, now_ns - heard_ns) // NS_PER_MS if heard else None)
 
     def refusal(self, node_id: str, incarnation: int) -> str | None:
         """Why a link to that node cannot be, whatever other links there are; None if it can."""
