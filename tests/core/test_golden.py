@@ -56,7 +56,9 @@ THERE = agent_id_of("there")
 def spoken() -> list[str]:
     """What a node says in a life that has every kind of frame in it, one line for each, in a fixed order."""
     world = World()
-    config = EngineConfig(mailbox_messages_max=4, fragment_bytes=256, bulk_window_bytes=4096)
+    config = EngineConfig(
+        mailbox_messages_max=4, fragment_bytes=256, bulk_window_bytes=4096, link_silence_ms_max=2_000
+    )
     node = world.node("m", config=config)
     node.control.found(UUID)
     stranger = Stranger(world, node, name="a")
