@@ -12,11 +12,13 @@ from strangers import Stranger
 
 from agentnet_core.config import (
     BODY_BYTES,
+    BROADCAST_BYTES,
     COUNT_MAX,
     FRAME_BYTES_LIMIT,
     FRAME_BYTES_MIN,
     MS_MAX,
     OPTIONAL_BYTES_MAX,
+    RINGS_MAX,
     EngineConfig,
 )
 from agentnet_core.dials import Dial
@@ -103,10 +105,17 @@ def test_settings_that_must_fit_one_another(good: dict[str, Any], bad: dict[str,
 @pytest.mark.parametrize("name", [field.name for field in fields(EngineConfig) if field.type == "int"])
 def test_every_number_has_an_end(name: str) -> None:
     """Beyond it, C would overflow in the midst of a node's life."""
-    most = {"frame_bytes_max": FRAME_BYTES_LIMIT, "metadata_bytes_max": BODY_BYTES}
+    most = {
+        "frame_bytes_max": FRAME_BYTES_LIMIT,
+        "metadata_bytes_max": BODY_BYTES,
+        "overlay_rings": RINGS_MAX,
+        "broadcast_bytes_max": BROADCAST_BYTES,
+    }
     limit = most.get(name, MS_MAX if "_ms" in name else COUNT_MAX)
     if name not in ("fragment_bytes", "message_bytes_max"):  # others are above these, and have an end
-        roomy = {"redial_ms_max": MS_MAX, "link_silence_ms_max": MS_MAX, "link_window_bytes": COUNT_MAX}
+        times = ("redial_ms_max", "link_silence_ms_max", "node_silence_ms_max", "suspicion_ms_max")
+        counts = ("link_window_bytes", "broadcasts_announced_max", "broadcast_window_max")
+        roomy = {**dict.fromkeys(times, MS_MAX), **dict.fromkeys(counts, COUNT_MAX)}
         assert getattr(EngineConfig(**{**roomy, name: limit}), name) == limit
     with pytest.raises(ConfigError, match=f"{name}={limit + 1}: expected at most {limit}"):
         EngineConfig(**{name: limit + 1})
