@@ -90,6 +90,7 @@ _HOMES = {
     "Event": "agentnet_core.records",
     "Expired": "agentnet_core.errors",
     "HandlerFailed": "agentnet_core.errors",
+    "HandlerStuck": "agentnet_core.errors",
     "HandshakeRefused": "agentnet_core.errors",
     "JoinFailed": "agentnet_core.errors",
     "LimitReached": "agentnet_core.errors",
