@@ -142,7 +142,7 @@ async def use() -> str:
 
 
 async def test_survives(network: Network) -> None:
-    assert_type(await network.nodes("a", "b", node_lost_ms=1_000), list[AgentNetworkManager])
+    assert_type(await network.nodes("a", "b", suspicion_ms_min=1_000), list[AgentNetworkManager])
     assert_type(await network.process("p", "module:app"), NodeProcess)
     assert_type(await network.restart("a"), AgentNetworkManager)
     assert_type(await network.until(lambda: 7), int)

@@ -114,16 +114,16 @@ class EngineConfig:
     """Agents known; a registration beyond raises LimitReached, a peer's is not taken and an event tells."""
     metadata_bytes_max: int = 4_096
     """Capabilities and metadata of one agent, encoded; more raises LimitReached."""
-    overlay_rings: int = 4
-    """Rings of the overlay: a node dials its successor on each, so it has about twice as many links."""
-    mesh_nodes_max: int = 50
-    """In a network of more nodes than this, a node links to its neighbours on the rings only."""
     join_ms_max: int = 10_000
     register_ms_max: int = 10_000
     leave_ms_max: int = 10_000
     """Deadlines of ``join_network``, ``register_agent``, ``leave_network``."""
 
-    # -- broadcasts
+    # -- overlay and broadcast tree: of `agentnet sim forest`; nodes link to all others as yet
+    overlay_rings: int = 4
+    """Rings of the overlay: a node dials its successor on each, so it has about twice as many links."""
+    mesh_nodes_max: int = 50
+    """In a network of more nodes than this, a node links to its neighbours on the rings only."""
     broadcast_bytes_max: int = 48 * 1024
     """A larger payload of a broadcast is refused at its origin with MessageTooLarge."""
     broadcast_window_max: int = 4_096
