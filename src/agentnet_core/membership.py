@@ -275,7 +275,7 @@ class Membership:
         else:
             # What is held against it stays until it has heard of that, and cleared itself.
             record = replace(node.record, addresses=record.addresses)
-        if node.record != record or not node.told:
+        if node.record != record and node.told:
             self._news[node_id] = node_id
         node.record = record
         if not node.linked:
@@ -298,6 +298,7 @@ class Membership:
         node = self._nodes.get(node_id)
         if node is not None and not node.told:
             node.told = True
+            self._news[node_id] = node_id
             self._tell(Event(Event.JOINED, node_id, detail=f"incarnation {node.record.incarnation}"))
 
     def link_down(

@@ -403,6 +403,17 @@ def test_what_is_new_is_told_once_and_not_to_who_told_it() -> None:
     assert news(one) == {}
 
 
+def test_who_may_refuse_the_link_yet_is_not_introduced() -> None:
+    one = membership("m")
+    one.link_up("a", 1, ["tcp://a:1"], 0, confirmed=False)
+    assert news(one) == {}
+    assert kinds(one) == []
+    one.confirm("a")
+    one.confirm("a")
+    assert news(one) == {"a": [NodeRecord("a", 1, ("tcp://a:1",))]}
+    assert kinds(one) == [("joined", "a")]
+
+
 def test_the_dead_of_others_past_are_not_admitted() -> None:
     one = membership("m")
     lost = NodeRecord("z", 1, (), standing=Standing.LOST)
