@@ -41,8 +41,8 @@ NS_PER_MS = 1_000_000
 
 
 class _Node:
-    """``since_ns``: of its link. ``heard_ns``: when it was heard last, or heard of; while it is linked the
-    caller knows better. ``told``: JOINED was told and LOST was not.
+    """``since_ns``: of its link. ``heard_ns``: when it was heard of last; of a linked one the caller may
+    know better. ``told``: JOINED was told and LOST was not.
     ``hung_up``: its end of the last link closed without a word; ``refused``: where its dials are since."""
 
     __slots__ = (
@@ -373,7 +373,7 @@ class Membership:
         for node_id, node in self._nodes.items():
             if node.lost:
                 continue
-            heard_ns = heard(node_id) if node.linked else node.heard_ns
+            heard_ns = max(heard(node_id), node.heard_ns) if node.linked else node.heard_ns
             hears = detector.hears(heard_ns, now_ns)
             if hears and node.linked:
                 helpers.append(node_id)
@@ -496,9 +496,10 @@ class Membership:
         self._news[record.node_id] = source
         if node.record.version > old.version:
             self._detector.clear(record.node_id)
+            # It lives, whoever hears it: else it would be accused again as fast as it clears itself.
+            node.heard_ns = now_ns
             if node.lost:
                 node.lost = False
-                node.heard_ns = now_ns
                 node.redial.failures = 0
                 node.redial.next_ns = now_ns + self._dials.courtesy_ns(record.node_id)
         if node.record.accusers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memberships import MS, membership, news, silence, up
+from memberships import MS, membership, news, silence, told_version, up
 
 from agentnet_core.dials import Dial
 from agentnet_core.roster import NodeRecord, Standing, Vouch, encode_members
@@ -60,6 +60,28 @@ def test_whom_a_helper_hears_is_not_accused_until_that_is_old() -> None:
     tick(3501 * MS)
     assert one.drain_probes() == [("a", "b")]
     assert news(one) == {}
+
+
+def test_who_cleared_itself_is_not_doubted_again_at_once() -> None:
+    """Else a node that some hear and some do not is accused and clears itself as fast as news travel."""
+    one = membership("m")
+    for node_id in "ab":
+        up(one, node_id)
+    one.drain_news()
+    tick = silence(one, "b")
+    tick(2000 * MS)
+    one.vouched("a", Vouch("b", None), 2001 * MS)
+    tick(2001 * MS)
+    assert news(one)[None][0].accusers == ("m",)
+    one.drain_probes()
+    one.learn(told_version("b", 1), 2010 * MS, "a")
+    one.drain_news()
+    for now in range(2010, 4010, 100):
+        tick(now * MS)
+        assert one.drain_probes() == []
+        assert news(one) == {}
+    tick(4010 * MS)
+    assert one.drain_probes() == [("a", "b")]
 
 
 def test_two_witnesses_are_proof() -> None:
