@@ -173,8 +173,9 @@ class Stream:
 
     def reset(self) -> None:
         sock = self.writer.get_extra_info("socket")
-        with suppress(OSError):  # it has ended
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        if sock is not None:  # uvloop has none of a transport that has ended
+            with suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self.writer.transport.abort()
 
 
