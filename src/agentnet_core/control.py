@@ -483,10 +483,13 @@ class Control:
             return
         for dial in membership.tick(now_ns, self._heard_ns):
             engine.dial(dial)
-        for helper, node_id in membership.drain_probes():
-            engine.put_control(engine.sessions[helper], PROBE, encode_probe(node_id))
+        asked = [(helper, PROBE, encode_probe(node_id)) for helper, node_id in membership.drain_probes()]
         for node_id in membership.drain_syncs():
-            engine.put_control(engine.sessions[node_id], DIGEST, encode_digest(membership.digest(), False))
+            asked.append((node_id, DIGEST, encode_digest(membership.digest(), False)))
+        for node_id, kind, body in asked:
+            session = engine.sessions.get(node_id)
+            if session is not None:  # the last question may have been one too many for it
+                engine.put_control(session, kind, body)
         for event in membership.drain_events():
             engine.event(event)
             if event.kind in (Event.LOST, Event.LEFT):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from harness import MS, Node, World
+from harness import MS, PING, UUID, Node, Weather, World
+from strangers import Stranger
 
+from agentnet_core.config import EngineConfig
 from agentnet_core.records import Event, NodeStatus
 
 
@@ -194,3 +196,25 @@ def test_news_that_gossip_missed_is_found_by_comparing() -> None:
     assert membership.digest() != third.control.membership.digest()
     world.until(lambda: membership.digest() == third.control.membership.digest(), ms=200_000)
     del one
+
+
+def test_a_helper_that_does_not_read_is_cut_off_in_the_midst_of_questions() -> None:
+    """Two nodes are silent, and the first question is one control frame too many for whom both go to."""
+    world = World(weather=Weather(delay_ns=(50_000, 50_000)))
+    config = EngineConfig(control_bytes_max=1000, ping_interval_ms=2000, link_silence_ms_max=2000)
+    node = world.node("m", config=config)
+    node.control.found(UUID)
+    helper, *silent = [Stranger(world, node, name=name) for name in "abc"]
+    for stranger in (helper, *silent):
+        stranger.introduce()
+    for stranger in silent:
+        stranger.say(PING, b"\x01")
+    world.run(1)
+    helper.session.paused = True  # as a socket whose peer does not read
+    helper.link.resume = lambda: None  # type: ignore[method-assign]
+    while helper.session.waiting_bytes < 985:
+        helper.say(PING, b"\x01")
+        world.run(1)
+    assert "a" in node.engine.sessions
+    world.run(1_990)
+    assert "control_bytes_max" in node.told(Event.LINK_LOST)[0].detail
