@@ -307,10 +307,10 @@ class Storm:
             found += [f"{port.record.label}: mail"] if port.pending_messages else []
         registrations = control.registrations
         tables = {
-            "dials": (control._dials, 0),
-            "agreed": (control._agreed, len(engine.links)),
-            "probes": (control._probes, 0),
-            "asked": (control._asked, 0),
+            "dials": (control.admission._dials, 0),
+            "agreed": (control.admission._agreed, len(engine.links)),
+            "probes": (control.admission._probes, 0),
+            "asked": (control.admission._asked, 0),
             "synced": (control._synced, len(engine.links)),
             "sent versions": (control._sent_version, len(engine.links)),
             "registrations": (registrations._waiting, 0),

@@ -37,6 +37,7 @@ agentnet_core.directory agentnet_core.confirmations agentnet_core.detector agent
 agentnet_core.membership agentnet_core.registrations
 agentnet_core.session
 agentnet_core.liveness
+agentnet_core.admission
 agentnet_core.route
 agentnet_core.outflow
 agentnet_core.calls

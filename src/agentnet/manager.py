@@ -562,7 +562,7 @@ class AgentNetworkManager:
     @property
     def addresses(self) -> list[str]:
         """Where other nodes reach this one."""
-        return list(self.control.addresses) if self._engine is not None else []
+        return list(self.control.membership.addresses) if self._engine is not None else []
 
     def members(self) -> list[Member]:
         """Every node known, this one among them."""

@@ -2,50 +2,36 @@
 
 In: control frames, links that open and close, the driver's commands, ticks.  Out: control frames
 and whatever the engine's Ready carries: dials, closes, events, settled tokens.  It composes the
-handshake, the membership, the directory and a join, and holds what belongs to none of them: which
-link waits for which verdict, who has sent its whole list, which token waits for which confirmation.
+admission, the membership, the directory and a join, and holds what belongs to none of them: who has
+sent its whole list, and what of the own list was sent to whom.
 
-A link passes HELLO both ways, then the greater node id says WELCOME or CLOSE; after that each side
-sends MEMBERS and its list of agents.  Whatever fails before WELCOME is told to the peer and to
-the dialler's `join`.
+On each link that is let in, both sides send MEMBERS and their lists of agents.  Whatever fails before
+is told to the peer and to the dialler's `join`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from agentnet_core.config import OPTIONAL_BYTES_MAX, EngineConfig
+from agentnet_core.admission import CLOSE, Admission
+from agentnet_core.config import EngineConfig
 from agentnet_core.dials import Dial
 from agentnet_core.directory import Applied, Directory
 from agentnet_core.errors import (
     AgentExists,
     DuplicateLink,
     HandshakeRefused,
-    JoinFailed,
     LinkLost,
     NetworkError,
     ProtocolError,
 )
-from agentnet_core.handshake import (
-    CHECKSUM_CRC32C,
-    CHECKSUM_NONE,
-    Close,
-    Hello,
-    LinkView,
-    Ruling,
-    Verdict,
-    Welcome,
-    arbitrate,
-    is_self,
-    judge,
-)
+from agentnet_core.handshake import Close, Hello
 from agentnet_core.joining import Joining
 from agentnet_core.listing import Confirm
 from agentnet_core.liveness import Liveness
 from agentnet_core.membership import Membership
-from agentnet_core.message import Origin
 from agentnet_core.records import AgentRecord, Event, Member
 from agentnet_core.registrations import Registrations, Told
 from agentnet_core.roster import Vouch, decode_digest, decode_probe, encode_digest, encode_probe
@@ -58,7 +44,6 @@ if TYPE_CHECKING:
 MS = 1_000_000
 NEVER = 2**63 - 1
 
-HELLO, WELCOME, CLOSE = 0, 1, 2
 MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST = range(8, 14)
 
 
@@ -76,49 +61,53 @@ class Control:
     ) -> None:
         self.engine = engine
         self.config = config
-        self.network_uuid = network_uuid
         self.directory = Directory(engine.node_id, config)
         self.membership = Membership(engine.node_id, engine.incarnation, (), config, rng)
         self.registrations = Registrations(config, self.directory.label)
         self.liveness = Liveness(engine, config)
+        self.admission = Admission(
+            engine, self, self.liveness, config, network_uuid=network_uuid, plaintext=plaintext
+        )
         self.node_record = AgentRecord(0, engine.node_id)
         self.leaving = False
         self.watched = False
         """Whether anybody reads events of single agents: a network may have very many."""
-        self.addresses: tuple[str, ...] = ()
-        self.offer_liveness: Callable[[], tuple[int, int, bytes] | None] = lambda: None
-        """UDP port, TCP port and key of the next link's liveness probes; the driver has them."""
-        self._plaintext = plaintext
-        self._dials: dict[Session, Dial] = {}
-        self._agreed: dict[Session, Any] = {}
-        self._probes: dict[Session, tuple[Session, Verdict, int]] = {}
-        self._asked: dict[Session, int] = {}
         self._synced: dict[str, bool] = {}
         self._sent_version: dict[str, int] = {}
         self._joining: Joining | None = None
         self._ticked_ns, self._due_ns = engine.now_ns, NEVER
 
+    @property
+    def network_uuid(self) -> bytes:
+        """Of the network that the node is in; empty while it is in none."""
+        return self.admission.network_uuid
+
     # -- commands of the driver
 
     def set_addresses(self, addresses: tuple[str, ...]) -> None:
         """Where other nodes reach this one."""
-        self.addresses = addresses
+        self.admission.addresses = addresses
         self.membership.set_addresses(addresses)
 
     def found(self, network_uuid: bytes) -> None:
         """Start a network."""
-        self.network_uuid = network_uuid
+        self.admission.network_uuid = network_uuid
 
     def join(self, bootstrap: tuple[str, ...], new_uuid: bytes, token: Any) -> None:
         """Find the network through ``bootstrap``; the token settles when its nodes and agents are known.
 
         ``new_uuid``: of the network, if it comes to founding it (see `joining`).
         """
-        now = self.engine.now_ns
+        now, own = self.engine.now_ns, self.membership.addresses
         self._joining = Joining(
-            self.config, token, bootstrap, now, first=bootstrap[0] in self.addresses, new_uuid=new_uuid
+            self.config,
+            token,
+            bootstrap,
+            now,
+            first=bootstrap[0] in own,
+            new_uuid=new_uuid,
         )
-        self.membership.bootstrap([a for a in bootstrap if a not in self.addresses], now)
+        self.membership.bootstrap([a for a in bootstrap if a not in own], now)
         self._turn(now)
         self._check_joined()
 
@@ -179,7 +168,7 @@ class Control:
         heard[engine.node_id] = engine.now_ns
 
         def seen(member: Member) -> Member:
-            plaintext = self._plaintext if member.node_id == engine.node_id else member.plaintext
+            plaintext = self.admission.plaintext if member.node_id == engine.node_id else member.plaintext
             since = heard.get(member.node_id)
             when = member.last_heartbeat if since is None else since + engine.wall_offset_ns
             member = replace(member, last_heartbeat=when, plaintext=plaintext)
@@ -195,18 +184,12 @@ class Control:
 
     def opened(self, session: Session, dial: Dial | None) -> None:
         """A connection is there: say who we are."""
-        if dial is not None:
-            self._dials[session] = dial
-        session.hello = self._hello(session.secure)
-        self.engine.put_control(session, HELLO, session.hello.encode())
+        self.admission.opened(session, dial)
 
     def closed(self, session: Session, error: NetworkError) -> None:
         """A link is gone."""
         now = self.engine.now_ns
-        dial = self._dials.pop(session, None)
-        self._agreed.pop(session, None)
-        self._probes.pop(session, None)
-        self._asked.pop(session, None)
+        dial = self.admission.closed(session)
         heard_ns = self.liveness.heard_ns(session)
         self.liveness.closed(session)
         # A newcomer that was closed as a duplicate says nothing about the link that stays.
@@ -241,12 +224,10 @@ class Control:
 
     def receive(self, session: Session, kind: int, body: bytes) -> None:
         """A control frame of ``session``."""
-        if kind == HELLO and session not in self._agreed:
-            self._on_hello(session, Hello.decode(body))
-        elif kind == CLOSE:
+        if kind == CLOSE:
             self._on_close(session, Close.decode(body))
-        elif kind == WELCOME and session in self._agreed and not session.welcomed:
-            self._on_welcome(session, Welcome.decode(body))
+        elif self.admission.receive(session, kind, body):
+            return
         elif kind == MEMBERS and session.welcomed:
             self.membership.learn(body, self.engine.now_ns, session.node_id)
             self.membership.confirm(session.node_id)
@@ -265,115 +246,15 @@ class Control:
 
     # -- handshake
 
-    def _hello(self, secure: bool) -> Hello:
-        return Hello(
-            network=self.config.network,
-            node_id=self.engine.node_id,
-            incarnation=self.engine.incarnation,
-            network_uuid=self.network_uuid,
-            frame_bytes_max=self.config.frame_bytes_max,
-            message_bytes_max=self.config.message_bytes_max,
-            credit_bytes=self.config.link_window_bytes,
-            checksum=CHECKSUM_NONE if secure else CHECKSUM_CRC32C,
-            addresses=self.addresses,
-            plaintext=self._plaintext,
-            liveness=self.offer_liveness(),
-        )
-
-    def _on_hello(self, session: Session, remote: Hello) -> None:
-        local: Hello = replace(session.hello, network_uuid=self.network_uuid)
-        session.set_checksum(bool(max(local.checksum, remote.checksum)))
-        if is_self(local, remote):
-            self.membership.is_self(session.address)
-            if self._joining is not None:
-                self._joining.is_self(session.address)
-            raise HandshakeRefused(f"{session.address} is this node itself")
-        if local.network == remote.network and not local.network_uuid and not remote.network_uuid:
-            raise JoinFailed(
-                f"nodes {local.node_id!r} and {remote.node_id!r} are both still joining network "
-                f"{local.network!r}: one node must found it, with join_network([])"
-            )
-        agreed = judge(local, remote, session.certified)
-        room = self.config.fragment_bytes + OPTIONAL_BYTES_MAX
-        if agreed.credit_bytes < room or agreed.frame_bytes_max < room:
-            raise HandshakeRefused(
-                f"node {remote.node_id!r} takes frames of {agreed.frame_bytes_max} bytes and a window of "
-                f"{agreed.credit_bytes}: node {local.node_id!r} needs {room} of both "
-                f"(fragment_bytes and {OPTIONAL_BYTES_MAX})"
-            )
-        refusal = self.membership.refusal(agreed.node_id, agreed.incarnation)
-        if refusal is not None and agreed.node_id not in self.engine.sessions:
-            raise HandshakeRefused(refusal)
-        self._agreed[session] = agreed
-        session.hello = remote
-        session.agree(
-            min(agreed.credit_bytes, self.config.link_window_bytes),
-            self.config.link_window_bytes,
-            agreed.message_bytes_max,
-            Origin(agreed.node_id, agreed.incarnation),
-        )
-        if agreed.arbiter:
-            self._decide(session, arbiter=True)
-
-    def _on_welcome(self, session: Session, welcome: Welcome) -> None:
-        agreed = self._agreed[session]
-        if agreed.arbiter:
-            raise ProtocolError(
-                f"WELCOME from node {session.node_id!r}, which is not the arbiter of this pair"
-            )
-        agreed.check(welcome)
-        self._decide(session, arbiter=False)
-
-    def _decide(self, session: Session, *, arbiter: bool) -> None:
-        """What becomes of a new link; the table is in `handshake`."""
-        old = self.engine.sessions.get(session.node_id)
-        seen = None if old is None else LinkView(old.dialled, old.incarnation, old.welcomed)
-        new = LinkView(session.dialled, session.incarnation)
-        verdict = arbitrate(session.node_id, seen, new, arbiter=arbiter)
-        if verdict.ruling is Ruling.PROBE and old is not None and verdict.close is not None:
-            asked_ns = self._probe(old)
-            if arbiter:
-                self._probes[session] = (old, verdict, asked_ns)
-            elif self.liveness.answered_since(old, asked_ns):
-                self._close(session, verdict.close)
-            else:
-                # The arbiter has welcomed the link and speaks on: it dials again once this is known.
-                self._close(session, Close(Close.DUPLICATE, "the older link is being probed: dial again"))
-        elif verdict.ruling in (Ruling.DUPLICATE, Ruling.REFUSE) and verdict.close is not None:
-            self._close(session, verdict.close)
-        else:
-            if old is not None and verdict.close is not None:
-                self._close(old, verdict.close)
-            self._welcome(session, arbiter=arbiter)
-
-    def _probe(self, old: Session) -> int:
-        """Ask whether the peer of a link is alive, unless that was done just now; when it was."""
-        if old not in self._asked:
-            self.engine.ping(old)
-            self.liveness.ask(old, self.engine.now_ns)
-            self._asked[old] = self.engine.now_ns
-            self.engine.wake_by(self.engine.now_ns + self._probe_ns())
-        return self._asked[old]
-
-    def _welcome(self, session: Session, *, arbiter: bool) -> None:
+    def let_in(self, session: Session, dial: Dial | None, confirmed: bool) -> None:
+        """A link is in use from now on: tell the peer what is known here."""
         engine, node_id = self.engine, session.node_id
-        agreed = self._agreed[session]
-        # Much may have happened since the Hello.
-        refusal = self.membership.refusal(node_id, session.incarnation)
-        if refusal is None and self.network_uuid not in (b"", agreed.network_uuid):
-            refusal = f"node {engine.node_id!r} has joined another network of that name meanwhile"
-        if refusal is not None:
-            raise HandshakeRefused(refusal)
-        self.network_uuid = agreed.network_uuid
-        if arbiter:
-            engine.put_control(session, WELCOME, Welcome(agreed.network_uuid).encode())
         engine.welcome(session)
         self.liveness.welcomed(session, engine.now_ns)
-        dial = self._dials.pop(session, None)
         self._synced[node_id] = False
         hello: Hello = session.hello
         self.membership.link_up(
-            node_id, session.incarnation, hello.addresses, engine.now_ns, hello.plaintext, dial, not arbiter
+            node_id, session.incarnation, hello.addresses, engine.now_ns, hello.plaintext, dial, confirmed
         )
         for body in self.membership.frames():
             engine.put_control(session, MEMBERS, body)
@@ -382,11 +263,15 @@ class Control:
         self._sent_version[node_id] = self.directory.version
         self._turn(engine.now_ns)
 
-    def _close(self, session: Session, close: Close) -> None:
-        if not close.benign:
-            return self.engine.fail(session, close.error())
-        self.engine.put_control(session, CLOSE, close.encode())
-        self.engine.down(session, close.error())
+    def refusal(self, node_id: str, incarnation: int) -> str | None:
+        """Why a link to that node cannot be; None if it can."""
+        return self.membership.refusal(node_id, incarnation)
+
+    def met_self(self, address: str) -> None:
+        """The node itself is at that address."""
+        self.membership.is_self(address)
+        if self._joining is not None:
+            self._joining.is_self(address)
 
     def _on_close(self, session: Session, close: Close) -> None:
         if close.code == Close.LEAVE and session.welcomed:
@@ -469,7 +354,7 @@ class Control:
         self._turn(now_ns)
         next_ns = min(self.membership.next_deadline_ns(), self.liveness.tick(now_ns, gap_ns))
         self._settle(self.registrations.late(now_ns))
-        next_ns = min(next_ns, self._check_probes(now_ns), self.registrations.next_deadline_ns())
+        next_ns = min(next_ns, self.admission.tick(now_ns), self.registrations.next_deadline_ns())
         if self._joining is not None:
             self._check_joined()
             next_ns = min(next_ns, now_ns + 20 * MS)
@@ -525,38 +410,6 @@ class Control:
                     engine.put_control(session, MEMBERS, frame)
                 if not answer:
                     engine.put_control(session, DIGEST, encode_digest(self.membership.digest(), True))
-
-    def _probe_ns(self) -> int:
-        return min(self.config.ping_interval_ms, self.config.handshake_ms_max // 2) * MS
-
-    def _check_probes(self, now_ns: int) -> int:
-        next_ns = NEVER
-        for session, (old, verdict, asked_ns) in list(self._probes.items()):
-            if old.closed:
-                del self._probes[session]
-                try:
-                    self._decide(session, arbiter=self._agreed[session].arbiter)
-                except NetworkError as error:
-                    self.engine.fail(session, error)
-            elif self.liveness.answered_since(old, asked_ns) and verdict.close is not None:
-                del self._probes[session]
-                self._close(session, verdict.close)
-            else:
-                next_ns = min(next_ns, now_ns + 20 * MS)
-        for old, asked_ns in list(self._asked.items()):
-            if self.liveness.answered_since(old, asked_ns):
-                # Kept for a newcomer that dials again to be told, for as long as that may take it; with
-                # less, each of its links would ask anew and none would get the answer.
-                if now_ns >= asked_ns + (self.config.redial_ms_max + self.config.handshake_ms_max) * MS:
-                    del self._asked[old]
-            elif now_ns >= asked_ns + self._probe_ns():
-                self.engine.down(
-                    old, LinkLost(f"node {old.node_id} was started again; its old process is silent")
-                )
-                next_ns = now_ns
-            else:
-                next_ns = min(next_ns, asked_ns + self._probe_ns())
-        return next_ns
 
     # -- joining
 

@@ -61,7 +61,7 @@ class Vitals:
         self._sockets: tuple[socket.socket, ...] = ()
         self._pulse: Pulse | None = None
         self._counts = (0, 0)
-        control.offer_liveness = self.offer
+        control.admission.offer_liveness = self.offer
 
     # -- answering
 

@@ -292,7 +292,7 @@ class Node:
         self.control = Control(self.engine, self.config, rng=rng, network_uuid=uuid)
         self.engine.control = self.control
         self.control.watched = True
-        self.control.offer_liveness = lambda: OFFER if self.has_ports else None
+        self.control.admission.offer_liveness = lambda: OFFER if self.has_ports else None
         self.control.set_addresses((address_of(self.name),))
 
     # -- the process
