@@ -276,7 +276,7 @@ class Control:
     def _on_close(self, session: Session, close: Close) -> None:
         if close.code == Close.LEAVE and session.welcomed:
             session.left = True
-            self.membership.left(session.node_id)
+            self.membership.left(session.node_id, self.engine.now_ns)
             self.engine.down(session, LinkLost(f"node {session.node_id} has left the network"))
             self._turn(self.engine.now_ns)
         else:
@@ -383,9 +383,11 @@ class Control:
             if event.kind == Event.LOST and session is not None and membership.is_lost(event.node_id):
                 engine.down(session, LinkLost(f"node {event.node_id} is lost: {event.detail}"))
         for source, bodies in membership.drain_news():
-            for node_id, session in list(engine.sessions.items()):
-                for body in bodies if node_id != source else ():
-                    engine.put_control(session, MEMBERS, body)
+            for node_id in membership.neighbours():
+                session = engine.sessions.get(node_id)
+                if session is not None and node_id != source:
+                    for body in bodies:
+                        engine.put_control(session, MEMBERS, body)
         engine.wake_by(membership.next_deadline_ns())
 
     def _heard_ns(self, node_id: str) -> int:

@@ -47,12 +47,16 @@ class Findings:
 
 @dataclass(slots=True)
 class Silent:
-    """A node that was heard last at ``heard_ns``, and who accuses it or saw it end."""
+    """A node that was heard last at ``heard_ns``, and who accuses it or saw it end.
+
+    ``watched``: this node would hear it; of others it knows only what is said.
+    """
 
     node_id: str
     heard_ns: int
     accusers: tuple[str, ...] = ()
     witnesses: tuple[str, ...] = ()
+    watched: bool = True
 
 
 class _Doubt:
@@ -145,7 +149,7 @@ class Detector:
             next_ns = verdict_ns
             if now_ns < self._unsure_until_ns:
                 next_ns = min(next_ns, self._unsure_until_ns)
-            elif self.node_id not in node.accusers:
+            elif node.watched and self.node_id not in node.accusers:
                 doubt = self._doubted(node.node_id, doubts.get(node.node_id), others, now_ns, findings)
                 if doubt is None:
                     findings.accuse.append(node.node_id)

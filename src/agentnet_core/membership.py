@@ -1,15 +1,23 @@
-"""Which nodes there are, which of them to dial now, and which are lost: a full mesh.
+"""Which nodes there are, which of them to dial now, and which are lost.
 
-Every node links to every node that it learns of, so it suits some 50 nodes.  What a node learns it
-passes on (MEMBERS: all to each new link, what is new to the others), so each knows what any knows;
-`roster` says how two records of a node become one, `detector` who is doubted and lost.
+A node links to its neighbours (`overlay`): all others in a small network, a few in a large one.  It
+watches those, and passes on what it learns (MEMBERS: all to each new link, what is new to the
+neighbours), so each knows what any knows; `roster` says how two records of a node become one,
+`detector` who is doubted and lost.
+
+Why not SWIM alone: who asks a random node each second needs datagrams, or a new connection for each,
+and where a firewall lets only TLS pass there is neither; links that are kept tell of a death at once, by
+being reset.  From SWIM and Lifeguard are the questions to others, the suspicion that can be refuted, and
+the health of the observer; from Rapid, that who observes whom is the same for everybody.
 
 What is believed of a node, and until when:
 
     linked    between `link_up` and `link_down`; JOINED is told when the node has taken the link, too
-    down      learned of, or its link is gone: dialled, with backoff
-    lost      not heard, and several say so: an event tells; dialled on at `redial_ms_max`, so that a
-              partition heals; the oldest is forgotten when `nodes_max` is reached
+    far       no neighbour, and without a link: JOINED is told when it is learned of
+    down      a neighbour, and its link is not there yet, or gone: dialled, with backoff; after three
+              failures the next on that ring is dialled as well
+    lost      not heard, and several say so: an event tells; dialled on, a few of the lost each
+              `redial_ms_max`, so that a partition heals; the oldest is forgotten at `nodes_max`
     left      it said so: not dialled, and its incarnation never comes back (the last `nodes_max`)
 
 Whoever hears a node does not take it for lost, whatever others say; the node will clear itself.  A
@@ -28,55 +36,33 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from hashlib import blake2b
 
+from agentnet_core.census import PASSED_BY_FAILURES, Census, Node
 from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.detector import NEVER, Detector, Silent
 from agentnet_core.dials import Dial, Dials, Random, Redial
 from agentnet_core.errors import HandshakeRefused, ProtocolError
-from agentnet_core.records import Event, Member, NodeStatus
+from agentnet_core.records import Event
 from agentnet_core.roster import NodeRecord, Standing, Vouch, decode_members, encode_members, merge
 
 NS_PER_MS = 1_000_000
+LOST_DIALS_MAX = 8
+"""Lost nodes that are dialled each `redial_ms_max`, at most."""
 
 
-class _Node:
-    """``since_ns``: of its link. ``heard_ns``: when it was heard of last; of a linked one the caller may
-    know better. ``told``: JOINED was told and LOST was not.
-    ``hung_up``: its end of the last link closed without a word; ``refused``: where its dials are since."""
-
-    __slots__ = (
-        *("heard_ns", "hung_up", "linked", "lost", "plaintext", "record", "redial"),
-        *("refused", "since_ns", "told", "turn"),
-    )
-
-    def __init__(self, record: NodeRecord, now_ns: int, next_ns: int) -> None:
-        self.record = record
-        self.redial = Redial(next_ns)
-        self.since_ns = self.heard_ns = now_ns
-        self.linked = self.lost = self.told = self.plaintext = self.hung_up = False
-        self.refused: dict[str, None] = {}
-        self.turn = 0
-
-
-class Membership:
+class Membership(Census):
     """All nodes that this node knows, and the decisions to dial them."""
 
     def __init__(
         self, node_id: str, incarnation: int, addresses: Iterable[str], config: EngineConfig, rng: Random
     ) -> None:
-        self.node_id = node_id
-        self.incarnation = incarnation
-        self.version = 0
-        self.addresses = tuple(addresses)
+        self._dials = Dials(node_id, config, rng, lambda known: known in self._nodes or known in self._left)
+        super().__init__(node_id, incarnation, addresses, config, self._dials.courtesy_ns)
         self._rng = rng
         self._detector = Detector(node_id, config, rng)
         self._sync_interval_ns = config.sync_interval_ms * NS_PER_MS
-        self._nodes_max = config.nodes_max
         self._dial_ns_max = config.handshake_ms_max * NS_PER_MS
-        self._nodes: dict[str, _Node] = {}
-        self._left: dict[str, int] = {}
-        self._dials = Dials(node_id, config, rng, lambda known: known in self._nodes or known in self._left)
+        self._lost_due_ns = NEVER
         self._events: deque[Event] = deque()
         self._events_missed = 0
         self._news: dict[str, str | None] = {}
@@ -87,49 +73,13 @@ class Membership:
 
     # -- reading
 
-    def members(self) -> list[Member]:
-        """This node and all that it knows, by node id; those without a link are DISCONNECTED.
-
-        ``last_heartbeat`` is for the caller to fill in: there is no wall clock here.
-        """
-        known = [Member(self.node_id, self.incarnation, self.addresses)]
-        for node in self._nodes.values():
-            status = NodeStatus.ACTIVE if node.linked else NodeStatus.DISCONNECTED
-            record = node.record
-            known.append(
-                Member(record.node_id, record.incarnation, record.addresses, status, plaintext=node.plaintext)
-            )
-        return sorted(known, key=lambda member: member.node_id)
-
-    def incarnation_of(self, node_id: str) -> int | None:
-        """The incarnation of a node that is known, lost ones too."""
-        node = self._nodes.get(node_id)
-        return None if node is None else node.record.incarnation
-
-    def is_lost(self, node_id: str) -> bool:
-        """Whether the node is lost."""
-        node = self._nodes.get(node_id)
-        return node is not None and node.lost
-
     def linked(self) -> list[str]:
-        """The nodes with a link, in the order in which they came to be known."""
-        return [node_id for node_id, node in self._nodes.items() if node.linked]
-
-    def records(self) -> list[NodeRecord]:
-        """What this node tells others: itself and all that it knows."""
-        return [self._me(), *(node.record for node in self._nodes.values())]
+        """The nodes with a link, the newest link last."""
+        return list(self._linked)
 
     def frames(self, max_bytes: int = BODY_BYTES) -> list[bytes]:
         """`records` as bodies of MEMBERS frames, for a new link."""
         return encode_members(self.records(), max_bytes)
-
-    def digest(self) -> bytes:
-        """8 bytes, equal for nodes that hold the same of the same living nodes."""
-        known = [self._me(), *(node.record for node in self._nodes.values())]
-        lines = sorted(
-            f"{r.node_id} {r.incarnation} {r.version}" for r in known if r.standing is Standing.ALIVE
-        )
-        return blake2b("\n".join(lines).encode(), digest_size=8).digest()
 
     def vouch(self, node_id: str, heard_ns: int, now_ns: int) -> Vouch:
         """The answer to who asks whether this node hears that one, which it heard last then."""
@@ -137,36 +87,16 @@ class Membership:
         heard = node is not None and node.linked and self._detector.hears(heard_ns, now_ns)
         return Vouch(node_id, max(0, now_ns - heard_ns) // NS_PER_MS if heard else None)
 
-    def refusal(self, node_id: str, incarnation: int) -> str | None:
-        """Why a link to that node cannot be, whatever other links there are; None if it can."""
-        if self._left.get(node_id, -1) >= incarnation:
-            return (
-                f"node {node_id!r} has left the network as incarnation {self._left[node_id]}, this is "
-                f"{incarnation}: join again, which takes a higher one"
-            )
-        node = self._nodes.get(node_id)
-        if node is not None and node.record.incarnation > incarnation:
-            return (
-                f"incarnation {incarnation} of node {node_id!r} is dead, it runs as "
-                f"{node.record.incarnation} now: restart the node, or give it an id of its own"
-            )
-        if node is None and not self._has_room():
-            return f"node {node_id!r} is one too many for nodes_max={self._nodes_max} of {self.node_id!r}"
-        return None
-
     def joined(self, now_ns: int) -> bool:
-        """Whether all nodes that are known are linked, lost, or were dialled in vain or for as long as a
-        handshake may take, and one is linked if there are bootstrap addresses. What linked nodes know
-        must have been learned before.
+        """Whether all neighbours are linked, or were dialled in vain or for as long as a handshake may
+        take, and one is linked if there are bootstrap addresses. What linked nodes know must have been
+        learned before.
         """
         if self._dials.seeds and not self.linked():
             return False
         return all(
-            node.linked
-            or node.lost
-            or node.redial.failures > 0
-            or now_ns - node.heard_ns >= self._dial_ns_max
-            for node in self._nodes.values()
+            node.linked or node.redial.failures > 0 or now_ns - node.heard_ns >= self._dial_ns_max
+            for node in self.neighbours().values()
         )
 
     def dial_reasons(self) -> dict[str, str]:
@@ -181,8 +111,8 @@ class Membership:
 
     def next_deadline_ns(self) -> int:
         """When `tick` will have something to do next; `NEVER` if only news can change that."""
-        deadlines = [self._look_ns, self._sync_ns]
-        for node in self._nodes.values():
+        deadlines = [self._look_ns, self._sync_ns, self._lost_due_ns]
+        for node in self.neighbours().values():
             if not node.linked and node.redial.dial is None and self._addresses(node):
                 deadlines.append(node.redial.next_ns)
         deadlines += [seed.redial.next_ns for seed in self._dials.unresolved()]
@@ -270,17 +200,21 @@ class Membership:
         node = self._nodes.get(node_id)
         if node is None:
             node = self._admit(record, now_ns)
-        elif node.record.incarnation != incarnation:
+        elif node.lost:
+            self._put_back(node, now_ns)
+        if node.record.incarnation != incarnation:
             self._replace(node, record, now_ns)
         else:
             # What is held against it stays until it has heard of that, and cleared itself.
             record = replace(node.record, addresses=record.addresses)
         if node.record != record and node.told:
             self._news[node_id] = node_id
-        node.record = record
+        self._hold(node, record)
         if not node.linked:
             node.since_ns = now_ns
-        node.linked, node.lost, node.plaintext, node.hung_up = True, False, plaintext, False
+        node.linked, node.plaintext, node.hung_up = True, plaintext, False
+        self._linked[node_id] = node
+        self._was_reached(node, now_ns)
         node.redial.reason = ""
         self._left.pop(node_id, None)
         self._dials.found(node_id, record.addresses)
@@ -297,9 +231,8 @@ class Membership:
         """The node has taken the link, too."""
         node = self._nodes.get(node_id)
         if node is not None and not node.told:
-            node.told = True
             self._news[node_id] = node_id
-            self._tell(Event(Event.JOINED, node_id, detail=f"incarnation {node.record.incarnation}"))
+            self._tell_joined(node)
 
     def link_down(
         self, node_id: str, now_ns: int, heard_ns: int | None = None, *, hung_up: bool = False
@@ -315,6 +248,8 @@ class Membership:
         lasted = now_ns - node.since_ns >= self._dials.redial_ns_max
         node.redial.failures = 0 if lasted else node.redial.failures + 1
         node.linked = False
+        del self._linked[node_id]
+        self._was_reached(node, now_ns)
         node.heard_ns = now_ns if heard_ns is None else heard_ns
         wait_ns = self._dials.backoff_ns(node.redial.failures) + self._dials.courtesy_ns(node_id)
         node.redial.next_ns = now_ns + (0 if at_once else wait_ns)
@@ -341,23 +276,20 @@ class Membership:
         """The node itself is at ``address``: that is none to dial. `dial_failed` follows."""
         self._dials.seeds.pop(address, None)
 
-    def left(self, node_id: str) -> None:
+    def left(self, node_id: str, now_ns: int) -> None:
         """The node said that it leaves for good."""
-        node = self._nodes.pop(node_id, None)
-        if node is None:
-            return
-        self._bury(node_id, node.record.incarnation)
-        self._news[node_id] = node_id
-        if node.told:
-            self._tell(Event(Event.LEFT, node_id))
+        node = self._nodes.get(node_id)
+        if node is not None:
+            self._let_go(node, node.record.incarnation, node_id, now_ns)
 
     def tick(self, now_ns: int, heard: Callable[[str], int]) -> list[Dial]:
         """Judge those that are not heard, and decide whom to dial now. ``heard``: when a linked node
         was heard last."""
         self._look(now_ns, heard)
         self._sync(now_ns)
-        dials = []
-        for node in self._nodes.values():
+        self._tell_far()
+        dials = self._dial_lost(now_ns)
+        for node in self.neighbours().values():
             if not node.linked and node.redial.dial is None and now_ns >= node.redial.next_ns:
                 dials += self._dial_node(node, now_ns)
         for seed in self._dials.unresolved():
@@ -368,19 +300,19 @@ class Membership:
     # -- the silent
 
     def _look(self, now_ns: int, heard: Callable[[str], int]) -> None:
-        detector, silent, helpers = self._detector, [], []
+        detector, neighbours, silent, helpers = self._detector, self.neighbours(), [], []
         self._look_ns = NEVER
-        for node_id, node in self._nodes.items():
-            if node.lost:
-                continue
+        for node_id, node in {**neighbours, **self._linked, **self._accused}.items():
+            watched = node.linked or node_id in neighbours
             heard_ns = max(heard(node_id), node.heard_ns) if node.linked else node.heard_ns
-            hears = detector.hears(heard_ns, now_ns)
+            hears = watched and detector.hears(heard_ns, now_ns)
             if hears and node.linked:
                 helpers.append(node_id)
             if hears and (node.linked or not node.record.witnesses):
                 self._look_ns = min(self._look_ns, detector.due_ns(heard_ns))
             else:
-                silent.append(Silent(node_id, heard_ns, node.record.accusers, node.record.witnesses))
+                record = node.record
+                silent.append(Silent(node_id, heard_ns, record.accusers, record.witnesses, watched))
         findings = detector.look(silent, helpers, now_ns)
         self._look_ns = min(self._look_ns, findings.next_ns)
         self._probes += findings.ask
@@ -389,23 +321,30 @@ class Membership:
         convicted = dict.fromkeys(findings.lost)
         for it in silent:
             if it.node_id in convicted or self._nodes[it.node_id].record.standing is Standing.LOST:
-                self._lose(self._nodes[it.node_id], (now_ns - it.heard_ns) // NS_PER_MS)
+                self._lose(self._nodes[it.node_id], it, now_ns)
 
-    def _accuse(self, node: _Node, now_ns: int, *, witness: bool = False) -> None:
-        node.record = node.record.accused(self.node_id, witness=witness)
+    def _accuse(self, node: Node, now_ns: int, *, witness: bool = False) -> None:
+        self._hold(node, node.record.accused(self.node_id, witness=witness))
         self._detector.accused(node.record.node_id, now_ns)
         self._news[node.record.node_id] = None
 
-    def _lose(self, node: _Node, silent_ms: int) -> None:
-        record, node.lost = node.record, True
+    def _lose(self, node: Node, silent: Silent, now_ns: int) -> None:
+        record = node.record
         self._detector.clear(record.node_id)
+        self._take_off(node, now_ns)
+        if record.node_id not in self._found:  # else all would dial the same one first
+            node.redial.next_ns = now_ns + int(self._rng.random() * self._dials.redial_ns_max)
+        self._lost_due_ns = min(self._lost_due_ns, node.redial.next_ns)
         if record.standing is Standing.ALIVE:
-            node.record = record.standing_as(Standing.LOST)
+            self._hold(node, record.standing_as(Standing.LOST))
             self._news[record.node_id] = None
         reason = f": {node.redial.reason}" if node.redial.reason and not node.linked else ""
         if record.witnesses:
             self._tell_lost(node, f"its process ended, as {', '.join(record.witnesses)} saw{reason}")
+        elif not silent.watched:
+            self._tell_lost(node, f"silent, as {', '.join(record.accusers)} say")
         else:
+            silent_ms = (now_ns - silent.heard_ns) // NS_PER_MS
             self._tell_lost(node, f"silent for {silent_ms} ms, also to {', '.join(record.accusers)}{reason}")
 
     def _sync(self, now_ns: int) -> None:
@@ -423,18 +362,6 @@ class Membership:
 
     # -- nodes
 
-    def _me(self) -> NodeRecord:
-        return NodeRecord(self.node_id, self.incarnation, self.addresses, self.version)
-
-    def _record(self, node_id: str) -> NodeRecord:
-        """What is held of a node now, for those who learn of it."""
-        if node_id == self.node_id:
-            return self._me()
-        node = self._nodes.get(node_id)
-        if node is not None:
-            return node.record
-        return NodeRecord(node_id, self._left.get(node_id, 0), (), standing=Standing.LEFT)
-
     def _learn(self, record: NodeRecord, source: str | None, now_ns: int) -> bool:
         """Take what ``source`` says of a node; False if there is no room for it."""
         node_id = record.node_id
@@ -445,7 +372,12 @@ class Membership:
             return True
         node = self._nodes.get(node_id)
         if record.standing is Standing.LEFT:
-            self._learn_left(record, node, source)
+            if node is None:
+                self._bury(node_id, record.incarnation)
+                self._news[node_id] = source
+            # Of a node that is linked, or came back, only its own word counts.
+            elif not node.linked and node.record.incarnation <= record.incarnation:
+                self._let_go(node, record.incarnation, source, now_ns)
         elif node is not None:
             self._learn_more(node, record, source, now_ns)
         elif record.standing is Standing.ALIVE:  # the dead of others' past are not passed on
@@ -471,18 +403,16 @@ class Membership:
             self._detector.strain(now_ns)
             self._clear_self()
 
-    def _learn_left(self, record: NodeRecord, node: _Node | None, source: str | None) -> None:
-        # Of a node that is linked, or came back, only its own word counts.
-        if node is not None and (node.linked or node.record.incarnation > record.incarnation):
-            return
-        self._nodes.pop(record.node_id, None)
-        self._detector.clear(record.node_id)
-        self._bury(record.node_id, record.incarnation)
-        self._news[record.node_id] = source
-        if node is not None and node.told:
-            self._tell(Event(Event.LEFT, record.node_id))
+    def _let_go(self, node: Node, incarnation: int, source: str | None, now_ns: int) -> None:
+        """The node has left, as that incarnation."""
+        self._forget(node, now_ns)
+        self._detector.clear(node.record.node_id)
+        self._bury(node.record.node_id, incarnation)
+        self._news[node.record.node_id] = source
+        if node.told:
+            self._tell(Event(Event.LEFT, node.record.node_id))
 
-    def _learn_more(self, node: _Node, record: NodeRecord, source: str | None, now_ns: int) -> None:
+    def _learn_more(self, node: Node, record: NodeRecord, source: str | None, now_ns: int) -> None:
         old = node.record
         if record.incarnation > old.incarnation:
             if not node.linked:
@@ -490,51 +420,47 @@ class Membership:
                 self._dials.found(record.node_id, record.addresses)
                 self._news[record.node_id] = source
             return
-        node.record = merge(old, record)
-        if node.record == old:
+        merged = merge(old, record)
+        if merged == old:
             return
         self._news[record.node_id] = source
-        if node.record.version > old.version:
+        if merged.version > old.version:
             self._detector.clear(record.node_id)
             # It lives, whoever hears it: else it would be accused again as fast as it clears itself.
             node.heard_ns = now_ns
             if node.lost:
-                node.lost = False
-                node.redial.failures = 0
-                node.redial.next_ns = now_ns + self._dials.courtesy_ns(record.node_id)
+                self._put_back(node, now_ns)
+        self._hold(node, merged)
         if node.record.accusers:
             self._detector.accused(record.node_id, now_ns)
 
-    def _bury(self, node_id: str, incarnation: int) -> None:
-        self._left.pop(node_id, None)
-        if len(self._left) >= self._nodes_max:
-            del self._left[next(iter(self._left))]
-        self._left[node_id] = incarnation
-
-    def _has_room(self) -> bool:
-        # One place is this node's own.
-        return len(self._nodes) + 1 < self._nodes_max or any(node.lost for node in self._nodes.values())
-
-    def _admit(self, record: NodeRecord, now_ns: int) -> _Node:
-        if len(self._nodes) + 1 >= self._nodes_max:
-            oldest = min((node for node in self._nodes.values() if node.lost), key=lambda node: node.heard_ns)
-            del self._nodes[oldest.record.node_id]
-        node = _Node(record, now_ns, now_ns + self._dials.courtesy_ns(record.node_id))
-        self._nodes[record.node_id] = node
-        return node
-
-    def _replace(self, node: _Node, record: NodeRecord, now_ns: int) -> None:
+    def _replace(self, node: Node, record: NodeRecord, now_ns: int) -> None:
         """A higher incarnation of the node is here, so the known one is dead."""
         self._detector.clear(record.node_id)
         if node.told:
             self._tell_lost(node, f"replaced by incarnation {record.incarnation}")
-        node.record = record
         node.linked = node.lost = node.hung_up = False
-        node.heard_ns = now_ns
-        node.redial.failures = 0
-        node.redial.next_ns = now_ns + self._dials.courtesy_ns(record.node_id)
+        self._linked.pop(record.node_id, None)
+        self._lost.pop(record.node_id, None)
+        self._hold(node, record)
+        self._place(node, now_ns)
 
-    def _tell_lost(self, node: _Node, detail: str) -> None:
+    # -- neighbours
+
+    # -- events
+
+    def _tell_far(self) -> None:
+        """Tell of those that joined and are no neighbours; of the others their links will tell."""
+        for node in [node for i, node in self._untold.items() if i not in self.neighbours()]:
+            if not node.linked:
+                self._tell_joined(node)
+
+    def _tell_joined(self, node: Node) -> None:
+        node.told = True
+        self._untold.pop(node.record.node_id, None)
+        self._tell(Event(Event.JOINED, node.record.node_id, detail=f"incarnation {node.record.incarnation}"))
+
+    def _tell_lost(self, node: Node, detail: str) -> None:
         if node.told:
             node.told = False
             self._tell(Event(Event.LOST, node.record.node_id, detail=detail))
@@ -548,7 +474,7 @@ class Membership:
 
     # -- dials
 
-    def _dial_node(self, node: _Node, now_ns: int) -> list[Dial]:
+    def _dial_node(self, node: Node, now_ns: int) -> list[Dial]:
         addresses = self._addresses(node)
         if not addresses:
             return []
@@ -556,7 +482,7 @@ class Membership:
         node.turn += 1
         return self._dials.start(node.redial, Dial(address, node.record.node_id), now_ns)
 
-    def _addresses(self, node: _Node) -> list[str]:
+    def _addresses(self, node: Node) -> list[str]:
         """Where the node may be: as it says, and where it was found, which may be all that works."""
         return list(dict.fromkeys([*node.record.addresses, *self._dials.found_of(node.record.node_id)]))
 
@@ -570,7 +496,25 @@ class Membership:
         if node is not None and node.linked:
             return  # the other side's dial was faster
         if node is not None and node.lost:
-            wait_ns = self._dials.jitter_ns(self._dials.redial_ns_max)
-        else:
-            wait_ns = self._dials.backoff_ns(redial.failures + 1)
-        redial.fail(reason, now_ns + wait_ns)
+            redial.fail(reason, now_ns + self._dials.jitter_ns(self._dials.redial_ns_max))
+            self._lost_due_ns = min(self._lost_due_ns, redial.next_ns)
+            return
+        redial.fail(reason, now_ns + self._dials.backoff_ns(redial.failures + 1))
+        if node is not None and redial.failures == PASSED_BY_FAILURES:
+            self._move(now_ns)
+
+    # -- the lost
+
+    def _dial_lost(self, now_ns: int) -> list[Dial]:
+        """Dial those that are due, the longest due first; of many only some at a time."""
+        dials: list[Dial] = []
+        while now_ns >= self._lost_due_ns:
+            idle = [n for n in self._lost.values() if n.redial.dial is None and self._addresses(n)]
+            node = min(idle, key=lambda node: node.redial.next_ns, default=None)
+            if node is None or node.redial.next_ns > now_ns:
+                self._lost_due_ns = NEVER if node is None else node.redial.next_ns
+            else:
+                dials += self._dial_node(node, now_ns)
+                if len(self._lost) > LOST_DIALS_MAX:
+                    self._lost_due_ns = now_ns + self._dials.redial_ns_max // LOST_DIALS_MAX
+        return dials

@@ -70,15 +70,19 @@ class Rings:
 
     def wanted(self, node_id: str, unreachable: Container[str] = ()) -> tuple[str, ...]:
         """Whom the node dials, itself on the rings or not; those that it cannot reach are passed by."""
-        if self._is_mesh(node_id):
+        if self.is_mesh(node_id):
             return self._all_others(node_id, unreachable)
         return self._nearest(node_id, unreachable, (1,))
 
     def neighbours(self, node_id: str, unreachable: Container[str] = ()) -> tuple[str, ...]:
         """Whom the node dials, and then those that dial it if they reach what it reaches."""
-        if self._is_mesh(node_id):
+        if self.is_mesh(node_id):
             return self._all_others(node_id, unreachable)
         return self._nearest(node_id, unreachable, (1, -1))
+
+    def is_mesh(self, node_id: str) -> bool:
+        """Whether the node, itself on the rings or not, is linked with all others."""
+        return len(self._places) + (node_id not in self._places) <= self._mesh_nodes_max
 
     # -- places
 
@@ -87,9 +91,6 @@ class Rings:
         size = PLACE_BYTES * len(self._rings)
         digest = blake2b(node_id.encode(), digest_size=size).digest()
         return [(digest[at : at + PLACE_BYTES], node_id) for at in range(0, size, PLACE_BYTES)]
-
-    def _is_mesh(self, node_id: str) -> bool:
-        return len(self._places) + (node_id not in self._places) <= self._mesh_nodes_max
 
     def _all_others(self, node_id: str, unreachable: Container[str]) -> tuple[str, ...]:
         """From the node's place on, so that not all nodes dial the same one first."""

@@ -231,7 +231,7 @@ def test_a_node_that_was_never_linked_is_lost_without_a_word() -> None:
 def test_a_node_that_left_does_not_come_back_by_hearsay() -> None:
     one = membership("m")
     up(one, "a", incarnation=3)
-    one.left("a")
+    one.left("a", 0)
     one.link_down("a", 0)
     one.learn(told("a", incarnation=3), 0)
     assert kinds(one) == [("joined", "a"), ("left", "a")]
@@ -242,7 +242,7 @@ def test_a_node_that_left_does_not_come_back_by_hearsay() -> None:
     assert "node 'a' has left the network as incarnation 3" in reason
     with pytest.raises(HandshakeRefused, match="has left"):
         up(one, "a", incarnation=3)
-    one.left("nobody")
+    one.left("nobody", 0)
     up(one, "a", incarnation=4)
     assert one.refusal("a", 4) is None
     assert kinds(one) == [("joined", "a")]
@@ -253,7 +253,7 @@ def test_a_left_bootstrap_node_is_not_dialled() -> None:
     one.bootstrap(["tcp://x:1"], 0)
     (dial,) = one.tick(0)
     up(one, "a", 0, dial=dial)
-    one.left("a")
+    one.left("a", 0)
     assert one.tick(10_000 * MS) == []
     assert next_look(one) == NEVER
 
@@ -262,7 +262,7 @@ def test_the_left_are_remembered_up_to_nodes_max() -> None:
     one = membership("m", nodes_max=3)
     for node_id in "abcd":
         up(one, node_id)
-        one.left(node_id)
+        one.left(node_id, 0)
     assert [one.refusal(node_id, 1) is None for node_id in "abcd"] == [True, False, False, False]
 
 
@@ -473,7 +473,7 @@ def test_who_left_is_told_of_and_known_to_have_left() -> None:
     one, other = membership("m"), membership("o")
     for each in (one, other):
         up(each, "a")
-    one.left("a")
+    one.left("a", 0)
     one.link_down("a", 0)
     ((_, bodies),) = one.drain_news()
     other.link_down("a", 0)

@@ -1,0 +1,233 @@
+"""What is known of every node: its record, what it is to this one, and who are the neighbours.
+
+A node is alive (on the rings of `overlay`), lost (off them, but remembered), or left (its last
+incarnation is all that is kept).  One of the living may be linked, and may be accused.  Who is a
+neighbour follows from the living alone, but that one who is dialled in vain is doubled by the next.
+
+It decides nothing and knows no time but when something changed: `membership` does, which is one of
+these.  It holds at most `nodes_max` nodes, of which the lost give way, and as many that have left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import blake2b
+
+from agentnet_core.config import EngineConfig
+from agentnet_core.dials import Redial
+from agentnet_core.overlay import Rings
+from agentnet_core.records import Member, NodeStatus
+from agentnet_core.roster import NodeRecord, Standing
+
+PASSED_BY_FAILURES = 3
+"""After so many failed dials of a neighbour another is dialled as well, until it is reached."""
+
+
+class Node:
+    """``since_ns``: of its link. ``heard_ns``: when it was heard of last; of a linked one the caller may
+    know better. ``told``: JOINED was told and LOST was not.
+    ``hung_up``: its end of the last link closed without a word; ``refused``: where its dials are since."""
+
+    __slots__ = (
+        *("heard_ns", "hung_up", "linked", "lost", "plaintext", "record", "redial"),
+        *("refused", "since_ns", "told", "turn"),
+    )
+
+    def __init__(self, record: NodeRecord, now_ns: int, next_ns: int) -> None:
+        self.record = record
+        self.redial = Redial(next_ns)
+        self.since_ns = self.heard_ns = now_ns
+        self.linked = self.lost = self.told = self.plaintext = self.hung_up = False
+        self.refused: dict[str, None] = {}
+        self.turn = 0
+
+
+class Census:
+    """All nodes that one node knows. ``courtesy_ns``: how long to wait before a node is dialled first."""
+
+    def __init__(
+        self,
+        node_id: str,
+        incarnation: int,
+        addresses: Iterable[str],
+        config: EngineConfig,
+        courtesy_ns: Callable[[str], int],
+    ) -> None:
+        self.node_id = node_id
+        self.incarnation = incarnation
+        self.version = 0
+        self.addresses = tuple(addresses)
+        self._courtesy_ns = courtesy_ns
+        self._nodes_max = config.nodes_max
+        self._nodes: dict[str, Node] = {}
+        self._rings = Rings(config, (node_id,))
+        self._found: dict[str, Node] = {}
+        """The neighbours, as they were found last."""
+        self._moved_ns: int | None = None
+        """When they changed since."""
+        self._linked: dict[str, Node] = {}
+        self._accused: dict[str, Node] = {}
+        """Not lost here, and somebody says so, or does not hear it."""
+        self._lost: dict[str, Node] = {}
+        self._untold: dict[str, Node] = {}
+        """The living whose JOINED may have to be told without a link."""
+        self._left: dict[str, int] = {}
+
+    # -- reading
+
+    def members(self) -> list[Member]:
+        """This node and all that it knows, by node id; neighbours without a link are DISCONNECTED.
+
+        ``last_heartbeat`` is for the caller to fill in: there is no wall clock here.
+        """
+        known = [Member(self.node_id, self.incarnation, self.addresses)]
+        neighbours = self.neighbours()
+        for node_id, node in self._nodes.items():
+            record = node.record
+            far = not (node.lost or node_id in neighbours or node_id in self._accused)
+            status = NodeStatus.ACTIVE if node.linked or far else NodeStatus.DISCONNECTED
+            known.append(
+                Member(record.node_id, record.incarnation, record.addresses, status, plaintext=node.plaintext)
+            )
+        return sorted(known, key=lambda member: member.node_id)
+
+    def incarnation_of(self, node_id: str) -> int | None:
+        """The incarnation of a node that is known, lost ones too."""
+        node = self._nodes.get(node_id)
+        return None if node is None else node.record.incarnation
+
+    def is_lost(self, node_id: str) -> bool:
+        """Whether the node is lost."""
+        node = self._nodes.get(node_id)
+        return node is not None and node.lost
+
+    def neighbours(self) -> Mapping[str, Node]:
+        """The nodes to be linked with, which watch each other and pass on what they learn; none is lost."""
+        if self._moved_ns is not None:
+            before, moved_ns, self._moved_ns = self._found, self._moved_ns, None
+            ids = self._rings.neighbours(self.node_id)
+            vain = [i for i in ids if self._nodes[i].redial.failures >= PASSED_BY_FAILURES]
+            if vain and not self.is_mesh():
+                ids += self._rings.neighbours(self.node_id, [i for i in vain if i not in self._linked])
+            self._found = {node_id: self._nodes[node_id] for node_id in ids}
+            for node_id, node in self._found.items():
+                if node_id not in before and not node.linked:
+                    # It is watched from now on: what was before does not count.
+                    node.heard_ns = max(node.heard_ns, moved_ns)
+                    node.redial.next_ns = max(node.redial.next_ns, moved_ns + self._courtesy_ns(node_id))
+        return self._found
+
+    def is_mesh(self) -> bool:
+        """Whether all nodes are neighbours of each other."""
+        return self._rings.is_mesh(self.node_id)
+
+    def records(self) -> list[NodeRecord]:
+        """What this node tells others: itself and all that it knows."""
+        return [self._me(), *(node.record for node in self._nodes.values())]
+
+    def digest(self) -> bytes:
+        """8 bytes, equal for nodes that hold the same of the same living nodes."""
+        known = [self._me(), *(node.record for node in self._nodes.values())]
+        lines = sorted(
+            f"{r.node_id} {r.incarnation} {r.version}" for r in known if r.standing is Standing.ALIVE
+        )
+        return blake2b("\n".join(lines).encode(), digest_size=8).digest()
+
+    def refusal(self, node_id: str, incarnation: int) -> str | None:
+        """Why a link to that node cannot be, whatever other links there are; None if it can."""
+        if self._left.get(node_id, -1) >= incarnation:
+            return (
+                f"node {node_id!r} has left the network as incarnation {self._left[node_id]}, this is "
+                f"{incarnation}: join again, which takes a higher one"
+            )
+        node = self._nodes.get(node_id)
+        if node is not None and node.record.incarnation > incarnation:
+            return (
+                f"incarnation {incarnation} of node {node_id!r} is dead, it runs as "
+                f"{node.record.incarnation} now: restart the node, or give it an id of its own"
+            )
+        if node is None and not self._has_room():
+            return f"node {node_id!r} is one too many for nodes_max={self._nodes_max} of {self.node_id!r}"
+        return None
+
+    def _me(self) -> NodeRecord:
+        return NodeRecord(self.node_id, self.incarnation, self.addresses, self.version)
+
+    def _record(self, node_id: str) -> NodeRecord:
+        """What is held of a node now, for those who learn of it."""
+        if node_id == self.node_id:
+            return self._me()
+        node = self._nodes.get(node_id)
+        if node is not None:
+            return node.record
+        return NodeRecord(node_id, self._left.get(node_id, 0), (), standing=Standing.LEFT)
+
+    # -- changing
+
+    def _admit(self, record: NodeRecord, now_ns: int) -> Node:
+        if len(self._nodes) + 1 >= self._nodes_max:
+            self._forget(min(self._lost.values(), key=lambda node: node.heard_ns), now_ns)
+        node = Node(record, now_ns, now_ns + self._courtesy_ns(record.node_id))
+        self._nodes[record.node_id] = node
+        self._place(node, now_ns)
+        self._hold(node, record)
+        return node
+
+    def _hold(self, node: Node, record: NodeRecord) -> None:
+        """Hold that record of the node from now on."""
+        node.record = record
+        if not node.lost and (record.accusers or record.standing is Standing.LOST):
+            self._accused[record.node_id] = node
+        else:
+            self._accused.pop(record.node_id, None)
+
+    def _place(self, node: Node, now_ns: int) -> None:
+        """The node is one of the living from now on."""
+        node_id = node.record.node_id
+        node.heard_ns = now_ns
+        node.redial.failures, node.redial.next_ns = 0, now_ns + self._courtesy_ns(node_id)
+        self._rings.add(node_id)
+        self._move(now_ns)
+        if not node.told:
+            self._untold[node_id] = node
+
+    def _take_off(self, node: Node, now_ns: int) -> None:
+        """The node is lost from now on."""
+        node_id = node.record.node_id
+        node.lost = True
+        self._accused.pop(node_id, None)
+        self._untold.pop(node_id, None)
+        self._lost[node_id] = node
+        self._rings.remove(node_id)
+        self._move(now_ns)
+
+    def _put_back(self, node: Node, now_ns: int) -> None:
+        """A lost node lives."""
+        node.lost = False
+        self._lost.pop(node.record.node_id)
+        self._place(node, now_ns)
+
+    def _forget(self, node: Node, now_ns: int) -> None:
+        node_id = node.record.node_id
+        for table in (self._nodes, self._linked, self._accused, self._lost, self._untold):
+            table.pop(node_id, None)
+        self._rings.remove(node_id)
+        self._move(now_ns)
+
+    def _bury(self, node_id: str, incarnation: int) -> None:
+        self._left.pop(node_id, None)
+        if len(self._left) >= self._nodes_max:
+            del self._left[next(iter(self._left))]
+        self._left[node_id] = incarnation
+
+    def _has_room(self) -> bool:
+        # One place is this node's own.
+        return len(self._nodes) + 1 < self._nodes_max or bool(self._lost)
+
+    def _move(self, now_ns: int) -> None:
+        """A node has come, or gone, or is dialled in vain from now on, or no more."""
+        self._moved_ns = now_ns
+
+    def _was_reached(self, node: Node, now_ns: int) -> None:
+        if node.redial.failures >= PASSED_BY_FAILURES:
+            self._move(now_ns)

@@ -1,0 +1,110 @@
+"""More nodes than a mesh takes: each links to a few, and all the same knows, and is told, as much."""
+
+from __future__ import annotations
+
+import pytest
+from harness import UUID, Node, World
+
+from agentnet_core.config import EngineConfig
+from agentnet_core.records import Event, NodeStatus
+
+CONFIG = EngineConfig(mesh_nodes_max=4, overlay_rings=2)
+LINKS_MAX = 2 * CONFIG.overlay_rings
+
+
+def network(count: int, seed: int = 0) -> tuple[World, list[Node]]:
+    """That many nodes, all joined through the first."""
+    world = World(seed)
+    nodes = [world.node(f"n{i:02}", config=CONFIG) for i in range(count)]
+    nodes[0].control.found(UUID)
+    tokens = [node.join("n00") for node in nodes[1:]]
+    for token in tokens:
+        world.finish(token)
+    world.until(lambda: agreed(nodes))
+    return world, nodes
+
+
+def agreed(nodes: list[Node]) -> bool:
+    """Whether each of them knows exactly these as alive."""
+    names = sorted(node.name for node in nodes)
+    return all(alive(node) == names for node in nodes)
+
+
+def lost(node: Node) -> list[str]:
+    return sorted(event.node_id for event in node.told(Event.LOST))
+
+
+def alive(node: Node) -> list[str]:
+    return [m.node_id for m in node.control.members() if m.status is NodeStatus.ACTIVE]
+
+
+def test_a_node_links_to_its_neighbours_and_knows_all() -> None:
+    world, nodes = network(20)
+    for node in nodes:
+        others = sorted(event.node_id for event in node.told(Event.JOINED))
+        assert others == [other.name for other in nodes if other is not node]
+        assert set(node.control.membership.neighbours()) <= set(node.engine.sessions)
+        assert len(node.control.membership.neighbours()) <= LINKS_MAX
+    world.run(30_000)
+    assert agreed(nodes)
+    assert not any(node.told(Event.LOST) or node.told(Event.LINK_LOST) for node in nodes)
+
+
+def test_neighbours_hold_each_other_for_neighbours() -> None:
+    _, nodes = network(20)
+    views = {node.name: node.control.membership.neighbours() for node in nodes}
+    assert all(name in views[other] for name, view in views.items() for other in view)
+
+
+@pytest.mark.parametrize("killed", [1, 8])
+def test_who_dies_is_lost_to_all(killed: int) -> None:
+    world, nodes = network(20)
+    dead, living = nodes[1 : 1 + killed], nodes[1 + killed :] + nodes[:1]
+    for node in dead:
+        node.kill()
+    names = [node.name for node in dead]
+    world.until(lambda: all(lost(node) == names for node in living), ms=10_000)
+    world.run(1000)
+    assert agreed(living)
+    assert all(lost(node) == names for node in living)
+
+
+def test_who_is_silent_is_lost_to_all_and_back_when_it_speaks() -> None:
+    world, nodes = network(20)
+    nodes[5].pause()
+    others = nodes[:5] + nodes[6:]
+    world.until(lambda: agreed(others), ms=15_000)
+    nodes[5].unpause()
+    world.until(lambda: agreed(nodes), ms=15_000)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_partition_becomes_one_network_again(seed: int) -> None:
+    world, nodes = network(16, seed)
+    left, right = nodes[:7], nodes[7:]
+    world.partition([n.name for n in left], [n.name for n in right])
+    world.until(lambda: agreed(left) and agreed(right), ms=60_000)
+    world.heal()
+    world.until(lambda: agreed(nodes), ms=30_000)
+
+
+def test_who_leaves_is_known_to_have_left_by_all() -> None:
+    world, nodes = network(12)
+    nodes[3].control.leave()
+    others = nodes[:3] + nodes[4:]
+    world.until(lambda: agreed(others), ms=2_000)
+    assert all([e.node_id for e in node.told(Event.LEFT)] == ["n03"] for node in others)
+    assert not any(node.told(Event.LOST) for node in others)
+
+
+def test_who_is_dialled_in_vain_is_passed_by() -> None:
+    """A node that one neighbour cannot reach lives on: the neighbour has another one beside it."""
+    world, nodes = network(20)
+    one = nodes[0]
+    other = next(iter(one.control.membership.neighbours()))
+    before = set(one.control.membership.neighbours())
+    world.block("n00", other)
+    world.block(other, "n00")
+    world.until(lambda: set(one.control.membership.neighbours()) > before, ms=60_000)
+    world.until(lambda: set(one.control.membership.neighbours()) - {other} <= set(one.engine.sessions))
+    assert not any(node.told(Event.LOST) for node in nodes)
