@@ -17,7 +17,7 @@ from agentnet_core.config import EngineConfig
 from agentnet_core.dials import Redial
 from agentnet_core.overlay import Rings
 from agentnet_core.records import Member, NodeStatus
-from agentnet_core.roster import NodeRecord, Standing
+from agentnet_core.roster import NodeRecord, Standing, pack_record, wire_form
 
 PASSED_BY_FAILURES = 3
 """After so many failed dials of a neighbour another is dialled as well, until it is reached."""
@@ -25,12 +25,12 @@ PASSED_BY_FAILURES = 3
 
 class Node:
     """``since_ns``: of its link. ``heard_ns``: when it was heard of last; of a linked one the caller may
-    know better. ``told``: JOINED was told and LOST was not.
+    know better. ``told``: JOINED was told and LOST was not. ``wire``, ``packed``: of the record, once needed.
     ``hung_up``: its end of the last link closed without a word; ``refused``: where its dials are since."""
 
     __slots__ = (
         *("heard_ns", "hung_up", "linked", "lost", "plaintext", "record", "redial"),
-        *("refused", "since_ns", "told", "turn"),
+        *("packed", "refused", "since_ns", "told", "turn", "wire"),
     )
 
     def __init__(self, record: NodeRecord, now_ns: int, next_ns: int) -> None:
@@ -40,6 +40,8 @@ class Node:
         self.linked = self.lost = self.told = self.plaintext = self.hung_up = False
         self.refused: dict[str, None] = {}
         self.turn = 0
+        self.packed: bytes | None = None
+        self.wire: list[object] | None = None
 
 
 class Census:
@@ -154,13 +156,32 @@ class Census:
         return NodeRecord(self.node_id, self.incarnation, self.addresses, self.version)
 
     def _record(self, node_id: str) -> NodeRecord:
-        """What is held of a node now, for those who learn of it."""
-        if node_id == self.node_id:
-            return self._me()
         node = self._nodes.get(node_id)
         if node is not None:
             return node.record
+        if node_id == self.node_id:
+            return self._me()
         return NodeRecord(node_id, self._left.get(node_id, 0), (), standing=Standing.LEFT)
+
+    def _pack(self, node_id: str) -> bytes:
+        """What is held of a node now, for those who learn of it."""
+        node = self._nodes.get(node_id)
+        if node is None:
+            return pack_record(self._record(node_id))
+        if node.packed is None:
+            node.packed = pack_record(node.record)
+        return node.packed
+
+    def _is_held(self, item: object) -> bool:
+        """Whether a record, as `unpack_members` gives it, is what is held already."""
+        if type(item) is not list or not item or type(item[0]) is not str:
+            return False
+        node = self._nodes.get(item[0])
+        if node is None:
+            return False
+        if node.wire is None:
+            node.wire = wire_form(node.record)
+        return node.wire == item
 
     # -- changing
 
@@ -175,7 +196,7 @@ class Census:
 
     def _hold(self, node: Node, record: NodeRecord) -> None:
         """Hold that record of the node from now on."""
-        node.record = record
+        node.record, node.packed, node.wire = record, None, None
         if not node.lost and (record.accusers or record.standing is Standing.LOST):
             self._accused[record.node_id] = node
         else:

@@ -34,7 +34,7 @@ by `link_up` or `dial_failed`.  At most one is in progress for a node, and for a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from agentnet_core.census import PASSED_BY_FAILURES, Census, Node
@@ -43,7 +43,7 @@ from agentnet_core.detector import NEVER, Detector, Silent
 from agentnet_core.dials import Dial, Dials, Random, Redial
 from agentnet_core.errors import HandshakeRefused, ProtocolError
 from agentnet_core.records import Event
-from agentnet_core.roster import NodeRecord, Standing, Vouch, decode_members, encode_members, merge
+from agentnet_core.roster import NodeRecord, Standing, Vouch, join_members, merge, read_record, unpack_members
 
 NS_PER_MS = 1_000_000
 LOST_DIALS_MAX = 8
@@ -70,6 +70,9 @@ class Membership(Census):
         self._syncs: list[str] = []
         self._sync_ns = NEVER
         self._look_ns = NEVER
+        self._looked_ns = 0
+        self._look_interval_ns = config.node_silence_ms_max * NS_PER_MS // 4
+        self._watched: Mapping[str, Node] = {}
 
     # -- reading
 
@@ -79,7 +82,7 @@ class Membership(Census):
 
     def frames(self, max_bytes: int = BODY_BYTES) -> list[bytes]:
         """`records` as bodies of MEMBERS frames, for a new link."""
-        return encode_members(self.records(), max_bytes)
+        return join_members([self._pack(node_id) for node_id in (self.node_id, *self._nodes)], max_bytes)
 
     def vouch(self, node_id: str, heard_ns: int, now_ns: int) -> Vouch:
         """The answer to who asks whether this node hears that one, which it heard last then."""
@@ -129,11 +132,11 @@ class Membership(Census):
 
     def drain_news(self, max_bytes: int = BODY_BYTES) -> list[tuple[str | None, list[bytes]]]:
         """What was learned since the last call, as bodies of MEMBERS frames: for all but who told it."""
-        told: dict[str | None, list[NodeRecord]] = {}
+        told: dict[str | None, list[bytes]] = {}
         for node_id, source in self._news.items():
-            told.setdefault(source, []).append(self._record(node_id))
+            told.setdefault(source, []).append(self._pack(node_id))
         self._news.clear()
-        return [(source, encode_members(records, max_bytes)) for source, records in told.items()]
+        return [(source, join_members(records, max_bytes)) for source, records in told.items()]
 
     def drain_probes(self) -> list[tuple[str, str]]:
         """Whom to ask with PROBE, and after whom."""
@@ -159,7 +162,9 @@ class Membership(Census):
 
     def learn(self, body: bytes | memoryview, now_ns: int, source: str | None = None) -> None:
         """Take the body of a MEMBERS frame of ``source``, which is linked."""
-        untaken = [r.node_id for r in decode_members(body) if not self._learn(r, source, now_ns)]
+        # Most are held already, for all tell all.
+        records = [read_record(item) for item in unpack_members(body) if not self._is_held(item)]
+        untaken = [record.node_id for record in records if not self._learn(record, source, now_ns)]
         if untaken:
             detail = (
                 f"nodes_max={self._nodes_max}: no room for {len(untaken)} nodes, {untaken[0]!r} and so on"
@@ -170,10 +175,12 @@ class Membership(Census):
         """A helper that was asked has answered."""
         heard_ns = None if vouch.silent_ms is None else now_ns - vouch.silent_ms * NS_PER_MS
         self._detector.vouched(vouch.node_id, helper, heard_ns)
+        self._look_ns = now_ns
 
     def stood_still(self, now_ns: int, gap_ns: int) -> None:
         """This node did nothing for so long: that others were not heard meanwhile says nothing."""
         self._detector.stood_still(now_ns, gap_ns)
+        self._look_ns = now_ns
         for node in self._nodes.values():
             if not (node.linked or node.lost):
                 node.heard_ns = min(now_ns, node.heard_ns + gap_ns)
@@ -213,6 +220,7 @@ class Membership(Census):
         if not node.linked:
             node.since_ns = now_ns
         node.linked, node.plaintext, node.hung_up = True, plaintext, False
+        self._look_ns = now_ns
         self._linked[node_id] = node
         self._was_reached(node, now_ns)
         node.redial.reason = ""
@@ -247,7 +255,7 @@ class Membership(Census):
         # A link that ends soon counts as a failed dial, else two nodes that disagree dial for ever.
         lasted = now_ns - node.since_ns >= self._dials.redial_ns_max
         node.redial.failures = 0 if lasted else node.redial.failures + 1
-        node.linked = False
+        node.linked, self._look_ns = False, now_ns
         del self._linked[node_id]
         self._was_reached(node, now_ns)
         node.heard_ns = now_ns if heard_ns is None else heard_ns
@@ -285,7 +293,11 @@ class Membership(Census):
     def tick(self, now_ns: int, heard: Callable[[str], int]) -> list[Dial]:
         """Judge those that are not heard, and decide whom to dial now. ``heard``: when a linked node
         was heard last."""
-        self._look(now_ns, heard)
+        # That a node answers at its liveness port may make what it said on its link worth less.
+        due_ns = min(self._look_ns, self._looked_ns + self._look_interval_ns)
+        if now_ns >= due_ns or self.neighbours() is not self._watched:
+            self._watched, self._looked_ns = self.neighbours(), now_ns
+            self._look(now_ns, heard)
         self._sync(now_ns)
         self._tell_far()
         dials = self._dial_lost(now_ns)
@@ -388,6 +400,7 @@ class Membership(Census):
             self._news[node_id] = source
             if record.accusers:
                 self._detector.accused(node_id, now_ns)
+                self._look_ns = now_ns
         return True
 
     def _learn_of_self(self, record: NodeRecord, now_ns: int) -> None:
@@ -433,6 +446,7 @@ class Membership(Census):
         self._hold(node, merged)
         if node.record.accusers:
             self._detector.accused(record.node_id, now_ns)
+        self._look_ns = now_ns
 
     def _replace(self, node: Node, record: NodeRecord, now_ns: int) -> None:
         """A higher incarnation of the node is here, so the known one is dead."""

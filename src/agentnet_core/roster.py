@@ -20,6 +20,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
+import msgpack
+
 from agentnet_core.body import (
     U64_MAX,
     expect_addresses,
@@ -123,32 +125,48 @@ def _joined(names: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
 
 def encode_members(records: Iterable[NodeRecord], max_bytes: int = BODY_BYTES) -> list[bytes]:
     """The records as bodies of MEMBERS frames, at least one, cut at ``max_bytes``."""
-    parts: list[list[tuple[object, ...]]] = [[]]
+    return join_members(map(pack_record, records), max_bytes)
+
+
+def join_members(packed: Iterable[bytes], max_bytes: int = BODY_BYTES) -> list[bytes]:
+    """As `encode_members`, of records that are packed already."""
+    parts: list[list[bytes]] = [[]]
     used = HEAD_BYTES
-    for record in records:
-        form = _wire_form(record)
-        size = len(pack(form))
-        if parts[-1] and used + size > max_bytes:
+    for record in packed:
+        if parts[-1] and used + len(record) > max_bytes:
             parts.append([])
             used = HEAD_BYTES
-        parts[-1].append(form)
-        used += size
-    return [pack(part) for part in parts]
+        parts[-1].append(record)
+        used += len(record)
+    packer = msgpack.Packer()
+    return [b"".join((packer.pack_array_header(len(part)), *part)) for part in parts]
+
+
+def pack_record(record: NodeRecord) -> bytes:
+    """One record of a MEMBERS body."""
+    return pack(wire_form(record))
+
+
+def wire_form(record: NodeRecord) -> list[object]:
+    """One record of a MEMBERS body, unpacked."""
+    plain = [record.node_id, record.incarnation, record.version, list(record.addresses)]
+    if record.standing is Standing.ALIVE and not record.accusers:
+        return plain
+    return [*plain, int(record.standing), list(record.accusers), list(record.witnesses)]
 
 
 def decode_members(body: bytes | memoryview) -> list[NodeRecord]:
     """The records in the body of a MEMBERS frame."""
-    return [_read_record(item) for item in expect_list("MEMBERS", unpack("MEMBERS", body))]
+    return [read_record(item) for item in unpack_members(body)]
 
 
-def _wire_form(record: NodeRecord) -> tuple[object, ...]:
-    plain = record.node_id, record.incarnation, record.version, record.addresses
-    if record.standing is Standing.ALIVE and not record.accusers:
-        return plain
-    return *plain, int(record.standing), record.accusers, record.witnesses
+def unpack_members(body: bytes | memoryview) -> list[object]:
+    """The records in the body of a MEMBERS frame, unread: as of `wire_form`, if they are sound."""
+    return expect_list("MEMBERS", unpack("MEMBERS", body))
 
 
-def _read_record(item: object) -> NodeRecord:
+def read_record(item: object) -> NodeRecord:
+    """The record that an item of `unpack_members` is; ProtocolError if it is none."""
     values = expect_list("MEMBERS record", item)
     if len(values) not in (4, 7):
         expect_list("MEMBERS record", item, range(4, 5))
