@@ -66,7 +66,7 @@ def status(one: Alone) -> dict[str, NodeStatus]:
 def news(one: Alone) -> dict[str | None, list[NodeRecord]]:
     return {
         source: [record for body in bodies for record in decode_members(body)]
-        for source, bodies in one.drain_news()
+        for source, bodies in one.drain_news(0)
     }
 
 

@@ -352,7 +352,9 @@ class Control:
                 session.heard_ns = min(now_ns, session.heard_ns + gap_ns)
             self.membership.stood_still(now_ns, gap_ns)
         self._turn(now_ns)
-        next_ns = min(self.membership.next_deadline_ns(), self.liveness.tick(now_ns, gap_ns))
+        next_ns = self.liveness.tick(now_ns, gap_ns)
+        if not self.leaving:
+            next_ns = min(next_ns, self.membership.next_deadline_ns(), self.membership.news_due_ns())
         self._settle(self.registrations.late(now_ns))
         next_ns = min(next_ns, self.admission.tick(now_ns), self.registrations.next_deadline_ns())
         if self._joining is not None:
@@ -382,13 +384,14 @@ class Control:
             session = engine.sessions.get(event.node_id)
             if event.kind == Event.LOST and session is not None and membership.is_lost(event.node_id):
                 engine.down(session, LinkLost(f"node {event.node_id} is lost: {event.detail}"))
-        for source, bodies in membership.drain_news():
+        news = membership.drain_news(now_ns) if now_ns >= membership.news_due_ns() else []
+        for source, bodies in news:
             for node_id in membership.neighbours():
                 session = engine.sessions.get(node_id)
                 if session is not None and node_id != source:
                     for body in bodies:
                         engine.put_control(session, MEMBERS, body)
-        engine.wake_by(membership.next_deadline_ns())
+        engine.wake_by(min(membership.next_deadline_ns(), membership.news_due_ns()))
 
     def _heard_ns(self, node_id: str) -> int:
         """When a linked node was heard last, on its link or past its event loop."""

@@ -46,6 +46,8 @@ from agentnet_core.records import Event
 from agentnet_core.roster import NodeRecord, Standing, Vouch, join_members, merge, read_record, unpack_members
 
 NS_PER_MS = 1_000_000
+NODES_A_NEWS_MS = 8
+"""For so many nodes, a node lets a millisecond pass between two frames of news on the same link."""
 LOST_DIALS_MAX = 8
 """Lost nodes that are dialled each `redial_ms_max`, at most."""
 
@@ -66,6 +68,7 @@ class Membership(Census):
         self._events: deque[Event] = deque()
         self._events_missed = 0
         self._news: dict[str, str | None] = {}
+        self._passed_on_ns = 0
         self._probes: list[tuple[str, str]] = []
         self._syncs: list[str] = []
         self._sync_ns = NEVER
@@ -113,7 +116,7 @@ class Membership(Census):
         return list(self._dials.seeds)
 
     def next_deadline_ns(self) -> int:
-        """When `tick` will have something to do next; `NEVER` if only news can change that."""
+        """When `tick` will have something to do next; `NEVER` if only what is learned can change that."""
         deadlines = [self._look_ns, self._sync_ns, self._lost_due_ns]
         for node in self.neighbours().values():
             if not node.linked and node.redial.dial is None and self._addresses(node):
@@ -130,8 +133,13 @@ class Membership(Census):
             self._events_missed = 0
         return events
 
-    def drain_news(self, max_bytes: int = BODY_BYTES) -> list[tuple[str | None, list[bytes]]]:
+    def news_due_ns(self) -> int:
+        """When to pass on what was learned: at once in a small network, some together in a large one."""
+        return self._passed_on_ns + len(self._rings) // NODES_A_NEWS_MS * NS_PER_MS if self._news else NEVER
+
+    def drain_news(self, now_ns: int, max_bytes: int = BODY_BYTES) -> list[tuple[str | None, list[bytes]]]:
         """What was learned since the last call, as bodies of MEMBERS frames: for all but who told it."""
+        self._passed_on_ns = now_ns
         told: dict[str | None, list[bytes]] = {}
         for node_id, source in self._news.items():
             told.setdefault(source, []).append(self._pack(node_id))

@@ -475,7 +475,7 @@ def test_who_left_is_told_of_and_known_to_have_left() -> None:
         up(each, "a")
     one.left("a", 0)
     one.link_down("a", 0)
-    ((_, bodies),) = one.drain_news()
+    ((_, bodies),) = one.drain_news(0)
     other.link_down("a", 0)
     other.learn(bodies[0], 0, "m")
     assert kinds(other) == [("joined", "a"), ("left", "a")]

@@ -88,7 +88,7 @@ class World:
             self.dial(name, dial)
         for helper, node_id in node.drain_probes():
             self.later(lambda helper=helper, node_id=node_id: self.ask(name, helper, node_id))
-        for source, bodies in node.drain_news():
+        for source, bodies in node.drain_news(self.now_ns):
             for peer, link in self.links[name].items():
                 if peer != source:
                     self.tell(link, name, bodies)
