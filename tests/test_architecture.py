@@ -66,7 +66,9 @@ agentnet.liveness.responder agentnet.liveness.prober
 agentnet.liveness.watchdog
 agentnet.liveness.vitals
 agentnet.liveness
+agentnet.handlers
 agentnet.agent
+agentnet.leaving agentnet.registry
 agentnet.manager
 agentnet.app
 agentnet.testing.loop agentnet.testing.base

@@ -8,14 +8,13 @@ A handler's exception stays here: it is logged, counted, an event, and the answe
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
-from agentnet.payload import declared_type, decode, to_bytes
+from agentnet.handlers import BadPayload, Handler, HandlerShape, HandlerThreads, prepare_handler, shape_of
+from agentnet.payload import to_bytes
 from agentnet.runner import Runner
 from agentnet_core.errors import ConfigError, HandlerFailed, HandlerStuck, PayloadMismatch
 from agentnet_core.message import AgentMessage
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-Handler = Callable[[Any], Any]
 H = TypeVar("H", bound=Handler)
 log = logging.getLogger("agentnet.agent")
 
@@ -87,30 +85,6 @@ class RequestOptions(TypedDict, total=False):
     timeout: float | None
     priority: MessagePriority | int
     reply: Any
-
-
-class HandlerThreads(ThreadPoolExecutor):
-    """Where plain functions are called. ``labels``: of the agents whose function runs now, by call."""
-
-    def __init__(self, node_id: str, count: int) -> None:
-        super().__init__(count, thread_name_prefix=f"agentnet-{node_id}")
-        self.labels: dict[object, str] = {}
-
-    def call(self, label: str, handler: Handler, argument: Any) -> Any:
-        """In one of its threads, which cannot be cancelled."""
-        call = object()
-        self.labels[call] = label
-        try:
-            return handler(argument)
-        finally:
-            del self.labels[call]
-
-
-class _BadPayload(Exception):
-    """A payload that the handler's declared type does not fit; the handler was not called."""
-
-    def __init__(self, error: PayloadMismatch) -> None:
-        self.error = error
 
 
 class Agent(Port):
@@ -307,7 +281,7 @@ class Agent(Port):
         self._net.handlers_failed += 1
         cause: BaseException
         trace: BaseException | None
-        if isinstance(error, _BadPayload):
+        if isinstance(error, BadPayload):
             code, text, cause, trace = PayloadMismatch.code, str(error.error), error.error, None
         else:
             code, cause, trace = HandlerFailed.code, error, error
@@ -341,65 +315,6 @@ def _say(error: BaseException) -> str:
     if len(text) > TEXT_CHARS_MAX:
         text = text[: TEXT_CHARS_MAX - 3] + "..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-@dataclass(frozen=True, slots=True)
-class HandlerShape:
-    """How a handler is called: whether it is ``async``, and the type that it declares, if any."""
-
-    is_async: bool
-    hint: Any
-
-    @property
-    def is_plain(self) -> bool:
-        """It is an async function of one AgentMessage already."""
-        return self.is_async and self.hint is None
-
-
-def shape_of(handler: Handler, label: str) -> HandlerShape:
-    """How ``handler`` is called; ConfigError if it is none. Many agents may share what this found."""
-    if not callable(handler):
-        raise ConfigError(f"agent {label}: handler {handler!r} is not callable")
-    call = handler if inspect.isroutine(handler) or isinstance(handler, type) else cast(Any, handler).__call__
-    if inspect.isasyncgenfunction(handler) or inspect.isasyncgenfunction(call):
-        raise ConfigError(f"agent {label}: a handler that yields is not supported; return the answer")
-    try:
-        signature = inspect.signature(handler)
-    except (ValueError, TypeError):
-        signature = None  # some functions written in C have none
-    try:
-        if signature is not None:
-            signature.bind(None)
-    except TypeError as error:
-        raise ConfigError(
-            f"agent {label}: a handler takes one argument, the message; {handler!r} has {signature}: {error}"
-        ) from None
-    try:
-        hint = declared_type(handler)
-    except NameError as error:
-        raise ConfigError(f"agent {label}: the type of the argument of {handler!r}: {error}") from None
-    return HandlerShape(inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call), hint)
-
-
-def prepare_handler(handler: Handler, shape: HandlerShape, label: str, threads: HandlerThreads) -> Handler:
-    """``handler`` as an async function of one AgentMessage."""
-    hint = shape.hint
-
-    async def handle(message: AgentMessage) -> Any:
-        argument: Any = message
-        if hint is not None:
-            try:
-                argument = decode(message, hint, f"agent {label}")
-            except PayloadMismatch as error:
-                raise _BadPayload(error) from None
-        if shape.is_async:
-            return await handler(argument)
-        loop = asyncio.get_running_loop()
-        result = await loop.run_in_executor(threads, threads.call, label, handler, argument)
-        # A lambda around an async function looks like a plain one.
-        return await result if inspect.isawaitable(result) else result
-
-    return handle
 
 
 def make_agent(
