@@ -68,7 +68,8 @@ agentnet.liveness.vitals
 agentnet.liveness
 agentnet.handlers
 agentnet.agent
-agentnet.leaving agentnet.registry
+agentnet.health agentnet.leaving
+agentnet.registry
 agentnet.manager
 agentnet.app
 agentnet.testing.loop agentnet.testing.base

@@ -13,17 +13,27 @@ from collections.abc import AsyncIterator, Awaitable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
-from agentnet.handlers import BadPayload, Handler, HandlerShape, HandlerThreads, prepare_handler, shape_of
+from agentnet.handlers import (
+    BadPayload,
+    Handler,
+    HandlerShape,
+    HandlerThreads,
+    Health,
+    prepare_handler,
+    say,
+    shape_of,
+)
 from agentnet.payload import to_bytes
 from agentnet.runner import Runner
 from agentnet_core.errors import ConfigError, HandlerFailed, HandlerStuck, PayloadMismatch
 from agentnet_core.message import AgentMessage
 from agentnet_core.port import Port
-from agentnet_core.records import AgentRecord, Event, MessagePriority, agent_id_of
+from agentnet_core.records import AgentRecord, Event, MessagePriority, agent_id_of, describe
 from agentnet_core.route import Pause
 
 if TYPE_CHECKING:
     from agentnet.host import Host
+    from agentnet_core.control import Control
     from agentnet_core.engine import Engine
 
     class _Node(Protocol):
@@ -34,9 +44,18 @@ if TYPE_CHECKING:
         busy: dict[Agent, None]
         handlers_failed: int
         turned_ns: int
+        control: Control
+
+        @property
+        def health_checks(self) -> HealthChecks: ...
 
         @property
         def engine(self) -> Engine: ...
+
+    class HealthChecks(Protocol):
+        """What an agent asks of those who ask it how it is."""
+
+        def stop(self, agent: Agent, /) -> None: ...
 
 
 T = TypeVar("T")
@@ -45,8 +64,6 @@ log = logging.getLogger("agentnet.agent")
 
 LOG_INTERVAL_NS = 1_000_000_000
 """An agent's failures are logged at most this often; the rest are counted."""
-TEXT_CHARS_MAX = 500
-"""What is told of an exception."""
 STOP_S_MAX = 1.0
 """How long handlers that were cancelled are waited for."""
 
@@ -61,6 +78,7 @@ class AgentSpec:
     metadata: dict[str, str] | None = None
     concurrency: int = 1
     broadcasts: bool = True
+    health: Health | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.capabilities, str):
@@ -77,6 +95,7 @@ class AgentOptions(TypedDict, total=False):
     metadata: dict[str, str] | None
     concurrency: int
     broadcasts: bool
+    health: Health | None
 
 
 class RequestOptions(TypedDict, total=False):
@@ -166,6 +185,17 @@ class Agent(Port):
         if token is not None:
             await token
 
+    def report_health(self, text: str | None) -> None:
+        """Say at once why this agent cannot work now, in a few words, or None when it can again.
+
+        Every node shows it as `AgentNode.health`, cut to 256 bytes. The next answer of a ``health``
+        function that it registered with takes its place. NoSuchAgent once it is not registered any more.
+        """
+        if text is not None and not isinstance(text, str):
+            raise ConfigError(f"agent {self.record.label}: health {describe(text)}: expected a text or None")
+        self._net.engine  # noqa: B018 - which raises once the node has left
+        self._net.control.report_health(self, text)
+
     def wake(self) -> None:
         """There is mail and nobody to handle it: called by the manager."""
         if self._handler is None:
@@ -250,6 +280,7 @@ class Agent(Port):
     def cancel(self) -> list[asyncio.Task[None]]:
         """Stop its handlers now; their tasks. A handler that asks for this itself is let finish."""
         tasks = []
+        self._net.health_checks.stop(self)
         for runner in list(self._runners or []):
             runner.retire()  # so that one whose handler will not be cancelled ends after it
             if runner.task is not asyncio.current_task():
@@ -285,7 +316,7 @@ class Agent(Port):
             code, text, cause, trace = PayloadMismatch.code, str(error.error), error.error, None
         else:
             code, cause, trace = HandlerFailed.code, error, error
-            text = f"agent {label} on node {engine.node_id}: {_say(error)}"
+            text = f"agent {label} on node {engine.node_id}: {say(error)}"
         self._log(message, trace, text)
         engine.event(
             Event(Event.HANDLER_FAILED, engine.node_id, self.agent_id, self.name, detail=text, error=cause)
@@ -304,17 +335,6 @@ class Agent(Port):
 
     def __repr__(self) -> str:
         return f"<Agent {self.record.label} on {self.engine.node_id}>"
-
-
-def _say(error: BaseException) -> str:
-    """Class and text of an exception, short enough for a log and for the wire."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - the user's own code, which may raise anything
-        text = "(its text cannot be made)"
-    if len(text) > TEXT_CHARS_MAX:
-        text = text[: TEXT_CHARS_MAX - 3] + "..."
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def make_agent(

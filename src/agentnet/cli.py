@@ -286,7 +286,7 @@ def agents(join: tuple[str, ...], capability: str | None, config: Path | None, a
     rows = _observe(join, config, lambda net: [dataclasses.asdict(agent) for agent in net.agents(capability)])
     for row in rows:
         row["name"] = row["name"] or ""
-    _print_rows(rows, ("name", "agent_id", "node_id", "status", "capabilities"), as_json)
+    _print_rows(rows, ("name", "agent_id", "node_id", "status", "health", "capabilities"), as_json)
 
 
 @main.command()

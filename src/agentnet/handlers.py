@@ -1,4 +1,4 @@
-"""How a user's function is called for a message: what its shape says, and in which thread.
+"""How a user's function is called: what its shape says, in which thread, and what is told of its failure.
 
 In: any callable of one argument.  Out: an async function of one AgentMessage; a payload that the declared
 type does not fit is a BadPayload, and the function is not called.  What cannot be a handler is a
@@ -19,6 +19,11 @@ from agentnet_core.errors import ConfigError, PayloadMismatch
 from agentnet_core.message import AgentMessage
 
 Handler = Callable[[Any], Any]
+Health = Callable[[], Any]
+"""Of no argument, plain or async: None when the agent is well, else a text that says why not."""
+
+TEXT_CHARS_MAX = 500
+"""What is told of an exception."""
 
 
 class HandlerThreads(ThreadPoolExecutor):
@@ -62,8 +67,7 @@ def shape_of(handler: Handler, label: str) -> HandlerShape:
     """How ``handler`` is called; ConfigError if it is none. Many agents may share what this found."""
     if not callable(handler):
         raise ConfigError(f"agent {label}: handler {handler!r} is not callable")
-    call = handler if inspect.isroutine(handler) or isinstance(handler, type) else cast(Any, handler).__call__
-    if inspect.isasyncgenfunction(handler) or inspect.isasyncgenfunction(call):
+    if inspect.isasyncgenfunction(handler) or inspect.isasyncgenfunction(_call_of(handler)):
         raise ConfigError(f"agent {label}: a handler that yields is not supported; return the answer")
     try:
         signature = inspect.signature(handler)
@@ -80,7 +84,30 @@ def shape_of(handler: Handler, label: str) -> HandlerShape:
         hint = declared_type(handler)
     except NameError as error:
         raise ConfigError(f"agent {label}: the type of the argument of {handler!r}: {error}") from None
-    return HandlerShape(inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call), hint)
+    return HandlerShape(is_async(handler), hint)
+
+
+def check_health(health: Health, label: str) -> None:
+    """ConfigError if it is no health function."""
+    if not callable(health):
+        raise ConfigError(f"agent {label}: health {health!r} is not callable")
+    try:
+        inspect.signature(health).bind()
+    except TypeError as error:
+        raise ConfigError(f"agent {label}: health takes no argument; {health!r}: {error}") from None
+    except ValueError:
+        pass  # some functions written in C have no signature
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether what it returns is awaited, as far as that can be told before it is called."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(_call_of(function))
+
+
+def _call_of(function: Callable[..., Any]) -> Any:
+    """What runs when it is called."""
+    plain = inspect.isroutine(function) or isinstance(function, type)
+    return function if plain else cast(Any, function).__call__
 
 
 def prepare_handler(handler: Handler, shape: HandlerShape, label: str, threads: HandlerThreads) -> Handler:
@@ -102,3 +129,14 @@ def prepare_handler(handler: Handler, shape: HandlerShape, label: str, threads: 
         return await result if inspect.isawaitable(result) else result
 
     return handle
+
+
+def say(error: BaseException) -> str:
+    """Class and text of an exception, short enough for a log and for the wire."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - the user's own code, which may raise anything
+        text = "(its text cannot be made)"
+    if len(text) > TEXT_CHARS_MAX:
+        text = text[: TEXT_CHARS_MAX - 3] + "..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -17,6 +17,7 @@ from agentnet.agent import Agent, AgentOptions, AgentSpec, H, RequestOptions
 from agentnet.config import Address, NetworkConfig
 from agentnet.events import EventStreams
 from agentnet.handlers import Handler, HandlerThreads
+from agentnet.health import HealthChecks
 from agentnet.host import HOST, Host
 from agentnet.identity import NodeIdentity, load_identity
 from agentnet.leaving import Drain
@@ -217,6 +218,7 @@ class AgentNetworkManager:
             network_uuid=identity.network_uuid,
             plaintext=any(not address.secure for address in config.listen_addresses),
         )
+        self.health_checks = HealthChecks(config, self._threads, self._spawn)
         self._drain = Drain(self.control, self.busy, self._threads)
         self._vitals = Vitals(engine, self.control, config, self._spawn)
         self.control.watched = bool(self._streams)
@@ -335,10 +337,11 @@ class AgentNetworkManager:
         """All that was spawned, but for the one that asks."""
         return [task for task in self._tasks if task is not asyncio.current_task()]
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)
+        return task
 
     async def _dial(self, dial: Dial) -> None:
         try:
@@ -379,6 +382,9 @@ class AgentNetworkManager:
 
         ``handler``: an async function of one message, whose result answers a request; a plain
         function runs in a thread.  ``concurrency``: messages that it may work on at once.
+        ``health``: a function of no argument, plain or async, that is asked every
+        ``health_interval_ms``: None when the agent is well, else a short text that says why not, which
+        every node shows as `AgentNode.health`.
         Registering one's own agent again replaces it.  AgentExists if it is another node's;
         Unconfirmed, and it is registered all the same, names the nodes that had not confirmed after
         ``timeout`` seconds or have no room for it.

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from agentnet.agent import Agent, AgentSpec, make_agent
-from agentnet.handlers import HandlerShape, HandlerThreads
+from agentnet.handlers import HandlerShape, HandlerThreads, check_health
+from agentnet.health import HealthChecks
 from agentnet_core.errors import NetworkError, NoSuchAgent
 from agentnet_core.records import Event, agent_id_of
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         node_id: str
         config: NetworkConfig
         control: Control
+        health_checks: HealthChecks
         host: Host
         busy: dict[Agent, None]
         handlers_failed: int
@@ -68,12 +70,22 @@ class Registry:
         shapes: dict[int, HandlerShape] = {}
         specs = [spec if isinstance(spec, AgentSpec) else AgentSpec(agent=spec) for spec in agents]
         made = [make_agent(net, spec, self.threads, shapes) for spec in specs]
+        for spec in specs:
+            if spec.health is not None:
+                check_health(spec.health, str(spec.agent))
         timeout_ns = net.config.register_ms_max * MS if timeout is None else engine.nanoseconds(timeout)
         if not made:
             return []  # with no version of its own it would end like another registration that waits
+
+        def begin(token: Any) -> None:
+            net.control.register(made, token, timeout_ns)
+            for agent, spec in zip(made, specs, strict=True):
+                if spec.health is not None:
+                    net.health_checks.start(agent, spec.health)
+
         replaced = [engine.ports.get(agent.agent_id) for agent in made]
         try:
-            await net.wait_settled(lambda token: net.control.register(made, token, timeout_ns))
+            await net.wait_settled(begin)
         finally:
             for old in replaced:
                 if isinstance(old, Agent) and engine.ports.get(old.agent_id) is not old:

@@ -26,6 +26,7 @@ from agentnet_core.errors import (
     JoinFailed,
     LinkLost,
     NetworkError,
+    NoSuchAgent,
     ProtocolError,
 )
 from agentnet_core.handshake import (
@@ -42,7 +43,7 @@ from agentnet_core.handshake import (
     judge,
 )
 from agentnet_core.joining import Joining
-from agentnet_core.listing import Confirm
+from agentnet_core.listing import Confirm, health_text
 from agentnet_core.liveness import Liveness
 from agentnet_core.membership import Membership
 from agentnet_core.message import Origin
@@ -153,6 +154,13 @@ class Control:
             self.engine.remove_port(port)
         self._report(applied)
         self._publish()
+
+    def report_health(self, port: Port, text: str | None) -> None:
+        """An agent of this node says why it cannot work, or None when it can; linked nodes are told."""
+        if self.engine.ports.get(port.agent_id) is not port:
+            raise NoSuchAgent(f"agent {port.record.label} is not registered any more, so it has no health")
+        if self.directory.say_health(port.agent_id, health_text(text)):
+            self._publish()
 
     def withdraw(self) -> None:
         """Let no node send work here any more; what is here already can still be done."""

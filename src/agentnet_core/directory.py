@@ -197,6 +197,15 @@ class Directory:
         applied.version = self._changed(dropped) if dropped else self.version
         return applied
 
+    def say_health(self, agent_id: int, health: str) -> bool:
+        """Let an agent of this node say how it is; whether that is news, and the list has a new version."""
+        record = self._mine.records.get(agent_id)
+        if record is None or record.health == health:
+            return False
+        record.health = health
+        self._changed((agent_id,))
+        return True
+
     def snapshot_frames(self, max_bytes: int = BODY_BYTES) -> list[bytes]:
         """The own list whole, as bodies of AGENTS frames."""
         return write_update(self.version, True, self._mine.records.values(), (), max_bytes)

@@ -43,9 +43,12 @@ class NodeStatus(Enum):
 
 
 class AgentRecord:
-    """One registered agent as the directory keeps it: slots, because there are many."""
+    """One registered agent as the directory keeps it: slots, because there are many.
 
-    __slots__ = ("agent_id", "broadcasts", "capabilities", "metadata", "name", "node_id")
+    ``health``: why it cannot work now, in its own words; empty when it is well.
+    """
+
+    __slots__ = ("agent_id", "broadcasts", "capabilities", "health", "metadata", "name", "node_id")
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class AgentRecord:
         capabilities: tuple[str, ...] = (),
         metadata: dict[str, str] | None = None,
         broadcasts: bool = True,
+        health: str = "",
     ) -> None:
         self.agent_id = agent_id
         self.node_id = node_id
@@ -62,6 +66,7 @@ class AgentRecord:
         self.capabilities = capabilities
         self.metadata = metadata
         self.broadcasts = broadcasts
+        self.health = health
 
     @property
     def label(self) -> str:
@@ -104,7 +109,8 @@ class Member:
 class AgentNode:
     """One registered agent on its node; address and port are the node's advertised ones.
 
-    ``last_heartbeat``: nanoseconds since the epoch at which the node was last heard from.
+    ``last_heartbeat``: nanoseconds since the epoch at which the node was last heard from. ``health``:
+    why the agent cannot work now, as it says itself; empty when it is well.
     """
 
     node_id: str
@@ -116,6 +122,7 @@ class AgentNode:
     last_heartbeat: int
     metadata: dict[str, str]
     name: str | None = None
+    health: str = ""
 
     @classmethod
     def of(cls, record: AgentRecord, member: Member, place: tuple[str, int]) -> AgentNode:
@@ -130,6 +137,7 @@ class AgentNode:
             last_heartbeat=member.last_heartbeat,
             metadata=dict(record.metadata or {}),
             name=record.name,
+            health=record.health,
         )
 
     @classmethod

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from agentnet_core.config import EngineConfig
 from agentnet_core.directory import LOG_IDS_MIN, Applied, Directory
 from agentnet_core.errors import AgentExists, LimitReached, NoSuchAgent, ProtocolError, UsageError
-from agentnet_core.listing import Confirm, wire_form, write_update
+from agentnet_core.listing import Capabilities, Confirm, read_update, wire_form, write_update
 from agentnet_core.records import AgentRecord, agent_id_of
 
 CONFIG = EngineConfig()
@@ -49,6 +49,24 @@ def conflicts(applied: Applied) -> list[tuple[int, str]]:
 
 
 # -- the own list
+
+
+def test_the_health_of_an_agent_goes_out_alone() -> None:
+    one, two = directory("a", "reader", 7, 9), directory("b")
+    feed(two, "a", one.snapshot_frames())
+    before = one.version
+    assert one.say_health(7, "quota gone")
+    assert not one.say_health(7, "quota gone")
+    assert not one.say_health(8, "nobody")
+    (body,) = one.updates_since(before)
+    update = read_update("a", body, Capabilities())
+    assert [(record.agent_id, record.health) for record in update.records] == [(7, "quota gone")]
+    applied = feed(two, "a", [body])
+    assert (ids(applied.changed), applied.added, applied.removed) == ([7], [], [])
+    assert {record.agent_id: record.health for record in two.agents() if record.health} == {7: "quota gone"}
+    assert one.say_health(7, "")
+    feed(two, "a", one.updates_since(one.version - 1))
+    assert [record.health for record in two.agents()] == ["", "", ""]
 
 
 def test_an_agent_is_found_by_id_by_name_and_by_capability() -> None:
