@@ -152,6 +152,20 @@ async def test_what_cannot_be_one(cluster: Cluster, function: Any, said: str) ->
     assert net.agents() == []
 
 
+async def test_who_is_well_is_found(cluster: Cluster) -> None:
+    one, two = await cluster.start("n1", "n2")
+    made = await one.register_agents(
+        [
+            AgentSpec(agent=number, capabilities=["work"], metadata={"gpu": str(number % 2)})
+            for number in (1, 2, 3)
+        ]
+    )
+    made[0].report_health("quota gone")
+    await until(lambda: len(two.agents("work", healthy=True)) == 2)
+    assert [agent.agent_id for agent in two.agents("work", metadata={"gpu": "1"}, healthy=True)] == [3]
+    assert [agent.agent_id for agent in two.agents(healthy=False)] == [1]
+
+
 async def test_the_command_shows_it(cluster: Cluster) -> None:
     (net,) = await cluster.start("n1")
     agent = await net.register_agent("x")

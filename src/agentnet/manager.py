@@ -8,7 +8,7 @@ starts ends in `leave_network`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack, cast
@@ -486,11 +486,21 @@ class AgentNetworkManager:
         """Every node known, this one among them."""
         return cast(Control, self.engine.control).members()
 
-    def agents(self, capability: str | None = None) -> list[AgentNode]:
-        """Every agent known, or those with a capability, in the order of their ids."""
+    def agents(
+        self,
+        capability: str | None = None,
+        *,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        healthy: bool | None = None,
+    ) -> list[AgentNode]:
+        """The agents known, in the order of their ids: all, or those to which all applies that is given.
+
+        ``metadata``: these pairs are among the agent's own.  ``healthy``: True for those that are well,
+        as they say themselves, False for those that are not; nothing is said of their nodes.
+        """
         directory = cast(Control, self.engine.control).directory
-        records = directory.agents() if capability is None else directory.find(capability)
-        return AgentNode.all_of(records, self.members())
+        return AgentNode.all_of(directory.select(capability, name, metadata, healthy), self.members())
 
     def stats(self) -> dict[str, int]:
         """Every counter of this node, by name."""

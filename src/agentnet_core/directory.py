@@ -17,7 +17,7 @@ beyond is not taken and reported.  A body that breaks the law raises ProtocolErr
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agentnet_core.body import wrong
@@ -148,6 +148,24 @@ class Directory:
             found.records = sorted(kept.values(), key=_by_id)
             found.dirty = False
         return found.records.copy()
+
+    def select(
+        self,
+        capability: str | None = None,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        healthy: bool | None = None,
+    ) -> list[AgentRecord]:
+        """The agents to which all of that applies that is given, in id order."""
+        if name is not None:
+            record = self.get(name)
+            found = [] if record is None else [record]
+            found = [r for r in found if capability is None or capability in r.capabilities]
+        else:
+            found = self.agents() if capability is None else self.find(capability)
+        if metadata:
+            found = [r for r in found if metadata.items() <= (r.metadata or {}).items()]
+        return found if healthy is None else [r for r in found if healthy is not bool(r.health)]
 
     def owned_by(self, node_id: str) -> list[AgentRecord]:
         """The agents of one node, in the order in which they came."""

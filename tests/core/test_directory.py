@@ -51,6 +51,44 @@ def conflicts(applied: Applied) -> list[tuple[int, str]]:
 # -- the own list
 
 
+NAMED = agent_id_of("named")
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({}, [1, 2, 3, NAMED]),
+        ({"capability": "read"}, [1, 2]),
+        ({"capability": "none"}, []),
+        ({"name": "named"}, [NAMED]),
+        ({"name": "named", "capability": "write"}, [NAMED]),
+        ({"name": "named", "capability": "read"}, []),
+        ({"name": "nobody"}, []),
+        ({"metadata": {}}, [1, 2, 3, NAMED]),
+        ({"metadata": {"zone": "a"}}, [1, 3]),
+        ({"metadata": {"zone": "a", "gpu": "yes"}}, [3]),
+        ({"metadata": {"zone": "a", "gpu": "no"}}, []),
+        ({"metadata": {"zone": "a"}, "capability": "read"}, [1]),
+        ({"healthy": True}, [2, 3, NAMED]),
+        ({"healthy": False}, [1]),
+        ({"healthy": False, "capability": "write"}, []),
+        ({"healthy": True, "metadata": {"zone": "a"}}, [3]),
+    ],
+)
+def test_agents_are_found_by_all_that_is_asked(asked: dict[str, Any], found: list[int]) -> None:
+    one = directory("a")
+    one.register(
+        [
+            agent(2, "read"),
+            agent(1, "read", metadata={"zone": "a"}),
+            agent(3, "write", metadata={"zone": "a", "gpu": "yes"}),
+            agent("named", "write"),
+        ]
+    )
+    one.say_health(1, "quota gone")
+    assert ids(one.select(**asked)) == found
+
+
 def test_the_health_of_an_agent_goes_out_alone() -> None:
     one, two = directory("a", "reader", 7, 9), directory("b")
     feed(two, "a", one.snapshot_frames())
