@@ -426,6 +426,16 @@ class AgentNetworkManager:
         """
         await self._registry.unregister(agent)
 
+    async def set_maintenance(self, on: bool) -> None:
+        """Take no new work of other nodes from now on, or take it again.
+
+        In maintenance, what agents of other nodes send to or ask of agents here is refused: AgentUnreachable,
+        definite.  What is in the mailboxes is done; agents here may use each other and ask others, whose
+        answers come, and broadcasts do.  Every node shows this one and its agents as NodeStatus.MAINTENANCE.
+        """
+        self.engine.set_maintenance(on)
+        self.turn()
+
     # -- messages
 
     def _sender(self, sender: Agent | int | str | None, from_agent: int = 0) -> Agent:

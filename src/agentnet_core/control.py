@@ -50,6 +50,7 @@ from agentnet_core.message import Origin
 from agentnet_core.records import AgentRecord, Event, Member
 from agentnet_core.registrations import Registrations, Told
 from agentnet_core.roster import Vouch, decode_digest, decode_probe, encode_digest, encode_probe
+from agentnet_core.views import show_members
 
 if TYPE_CHECKING:
     from agentnet_core.engine import Engine
@@ -182,18 +183,7 @@ class Control:
 
     def members(self) -> list[Member]:
         """This node and all that it knows, by node id."""
-        engine = self.engine
-        heard = {node_id: session.heard_ns for node_id, session in engine.sessions.items()}
-        heard[engine.node_id] = engine.now_ns
-
-        def seen(member: Member) -> Member:
-            plaintext = self._plaintext if member.node_id == engine.node_id else member.plaintext
-            since = heard.get(member.node_id)
-            when = member.last_heartbeat if since is None else since + engine.wall_offset_ns
-            member = replace(member, last_heartbeat=when, plaintext=plaintext)
-            return self.liveness.seen(member, engine.sessions.get(member.node_id), engine.now_ns)
-
-        return [seen(member) for member in self.membership.members()]
+        return show_members(self.engine, self.membership, self.liveness, plaintext=self._plaintext)
 
     def alive(self, session: Session, lag_ns: int, stack: str) -> None:
         """The liveness port of a link's peer answered; ``stack`` is empty if none is known."""

@@ -101,6 +101,7 @@ def spoken() -> list[str]:
     for _ in range(4):
         world.run(550)
         stranger.say(PING, msgpack.packb(7))
+    node.engine.set_maintenance(True)
     node.control.leave()
     world.run(50)
     lines = [f"{KINDS[kind]} {flags} {body.hex()}" for kind, flags, body in stranger.heard]
