@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from commands import called
 from networks import Cluster, Inbox, active, answered, echo, soon, until
 
 from agentnet import (
@@ -73,6 +74,32 @@ async def test_a_node_that_comes_later_is_told(cluster: Cluster) -> None:
     assert active(three) == ["n2", "n3"]
     await one.set_maintenance(False)
     assert await answered(three, "x", b"x") == b"x"
+
+
+async def test_members_and_agents_show_what_is_proven(cluster: Cluster) -> None:
+    one, two = await cluster.start("n1", "n2", ping_interval_ms=50)
+    await two.register_agent("box")
+    for _ in range(3):
+        await one.send_message(AgentMessage(b"x", to_agent="box"))
+    await until(lambda: [member.load for member in one.members()] == [0, 3])
+    (box,) = one.agents()
+    (itself, other) = one.members()
+    assert other.rtt_ms is not None
+    assert 0 < other.rtt_ms < 10_000
+    assert abs(other.proven - other.last_heartbeat) < 60_000_000_000
+    assert (itself.rtt_ms, itself.proven) == (None, 0)
+    assert (box.load, box.rtt_ms is not None) == (3, True)
+    assert two.members()[1].load == 3
+
+
+async def test_the_command_shows_it(cluster: Cluster) -> None:
+    (one,) = await cluster.start("n1")
+    await one.set_maintenance(True)
+    (row,) = (await called("members", "--join", one.addresses[0], "--json")).document
+    assert (row["node_id"], row["status"], row["load"]) == ("n1", "maintenance", 0)
+    assert row["rtt_ms"] > 0
+    table = (await called("members", "--join", one.addresses[0])).out
+    assert all(word in table for word in ("rtt_ms", "load", "maintenance"))
 
 
 async def test_only_a_node_that_runs_has_it(cluster: Cluster) -> None:

@@ -327,6 +327,7 @@ class AgentNetworkManager:
         now = self.host.monotonic_ns()
         engine.wall_offset_ns = self.host.time_ns() - now
         engine.tick(now)
+        engine.load = sum(agent.pending_messages for agent in self.busy)
         for agent in list(self.busy):
             agent.rest_if_idle(now - self.config.agent_idle_ms * MS)
         self.control.watched = bool(self._streams)

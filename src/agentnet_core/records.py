@@ -85,6 +85,10 @@ class Member:
     liveness port answers, so that a busy node is told from a dead one; "link" if none can be reached,
     so that only the silence of the link tells, and a node that is DISCONNECTED may have been busy; ""
     for this node itself, and for one that was never linked.
+
+    What its link has proven: ``rtt_ms``, the last successful round trip, None if there was none yet;
+    ``proven``, when that was, in nanoseconds since the epoch; ``load``, the messages that waited in the
+    mailboxes of the node then.
     """
 
     node_id: str
@@ -95,6 +99,9 @@ class Member:
     plaintext: bool = False
     lag_ms: int = 0
     liveness: str = ""
+    rtt_ms: float | None = None
+    proven: int = 0
+    load: int = 0
 
     @property
     def place(self) -> tuple[str, int]:
@@ -110,7 +117,8 @@ class AgentNode:
     """One registered agent on its node; address and port are the node's advertised ones.
 
     ``last_heartbeat``: nanoseconds since the epoch at which the node was last heard from. ``health``:
-    why the agent cannot work now, as it says itself; empty when it is well.
+    why the agent cannot work now, as it says itself; empty when it is well. ``rtt_ms``, ``proven`` and
+    ``load`` are the node's, as of `Member`.
     """
 
     node_id: str
@@ -123,6 +131,9 @@ class AgentNode:
     metadata: dict[str, str]
     name: str | None = None
     health: str = ""
+    rtt_ms: float | None = None
+    proven: int = 0
+    load: int = 0
 
     @classmethod
     def of(cls, record: AgentRecord, member: Member, place: tuple[str, int]) -> AgentNode:
@@ -138,6 +149,9 @@ class AgentNode:
             metadata=dict(record.metadata or {}),
             name=record.name,
             health=record.health,
+            rtt_ms=member.rtt_ms,
+            proven=member.proven,
+            load=member.load,
         )
 
     @classmethod

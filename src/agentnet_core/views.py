@@ -29,7 +29,9 @@ def show_members(
         elif member.node_id == engine.node_id:
             heartbeat = engine.now_ns + engine.wall_offset_ns
             status = NodeStatus.MAINTENANCE if engine.cordoned else member.status
-            member = replace(member, last_heartbeat=heartbeat, plaintext=plaintext, status=status)
+            member = replace(
+                member, last_heartbeat=heartbeat, plaintext=plaintext, status=status, load=engine.load
+            )
         return liveness.seen(member, session, engine.now_ns)
 
     return [show(member) for member in membership.members()]
@@ -37,4 +39,12 @@ def show_members(
 
 def _linked(member: Member, session: Session, wall_offset_ns: int) -> Member:
     status = NodeStatus.MAINTENANCE if session.cordoned else member.status
-    return replace(member, last_heartbeat=session.heard_ns + wall_offset_ns, status=status)
+    proven = session.proven_ns > 0
+    return replace(
+        member,
+        last_heartbeat=session.heard_ns + wall_offset_ns,
+        status=status,
+        rtt_ms=session.rtt_ns / 1e6 if proven else None,
+        proven=session.proven_ns + wall_offset_ns if proven else 0,
+        load=session.load,
+    )

@@ -174,6 +174,25 @@ def stranger_of(world: World) -> tuple[Node, Stranger, Agent]:
     return node, stranger, agent
 
 
+def test_a_link_that_is_never_silent_is_pinged_as_well() -> None:
+    world = World()
+    a, b = pair(world, refresh_interval_ms=3_000)
+    worker, other = b.agent("worker", echo), a.agent("other")
+    session = a.link("b").session
+    world.run(1)
+    for _ in range(100):
+        b.engine.load = len(worker.received)
+        world.finish(other.request("worker", b"x"))
+        world.run(200)
+        assert world.now_ns - session.proven_ns < 3_400 * MS
+    assert session.load > 80
+    (_, member) = a.control.members()
+    assert member.rtt_ms is not None
+    assert 0 < member.rtt_ms < 10
+    assert member.load == session.load
+    assert member.last_heartbeat >= member.proven > member.last_heartbeat - 4_000 * MS
+
+
 def test_a_pong_says_load_status_and_what_was_sent() -> None:
     world = World()
     node, stranger, _ = stranger_of(world)
