@@ -10,5 +10,6 @@ __all__ = ["MS", "UUID", "Agent", "Link", "Node", "Pipe", "Token", "Weather", "W
 
 HELLO, WELCOME, CLOSE, PING, PONG, CREDIT, STOP, GO = range(8)
 MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST = range(8, 14)
+STATUS = 15
 MESSAGE, REFUSED = 16, 17
 OPTIONAL_FIELDS, CHECKED = 1, 2

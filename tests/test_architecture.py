@@ -44,6 +44,7 @@ agentnet_core.outflow
 agentnet_core.calls
 agentnet_core.port
 agentnet_core.engine
+agentnet_core.views
 agentnet_core.control
 agentnet_core
 
@@ -68,7 +69,10 @@ agentnet.liveness.responder agentnet.liveness.prober
 agentnet.liveness.watchdog
 agentnet.liveness.vitals
 agentnet.liveness
+agentnet.handlers
 agentnet.agent
+agentnet.health agentnet.leaving
+agentnet.registry
 agentnet.manager
 agentnet.app
 agentnet.testing.loop agentnet.testing.base

@@ -125,6 +125,7 @@ async def use() -> str:
         assert_type(net.members(), list[Member])
         assert_type(net.agents(), list[AgentNode])
         assert_type(net.agents(capability="read"), list[AgentNode])
+        assert_type(net.agents("read", name="a", metadata={"k": "v"}, healthy=True), list[AgentNode])
         assert_type(net.stats(), dict[str, int])
         assert_type(net.events(), AsyncIterator[Event])
         await net.send_message(AgentMessage(b"", to_agent="reader"), sender="a")

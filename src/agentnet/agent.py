@@ -8,23 +8,32 @@ A handler's exception stays here: it is logged, counted, an event, and the answe
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
-from agentnet.payload import declared_type, decode, to_bytes
+from agentnet.handlers import (
+    BadPayload,
+    Handler,
+    HandlerShape,
+    HandlerThreads,
+    Health,
+    prepare_handler,
+    say,
+    shape_of,
+)
+from agentnet.payload import to_bytes
 from agentnet.runner import Runner
 from agentnet_core.errors import ConfigError, HandlerFailed, HandlerStuck, PayloadMismatch
 from agentnet_core.message import AgentMessage
 from agentnet_core.port import Port
-from agentnet_core.records import AgentRecord, Event, MessagePriority, agent_id_of
+from agentnet_core.records import AgentRecord, Event, MessagePriority, agent_id_of, describe
 from agentnet_core.route import Pause
 
 if TYPE_CHECKING:
     from agentnet.host import Host
+    from agentnet_core.control import Control
     from agentnet_core.engine import Engine
 
     class _Node(Protocol):
@@ -35,20 +44,26 @@ if TYPE_CHECKING:
         busy: dict[Agent, None]
         handlers_failed: int
         turned_ns: int
+        control: Control
+
+        @property
+        def health_checks(self) -> HealthChecks: ...
 
         @property
         def engine(self) -> Engine: ...
 
+    class HealthChecks(Protocol):
+        """What an agent asks of those who ask it how it is."""
+
+        def stop(self, agent: Agent, /) -> None: ...
+
 
 T = TypeVar("T")
-Handler = Callable[[Any], Any]
 H = TypeVar("H", bound=Handler)
 log = logging.getLogger("agentnet.agent")
 
 LOG_INTERVAL_NS = 1_000_000_000
 """An agent's failures are logged at most this often; the rest are counted."""
-TEXT_CHARS_MAX = 500
-"""What is told of an exception."""
 STOP_S_MAX = 1.0
 """How long handlers that were cancelled are waited for."""
 
@@ -63,6 +78,7 @@ class AgentSpec:
     metadata: dict[str, str] | None = None
     concurrency: int = 1
     broadcasts: bool = True
+    health: Health | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.capabilities, str):
@@ -79,6 +95,7 @@ class AgentOptions(TypedDict, total=False):
     metadata: dict[str, str] | None
     concurrency: int
     broadcasts: bool
+    health: Health | None
 
 
 class RequestOptions(TypedDict, total=False):
@@ -87,30 +104,6 @@ class RequestOptions(TypedDict, total=False):
     timeout: float | None
     priority: MessagePriority | int
     reply: Any
-
-
-class HandlerThreads(ThreadPoolExecutor):
-    """Where plain functions are called. ``labels``: of the agents whose function runs now, by call."""
-
-    def __init__(self, node_id: str, count: int) -> None:
-        super().__init__(count, thread_name_prefix=f"agentnet-{node_id}")
-        self.labels: dict[object, str] = {}
-
-    def call(self, label: str, handler: Handler, argument: Any) -> Any:
-        """In one of its threads, which cannot be cancelled."""
-        call = object()
-        self.labels[call] = label
-        try:
-            return handler(argument)
-        finally:
-            del self.labels[call]
-
-
-class _BadPayload(Exception):
-    """A payload that the handler's declared type does not fit; the handler was not called."""
-
-    def __init__(self, error: PayloadMismatch) -> None:
-        self.error = error
 
 
 class Agent(Port):
@@ -191,6 +184,17 @@ class Agent(Port):
         token = self.engine.reply(message, body, content)
         if token is not None:
             await token
+
+    def report_health(self, text: str | None) -> None:
+        """Say at once why this agent cannot work now, in a few words, or None when it can again.
+
+        Every node shows it as `AgentNode.health`, cut to 256 bytes. The next answer of a ``health``
+        function that it registered with takes its place. NoSuchAgent once it is not registered any more.
+        """
+        if text is not None and not isinstance(text, str):
+            raise ConfigError(f"agent {self.record.label}: health {describe(text)}: expected a text or None")
+        self._net.engine  # noqa: B018 - which raises once the node has left
+        self._net.control.report_health(self, text)
 
     def wake(self) -> None:
         """There is mail and nobody to handle it: called by the manager."""
@@ -276,6 +280,7 @@ class Agent(Port):
     def cancel(self) -> list[asyncio.Task[None]]:
         """Stop its handlers now; their tasks. A handler that asks for this itself is let finish."""
         tasks = []
+        self._net.health_checks.stop(self)
         for runner in list(self._runners or []):
             runner.retire()  # so that one whose handler will not be cancelled ends after it
             if runner.task is not asyncio.current_task():
@@ -307,11 +312,11 @@ class Agent(Port):
         self._net.handlers_failed += 1
         cause: BaseException
         trace: BaseException | None
-        if isinstance(error, _BadPayload):
+        if isinstance(error, BadPayload):
             code, text, cause, trace = PayloadMismatch.code, str(error.error), error.error, None
         else:
             code, cause, trace = HandlerFailed.code, error, error
-            text = f"agent {label} on node {engine.node_id}: {_say(error)}"
+            text = f"agent {label} on node {engine.node_id}: {say(error)}"
         self._log(message, trace, text)
         engine.event(
             Event(Event.HANDLER_FAILED, engine.node_id, self.agent_id, self.name, detail=text, error=cause)
@@ -330,76 +335,6 @@ class Agent(Port):
 
     def __repr__(self) -> str:
         return f"<Agent {self.record.label} on {self.engine.node_id}>"
-
-
-def _say(error: BaseException) -> str:
-    """Class and text of an exception, short enough for a log and for the wire."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - the user's own code, which may raise anything
-        text = "(its text cannot be made)"
-    if len(text) > TEXT_CHARS_MAX:
-        text = text[: TEXT_CHARS_MAX - 3] + "..."
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-@dataclass(frozen=True, slots=True)
-class HandlerShape:
-    """How a handler is called: whether it is ``async``, and the type that it declares, if any."""
-
-    is_async: bool
-    hint: Any
-
-    @property
-    def is_plain(self) -> bool:
-        """It is an async function of one AgentMessage already."""
-        return self.is_async and self.hint is None
-
-
-def shape_of(handler: Handler, label: str) -> HandlerShape:
-    """How ``handler`` is called; ConfigError if it is none. Many agents may share what this found."""
-    if not callable(handler):
-        raise ConfigError(f"agent {label}: handler {handler!r} is not callable")
-    call = handler if inspect.isroutine(handler) or isinstance(handler, type) else cast(Any, handler).__call__
-    if inspect.isasyncgenfunction(handler) or inspect.isasyncgenfunction(call):
-        raise ConfigError(f"agent {label}: a handler that yields is not supported; return the answer")
-    try:
-        signature = inspect.signature(handler)
-    except (ValueError, TypeError):
-        signature = None  # some functions written in C have none
-    try:
-        if signature is not None:
-            signature.bind(None)
-    except TypeError as error:
-        raise ConfigError(
-            f"agent {label}: a handler takes one argument, the message; {handler!r} has {signature}: {error}"
-        ) from None
-    try:
-        hint = declared_type(handler)
-    except NameError as error:
-        raise ConfigError(f"agent {label}: the type of the argument of {handler!r}: {error}") from None
-    return HandlerShape(inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call), hint)
-
-
-def prepare_handler(handler: Handler, shape: HandlerShape, label: str, threads: HandlerThreads) -> Handler:
-    """``handler`` as an async function of one AgentMessage."""
-    hint = shape.hint
-
-    async def handle(message: AgentMessage) -> Any:
-        argument: Any = message
-        if hint is not None:
-            try:
-                argument = decode(message, hint, f"agent {label}")
-            except PayloadMismatch as error:
-                raise _BadPayload(error) from None
-        if shape.is_async:
-            return await handler(argument)
-        loop = asyncio.get_running_loop()
-        result = await loop.run_in_executor(threads, threads.call, label, handler, argument)
-        # A lambda around an async function looks like a plain one.
-        return await result if inspect.isawaitable(result) else result
-
-    return handle
 
 
 def make_agent(

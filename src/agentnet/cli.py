@@ -8,6 +8,7 @@ What a command needs is imported when it runs, so that ``--help`` is quick.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -25,12 +26,23 @@ from typing import Any
 
 import click
 
-from agentnet import AgentNetworkManager, ConfigError, JoinFailed, NetworkConfig, NetworkError, __version__
+from agentnet import (
+    AgentNetworkManager,
+    ConfigError,
+    JoinFailed,
+    Member,
+    NetworkConfig,
+    NetworkError,
+    NodeStatus,
+    __version__,
+)
 from agentnet.app import App, Stopped, load_app, load_object, run_until_stopped, serve
 from agentnet.tables import make_table, print_all, printable
 from agentnet_core.config import check_name
 
 FORCED_EXIT_CODE = 3
+ROUND_TRIP_LOOKS_MAX = 100
+"""Who lists a network waits for the first answer of each node: one second, a hundredth at a time."""
 GRACE_S = 2.0
 """What ending may take beyond ``leave_ms_max``."""
 JOIN_HINT = "--join takes the address of a node that runs, and `agentnet run` without it starts a network"
@@ -286,7 +298,7 @@ def agents(join: tuple[str, ...], capability: str | None, config: Path | None, a
     rows = _observe(join, config, lambda net: [dataclasses.asdict(agent) for agent in net.agents(capability)])
     for row in rows:
         row["name"] = row["name"] or ""
-    _print_rows(rows, ("name", "agent_id", "node_id", "status", "capabilities"), as_json)
+    _print_rows(rows, ("name", "agent_id", "node_id", "status", "health", "capabilities"), as_json)
 
 
 @main.command()
@@ -295,24 +307,30 @@ def agents(join: tuple[str, ...], capability: str | None, config: Path | None, a
 @json_option
 def members(join: tuple[str, ...], config: Path | None, as_json: bool) -> None:
     """List the nodes of a network."""
-    rows = _observe(
-        join, config, lambda net: [dataclasses.asdict(m) for m in net.members() if m.node_id != net.node_id]
-    )
-    columns = ["node_id", "status", "liveness", "addresses", "plaintext"]
+    rows = _observe(join, config, lambda net: [dataclasses.asdict(m) for m in _others(net)])
+    columns = ["node_id", "status", "rtt_ms", "load", "liveness", "addresses", "plaintext"]
     if any(row["lag_ms"] for row in rows):
         columns.insert(2, "lag_ms")
     _print_rows(rows, columns, as_json)
 
 
+def _others(net: AgentNetworkManager) -> list[Member]:
+    return [member for member in net.members() if member.node_id != net.node_id]
+
+
 def _observe(
     join: Sequence[str], config_file: Path | None, look: Callable[[AgentNetworkManager], list[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
-    """Join as a node that does not listen, look, and leave."""
+    """Join as a node that does not listen, look once every link has made a round trip, and leave."""
     config = dataclasses.replace(NetworkConfig.load(config_file), listen=(), advertise=(), data_dir=None)
 
     async def observe() -> list[dict[str, Any]]:
         async with AgentNetworkManager(_default_node_id(config), config) as net:
             await net.join_network(join)
+            for _ in range(ROUND_TRIP_LOOKS_MAX):
+                if all(m.proven or m.status is NodeStatus.DISCONNECTED for m in _others(net)):
+                    break
+                await asyncio.sleep(0.01)
             return look(net)
 
     return run_until_stopped(observe())
@@ -331,7 +349,9 @@ def _print_rows(rows: list[dict[str, Any]], columns: Sequence[str], as_json: boo
 def _cell(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return printable(", ".join(map(str, value)))
-    return printable(str(value.value if isinstance(value, Enum) else value))
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return printable("" if value is None else str(value.value if isinstance(value, Enum) else value))
 
 
 # -- sim

@@ -178,6 +178,12 @@ class NetworkConfig(EngineConfig):
     liveness_at: int = 0
     """Number of both; 0 picks free ones."""
 
+    # -- health of agents
+    health_interval_ms: int = 5_000
+    """How often an agent's health function is asked."""
+    health_ms_max: int = 2_000
+    """One that has not answered by then: the agent is not well, and that is why."""
+
     # -- disk, threads, events
     data_dir: str | None = None
     """Where this node keeps what must outlive it (its incarnation); None: nothing is kept."""
@@ -229,7 +235,7 @@ class NetworkConfig(EngineConfig):
         return cls(**values)
 
     def _check_counts(self) -> None:
-        for name in ("handler_threads", "events_max"):
+        for name in ("handler_threads", "events_max", "health_interval_ms", "health_ms_max"):
             check_count(name, getattr(self, name))
         if type(self.liveness_at) is not int or not 0 <= self.liveness_at <= 65535:
             raise ConfigError(f"liveness_at={describe(self.liveness_at)}: expected 0 to 65535")

@@ -8,31 +8,23 @@ starts ends in `leave_network`.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack, cast
 
-from agentnet.agent import (
-    STOP_S_MAX,
-    Agent,
-    AgentOptions,
-    AgentSpec,
-    H,
-    Handler,
-    HandlerShape,
-    HandlerThreads,
-    RequestOptions,
-    make_agent,
-)
+from agentnet.agent import Agent, AgentOptions, AgentSpec, H, RequestOptions
 from agentnet.config import Address, NetworkConfig
 from agentnet.events import EventStreams
+from agentnet.handlers import Handler, HandlerThreads
+from agentnet.health import HealthChecks
 from agentnet.host import HOST, Host
 from agentnet.identity import NodeIdentity, load_identity
+from agentnet.leaving import Drain
 from agentnet.link import Link
 from agentnet.liveness import Vitals
 from agentnet.payload import AnswerOf, decode, to_bytes
+from agentnet.registry import Registry
 from agentnet.runner import settle
 from agentnet.transport import Listener, Transport
 from agentnet_core.config import check_name
@@ -43,14 +35,11 @@ from agentnet_core.errors import (
     ConfigError,
     HandshakeRefused,
     NetworkError,
-    NoSuchAgent,
     NotRunning,
     OutageError,
 )
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import AgentNode, Event, Member, MessageType, agent_id_of
-
-log = logging.getLogger("agentnet.manager")
 
 MS = 1_000_000
 SETTLE_MIN = 16
@@ -76,7 +65,7 @@ class AgentNetworkManager:
         self.busy: dict[Agent, None] = {}
         self._engine: Engine | None = None
         self._identity: NodeIdentity | None = None
-        self._declared: list[AgentSpec] = []
+        self._registry = Registry(self)
         self._listeners: list[Listener] = []
         self._transports: dict[str, Transport] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
@@ -122,12 +111,13 @@ class AgentNetworkManager:
             if bootstrap:
                 self._joining = asyncio.get_running_loop().create_future()
                 uuid = identity.new_uuid(self._rng)
-                await self._await(lambda token: self.control.join(bootstrap, uuid, token), self._joining)
+                await self.wait_settled(
+                    lambda token: self.control.join(bootstrap, uuid, token), self._joining
+                )
             else:
                 self.control.found(identity.new_uuid(self._rng))
             identity.keep(self.control.network_uuid)
-            declared, self._declared = self._declared, []
-            await self.register_agents(declared)
+            await self._registry.register_declared()
         except BaseException:
             await self.leave_network()
             raise
@@ -141,7 +131,7 @@ class AgentNetworkManager:
         if self._leaving is not None:
             await asyncio.wait([self._leaving])
             if self._identity is not None:  # a leaving that was cancelled did not wait
-                await self._wait_handlers()
+                await self._drain.wait()
                 await self._wait_closed(self._loop.time())
             return
         self._leaving = asyncio.get_running_loop().create_future()
@@ -160,9 +150,9 @@ class AgentNetworkManager:
             self._joining.set_exception(NotRunning(f"node {self.node_id} left while it was joining"))
         for listener in self._listeners:
             listener.close()
-        await self._finish_agents(deadline)
-        self._stop_agents()
-        await self._wait_handlers()
+        await self._drain.finish(deadline)
+        self._drain.stop()
+        await self._drain.wait()
         self._part()
         await self._wait_closed(deadline)
 
@@ -175,7 +165,7 @@ class AgentNetworkManager:
 
     def _close(self, identity: NodeIdentity) -> None:
         """Close, without waiting, whatever is open still: nothing, unless the leaving was cancelled."""
-        self._stop_agents()
+        self._drain.stop()
         if not self.control.leaving:
             self._part()
         for link in self._links:
@@ -202,10 +192,7 @@ class AgentNetworkManager:
 
         A plain function cannot be stopped, nor a coroutine that keeps its CancelledError to itself.
         """
-        if self._identity is None:
-            return []
-        working = [agent.record.label for agent in list(self.busy) if agent.working]
-        return sorted({*working, *list(self._threads.labels.values())})
+        return self._drain.unfinished() if self._identity is not None else []
 
     def _start(self) -> NodeIdentity:
         self._loop = loop = asyncio.get_running_loop()
@@ -213,7 +200,7 @@ class AgentNetworkManager:
         config = self.config
         identity = load_identity(config.data_dir, self.node_id, config.network, self.host.time_ns())
         self._identity = identity
-        self._threads = HandlerThreads(self.node_id, config.handler_threads)
+        self._threads = self._registry.threads = HandlerThreads(self.node_id, config.handler_threads)
         self._engine = engine = Engine(
             self.node_id,
             identity.incarnation,
@@ -231,6 +218,8 @@ class AgentNetworkManager:
             network_uuid=identity.network_uuid,
             plaintext=any(not address.secure for address in config.listen_addresses),
         )
+        self.health_checks = HealthChecks(config, self._threads, self._spawn)
+        self._drain = Drain(self.control, self.busy, self._threads)
         self._vitals = Vitals(engine, self.control, config, self._spawn)
         self.control.watched = bool(self._streams)
         self._node = Agent(self.engine, self, self.control.node_record, None, 1)
@@ -269,37 +258,6 @@ class AgentNetworkManager:
     def _on_refused(self, reason: str, peer: str) -> None:
         self._refused_early += 1
         self.engine.event(Event(Event.LINK_REFUSED, peer, detail=reason))
-
-    def _agents(self) -> list[Agent]:
-        assert self._engine is not None
-        return [port for port in self._engine.ports.values() if isinstance(port, Agent)]
-
-    async def _finish_agents(self, deadline: float) -> None:
-        """Let them do what is in their mailboxes, and take no more."""
-        agents = self._agents()
-        self.control.withdraw()
-        # A handler may be what leaves: it cannot wait for itself. What was still on its way may have come
-        # when the tasks of an agent had ended, and made new ones.
-        while tasks := {task for agent in agents for task in agent.retire()} - {asyncio.current_task()}:
-            _, running = await asyncio.wait(tasks, timeout=max(0.0, deadline - self._loop.time()))
-            if running:
-                break
-
-    def _stop_agents(self) -> None:
-        assert self._engine is not None
-        for agent in self._agents():
-            # First the mailbox, else its next message would be begun.
-            self._engine.remove_port(agent)
-            agent.cancel()
-
-    async def _wait_handlers(self) -> None:
-        """Give those that were stopped a moment to end."""
-        running = {task for agent in self.busy for task in agent.tasks()} - {asyncio.current_task()}
-        if running:
-            _, running = await asyncio.wait(running, timeout=STOP_S_MAX)
-        stuck = {task.get_name() for task in running} | {f"agent {x}" for x in self._threads.labels.values()}
-        if stuck:
-            log.warning("node %s has left, but would not stop: %s", self.node_id, ", ".join(sorted(stuck)))
 
     # -- the driver
 
@@ -369,6 +327,7 @@ class AgentNetworkManager:
         now = self.host.monotonic_ns()
         engine.wall_offset_ns = self.host.time_ns() - now
         engine.tick(now)
+        engine.load = sum(agent.pending_messages for agent in self.busy)
         for agent in list(self.busy):
             agent.rest_if_idle(now - self.config.agent_idle_ms * MS)
         self.control.watched = bool(self._streams)
@@ -379,10 +338,11 @@ class AgentNetworkManager:
         """All that was spawned, but for the one that asks."""
         return [task for task in self._tasks if task is not asyncio.current_task()]
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)
+        return task
 
     async def _dial(self, dial: Dial) -> None:
         try:
@@ -395,7 +355,7 @@ class AgentNetworkManager:
             self.engine.now_ns = self.host.monotonic_ns()
             self.control.dial_failed(dial, why, refused=refused)
 
-    async def _await(
+    async def wait_settled(
         self, start: Callable[[asyncio.Future[None]], None], token: asyncio.Future[None] | None = None
     ) -> None:
         """Start something that settles a token, and wait for it."""
@@ -416,48 +376,28 @@ class AgentNetworkManager:
         capabilities: Iterable[str] = (),
         handler: Handler | None = None,
         *,
-        metadata: dict[str, str] | None = None,
-        concurrency: int = 1,
-        broadcasts: bool = True,
         timeout: float | None = None,
+        **options: Unpack[AgentOptions],
     ) -> Agent:
         """Register an agent of this node, by id or by name; it returns when every linked node knows it.
 
         ``handler``: an async function of one message, whose result answers a request; a plain
         function runs in a thread.  ``concurrency``: messages that it may work on at once.
+        ``health``: a function of no argument, plain or async, that is asked every
+        ``health_interval_ms``: None when the agent is well, else a short text that says why not, which
+        every node shows as `AgentNode.health`.
         Registering one's own agent again replaces it.  AgentExists if it is another node's;
         Unconfirmed, and it is registered all the same, names the nodes that had not confirmed after
         ``timeout`` seconds or have no room for it.
         """
-        spec = AgentSpec(
-            agent=agent,
-            capabilities=capabilities,
-            handler=handler,
-            metadata=metadata,
-            concurrency=concurrency,
-            broadcasts=broadcasts,
-        )
+        spec = AgentSpec(agent=agent, capabilities=capabilities, handler=handler, **options)
         return (await self.register_agents([spec], timeout=timeout))[0]
 
     async def register_agents(
         self, agents: Sequence[AgentSpec | int | str], *, timeout: float | None = None
     ) -> list[Agent]:
         """Register many agents at once: one confirmation for all. See `register_agent`."""
-        engine = self.engine
-        shapes: dict[int, HandlerShape] = {}
-        specs = [spec if isinstance(spec, AgentSpec) else AgentSpec(agent=spec) for spec in agents]
-        made = [make_agent(self, spec, self._threads, shapes) for spec in specs]
-        timeout_ns = self.config.register_ms_max * MS if timeout is None else engine.nanoseconds(timeout)
-        if not made:
-            return []  # with no version of its own it would end like another registration that waits
-        replaced = [engine.ports.get(agent.agent_id) for agent in made]
-        try:
-            await self._await(lambda token: self.control.register(made, token, timeout_ns))
-        finally:
-            for old in replaced:
-                if isinstance(old, Agent) and engine.ports.get(old.agent_id) is not old:
-                    old.cancel()
-        return made
+        return await self._registry.register(agents, timeout)
 
     def agent(
         self, agent: int | str, capabilities: Iterable[str] = (), **options: Unpack[AgentOptions]
@@ -473,40 +413,29 @@ class AgentNetworkManager:
                 raise NotRunning(f"agent {agent}: node {self.node_id} has left its network")
             spec = AgentSpec(agent=agent, capabilities=capabilities, handler=handler, **options)
             if self._engine is None:
-                # As in `register_agent`, the last of one id counts: a notebook's cell may run twice.
-                same = agent_id_of(agent)
-                self._declared = [other for other in self._declared if agent_id_of(other.agent) != same]
-                self._declared.append(spec)
+                self._registry.declare(spec)
             else:
-                self._spawn(self._register_late(spec))
+                self._spawn(self._registry.register_late(spec))
             return handler
 
         return declare
-
-    async def _register_late(self, spec: AgentSpec) -> None:
-        try:
-            await self.register_agents([spec])
-        except NetworkError as error:
-            log.error("agent %s was not registered: %s", spec.agent, error)
-            name = spec.agent if isinstance(spec.agent, str) else None
-            found = Event(
-                Event.AGENT_CONFLICT, self.node_id, agent_id_of(spec.agent), name, str(error), error=error
-            )
-            self.engine.event(found)
 
     async def unregister_agent(self, agent: Agent | int | str) -> None:
         """Take an agent of this node away; what it had not handled is refused, definitely.
 
         Its handler is cancelled. One that has not ended after a second is HandlerStuck.
         """
-        agent_id = agent.agent_id if isinstance(agent, Agent) else agent_id_of(agent)
-        port = self.engine.ports.get(agent_id)
-        if port is None:
-            label = agent.record.label if isinstance(agent, Agent) else agent
-            raise NoSuchAgent(f"no agent {label!r} is registered on node {self.node_id!r}")
-        self.control.unregister([port])
-        if isinstance(port, Agent):
-            await port.stop()
+        await self._registry.unregister(agent)
+
+    async def set_maintenance(self, on: bool) -> None:
+        """Take no new work of other nodes from now on, or take it again.
+
+        In maintenance, what agents of other nodes send to or ask of agents here is refused: AgentUnreachable,
+        definite.  What is in the mailboxes is done; agents here may use each other and ask others, whose
+        answers come, and broadcasts do.  Every node shows this one and its agents as NodeStatus.MAINTENANCE.
+        """
+        self.engine.set_maintenance(on)
+        self.turn()
 
     # -- messages
 
@@ -568,11 +497,21 @@ class AgentNetworkManager:
         """Every node known, this one among them."""
         return cast(Control, self.engine.control).members()
 
-    def agents(self, capability: str | None = None) -> list[AgentNode]:
-        """Every agent known, or those with a capability, in the order of their ids."""
+    def agents(
+        self,
+        capability: str | None = None,
+        *,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        healthy: bool | None = None,
+    ) -> list[AgentNode]:
+        """The agents known, in the order of their ids: all, or those to which all applies that is given.
+
+        ``metadata``: these pairs are among the agent's own.  ``healthy``: True for those that are well,
+        as they say themselves, False for those that are not; nothing is said of their nodes.
+        """
         directory = cast(Control, self.engine.control).directory
-        records = directory.agents() if capability is None else directory.find(capability)
-        return AgentNode.all_of(records, self.members())
+        return AgentNode.all_of(directory.select(capability, name, metadata, healthy), self.members())
 
     def stats(self) -> dict[str, int]:
         """Every counter of this node, by name."""

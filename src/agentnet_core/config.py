@@ -83,6 +83,8 @@ class EngineConfig:
     """What a peer may send before it is welcomed; more closes the link."""
     ping_interval_ms: int = 1_000
     """A link that brought no whole frame for this long is pinged."""
+    refresh_interval_ms: int = 5_000
+    """One that does is pinged this often, so that its round trip and the load of its node are fresh."""
     link_silence_ms_max: int = 15_000
     """A link that brought no whole frame for this long is closed as lost."""
     probe_interval_ms: int = 500

@@ -12,7 +12,6 @@ is told to the peer and to the dialler's `join`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agentnet_core.admission import CLOSE, Admission
@@ -25,16 +24,18 @@ from agentnet_core.errors import (
     HandshakeRefused,
     LinkLost,
     NetworkError,
+    NoSuchAgent,
     ProtocolError,
 )
 from agentnet_core.handshake import Close, Hello
 from agentnet_core.joining import Joining
-from agentnet_core.listing import Confirm
+from agentnet_core.listing import Confirm, health_text
 from agentnet_core.liveness import Liveness
 from agentnet_core.membership import Membership
 from agentnet_core.records import AgentRecord, Event, Member
 from agentnet_core.registrations import Registrations, Told
 from agentnet_core.roster import Vouch, decode_digest, decode_probe, encode_digest, encode_probe
+from agentnet_core.views import show_members
 
 if TYPE_CHECKING:
     from agentnet_core.engine import Engine
@@ -143,6 +144,13 @@ class Control:
         self._report(applied)
         self._publish()
 
+    def report_health(self, port: Port, text: str | None) -> None:
+        """An agent of this node says why it cannot work, or None when it can; linked nodes are told."""
+        if self.engine.ports.get(port.agent_id) is not port:
+            raise NoSuchAgent(f"agent {port.record.label} is not registered any more, so it has no health")
+        if self.directory.say_health(port.agent_id, health_text(text)):
+            self._publish()
+
     def withdraw(self) -> None:
         """Let no node send work here any more; what is here already can still be done."""
         self._report(self.directory.unregister(list(self.engine.ports)))
@@ -163,18 +171,7 @@ class Control:
 
     def members(self) -> list[Member]:
         """This node and all that it knows, by node id."""
-        engine = self.engine
-        heard = {node_id: session.heard_ns for node_id, session in engine.sessions.items()}
-        heard[engine.node_id] = engine.now_ns
-
-        def seen(member: Member) -> Member:
-            plaintext = self.admission.plaintext if member.node_id == engine.node_id else member.plaintext
-            since = heard.get(member.node_id)
-            when = member.last_heartbeat if since is None else since + engine.wall_offset_ns
-            member = replace(member, last_heartbeat=when, plaintext=plaintext)
-            return self.liveness.seen(member, engine.sessions.get(member.node_id), engine.now_ns)
-
-        return [seen(member) for member in self.membership.members()]
+        return show_members(self.engine, self.membership, self.liveness, plaintext=self.admission.plaintext)
 
     def alive(self, session: Session, lag_ns: int, stack: str) -> None:
         """The liveness port of a link's peer answered; ``stack`` is empty if none is known."""

@@ -17,7 +17,7 @@ beyond is not taken and reported.  A body that breaks the law raises ProtocolErr
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agentnet_core.body import wrong
@@ -149,6 +149,24 @@ class Directory:
             found.dirty = False
         return found.records.copy()
 
+    def select(
+        self,
+        capability: str | None = None,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        healthy: bool | None = None,
+    ) -> list[AgentRecord]:
+        """The agents to which all of that applies that is given, in id order."""
+        if name is not None:
+            record = self.get(name)
+            found = [] if record is None else [record]
+            found = [r for r in found if capability is None or capability in r.capabilities]
+        else:
+            found = self.agents() if capability is None else self.find(capability)
+        if metadata:
+            found = [r for r in found if metadata.items() <= (r.metadata or {}).items()]
+        return found if healthy is None else [r for r in found if healthy is not bool(r.health)]
+
     def owned_by(self, node_id: str) -> list[AgentRecord]:
         """The agents of one node, in the order in which they came."""
         if node_id == self.node_id:
@@ -196,6 +214,15 @@ class Directory:
             self._release(self._mine.records.pop(agent_id), applied)
         applied.version = self._changed(dropped) if dropped else self.version
         return applied
+
+    def say_health(self, agent_id: int, health: str) -> bool:
+        """Let an agent of this node say how it is; whether that is news, and the list has a new version."""
+        record = self._mine.records.get(agent_id)
+        if record is None or record.health == health:
+            return False
+        record.health = health
+        self._changed((agent_id,))
+        return True
 
     def snapshot_frames(self, max_bytes: int = BODY_BYTES) -> list[bytes]:
         """The own list whole, as bodies of AGENTS frames."""

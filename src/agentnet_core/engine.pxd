@@ -11,6 +11,9 @@ from agentnet_core.session cimport Session
 cdef class Engine(Calls):
     cdef readonly Arena arena
     cdef readonly dict ports         # id -> Port
+    cdef dict doors                  # of `ports`, those that other nodes reach: none in maintenance
+    cdef readonly bint cordoned      # in maintenance: no new work
+    cdef public uint64_t load        # messages in all mailboxes, as the driver has counted them last
     cdef readonly list links         # every open Session
     cdef uint64_t last_to
     cdef Port last_port
@@ -24,5 +27,11 @@ cdef class Engine(Calls):
     cdef Route everyone(self, Session session)
     cdef int spread(self, AgentMessage message) except -1
     cdef int on_control(self, Session session, Frame* frame) except -1
+    cdef int turn_away(self, AgentMessage message) except -1
+    cdef int put_pong(self, Session session, uint64_t echo) except -1
+    cdef int on_pong(self, Session session, Frame* frame) except -1
+    cdef int on_status(self, Session session, bint cordoned) except -1
+    cdef Route route_of(self, Session session, uint64_t agent_id)
+    cdef int fail_unsent(self, Route route, error) except -1
     cdef int on_stop(self, Session session, uint64_t agent_id) except -1
     cdef int on_go(self, Session session, uint64_t agent_id) except -1

@@ -14,9 +14,11 @@ from collections import deque
 from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from agentnet_core.framing cimport (
-    CREDIT, GO, MESSAGE, OPTIONAL_FIELDS, PING, PONG, REFUSED, STOP, Cursor, read_uint,
+    CREDIT, GO, MESSAGE, OPTIONAL_FIELDS, PING, PONG, REFUSED, STATUS, STOP, Cursor, pack_u64, read_array,
+    read_uint, skip_value,
 )
 from agentnet_core.mailbox cimport Mailbox, is_full, is_high
 from agentnet_core.message cimport TYPE_RESPONSE, Origin, copy_message, read_message
@@ -31,6 +33,10 @@ from agentnet_core.records import AgentRecord, Event
 
 cdef int64_t MS = 1_000_000
 cdef int64_t NEVER = 0x7fffffffffffffff
+
+cdef enum:
+    ACTIVE = 0                  # what STATUS and PONG say of a node
+    MAINTENANCE = 1
 
 
 cdef class Engine(Calls):
@@ -49,7 +55,7 @@ cdef class Engine(Calls):
         self.now_ns = now_ns
         self.make_token, self.to_bytes, self.wake = make_token, to_bytes, wake
         self.arena = Arena(config.frame_bytes_max)
-        self.ports = {}
+        self.ports = self.doors = {}
         self.links = []
         self.limit(config)
         self.control_bytes_max = config.control_bytes_max
@@ -149,16 +155,24 @@ cdef class Engine(Calls):
         if message.to_id == self.last_to and self.last_port is not None:
             port = self.last_port
         else:
-            found = PyDict_GetItemWithError(self.ports, message.to_id)
+            found = PyDict_GetItemWithError(self.doors, message.to_id)
             if found == NULL:
-                label = self.control.directory.label(message.to_id)
-                return self.refuse(message, None, NoSuchAgent(
-                    f"agent {label} is not registered on node {self.node_id}"))
+                return self.turn_away(message)
             port = <Port>found
             self.last_to, self.last_port = message.to_id, port
         if port.box is not None and is_full(port.box):
             port.withhold(session, frame.wire_size, whole)
         return self.deliver(port, message, session)
+
+    cdef int turn_away(self, AgentMessage message) except -1:
+        """There is no such agent, or none that takes messages of other nodes now."""
+        label = self.control.directory.label(message.to_id)
+        if message.to_id not in self.ports:
+            return self.refuse(message, None, NoSuchAgent(
+                f"agent {label} is not registered on node {self.node_id}"))
+        return self.refuse(message, None, AgentUnreachable(
+            f"agent {label} is on node {self.node_id}, which is in maintenance and takes no new work; it was "
+            f"not executed"))
 
     cdef int deliver(self, Port port, AgentMessage message, Session session) except -1:
         cdef Mailbox box = port.mailbox()
@@ -202,11 +216,13 @@ cdef class Engine(Calls):
     cdef int on_control(self, Session session, Frame* frame) except -1:
         cdef uint64_t value = 0
         cdef Cursor c
-        if session.welcomed and frame.kind in (CREDIT, STOP, GO, PING, PONG, REFUSED):
+        if session.welcomed and frame.kind in (CREDIT, STOP, GO, PING, PONG, REFUSED, STATUS):
             if frame.kind == CREDIT:
                 return self.on_credit(session, frame)
             if frame.kind == REFUSED:
                 return self.on_refused(session, frame)
+            if frame.kind == PONG:
+                return self.on_pong(session, frame)
             c.at, c.end = frame.body, frame.body + frame.size
             if not read_uint(&c, &value) or c.at != c.end:
                 raise ProtocolError(f"frame of kind {frame.kind}: expected one unsigned integer")
@@ -214,18 +230,79 @@ cdef class Engine(Calls):
                 return self.on_stop(session, value)
             if frame.kind == GO:
                 return self.on_go(session, value)
-            if frame.kind == PING:
-                self.put_control_u64(session, PONG, value)
-            elif value <= <uint64_t>session.pinged_ns:
-                session.ponged_ns = <int64_t>value
-            return 0
+            if frame.kind == STATUS:
+                return self.on_status(session, value == MAINTENANCE)
+            return self.put_pong(session, value)
         self.control.receive(session, frame.kind,
                              PyBytes_FromStringAndSize(<const char*>frame.body, frame.size))
         return 0
 
-    cdef int on_stop(self, Session session, uint64_t agent_id) except -1:
+    cdef int put_pong(self, Session session, uint64_t echo) except -1:
+        cdef uint8_t* start = session.control.begin(PONG, 0, 1 + 4 * 9)
+        cdef uint8_t* p
+        start[0] = 0x94
+        p = pack_u64(start + 1, echo)
+        p = pack_u64(p, self.load)
+        p = pack_u64(p, MAINTENANCE if self.cordoned else ACTIVE)
+        p = pack_u64(p, <uint64_t>session.sent)
+        session.control.finish(start, p - start)
+        return self.mark(session)
+
+    cdef int on_pong(self, Session session, Frame* frame) except -1:
+        cdef uint64_t echo = 0, load = 0, status = session.cordoned, sent = 0
+        cdef uint32_t n = 4
+        cdef Cursor c
+        cdef bint fine
+        c.at, c.end = frame.body, frame.body + frame.size
+        fine = read_uint(&c, &echo)     # the older form
+        if not fine:
+            c.at = frame.body
+            fine = (read_array(&c, &n) and n >= 4 and read_uint(&c, &echo) and read_uint(&c, &load)
+                    and read_uint(&c, &status) and read_uint(&c, &sent))
+        while fine and n > 4:           # a later release may say more
+            fine = skip_value(&c, 8)
+            n -= 1
+        if not fine or c.at != c.end:
+            raise ProtocolError("PONG frame: expected [time, load, status, bytes sent], or the time alone")
+        if echo <= <uint64_t>session.pinged_ns:
+            session.ponged_ns, session.announced, session.load = <int64_t>echo, sent, load
+            session.rtt_ns, session.proven_ns = self.now_ns - <int64_t>echo, self.now_ns
+        return self.on_status(session, status == MAINTENANCE)
+
+    cdef int on_status(self, Session session, bint cordoned) except -1:
+        """The peer takes no new work, or takes it again."""
+        cdef Route route
+        if cordoned == session.cordoned:
+            return 0
+        session.cordoned = cordoned
+        if cordoned:
+            # Without a route to it, every send asks `resolve`, and finds out there: no message pays for this.
+            session.held = {key: route for key, route in self.routes.items() if route.session is session}
+            for key in session.held:
+                del self.routes[key]
+            for route in session.held.values():
+                self.fail_unsent(route, AgentUnreachable(
+                    f"agent {route.record.label} is on node {session.node_id}, which is in maintenance now; "
+                    f"nothing was sent"))
+            return 0
+        for key, route in session.held.items():
+            record = self.control.directory.get(key)
+            if record is not None and record.node_id == session.node_id and key not in self.routes:
+                route.record = record
+                self.routes[key] = route
+        session.held = None
+        return 0
+
+    cdef Route route_of(self, Session session, uint64_t agent_id):
+        """The route to an agent of the peer, in maintenance too."""
         cdef Route route = self.routes.get(agent_id)
-        if route is None or route.session is not session:
+        if route is None and session.held is not None:
+            route = session.held.get(agent_id)
+        return route if route is not None and route.session is session else None
+
+    cdef int on_stop(self, Session session, uint64_t agent_id) except -1:
+        cdef Route route = self.route_of(session, agent_id)
+        if route is None:
             return 0
         route.stopped = True
         if route.waiting_count:
@@ -240,8 +317,8 @@ cdef class Engine(Calls):
         return 0
 
     cdef int on_go(self, Session session, uint64_t agent_id) except -1:
-        cdef Route route = self.routes.get(agent_id)
-        if route is None or route.session is not session:
+        cdef Route route = self.route_of(session, agent_id)
+        if route is None:
             return 0
         route.stopped = False
         if route.waiting:
@@ -267,6 +344,26 @@ cdef class Engine(Calls):
         session.pinged_ns = self.now_ns
         self.put_control_u64(session, PING, <uint64_t>self.now_ns)
 
+    def set_maintenance(self, bint on):
+        """Take no new work of other nodes, or take it again; they are told. What is here is done."""
+        cdef Session session
+        if on != self.cordoned:
+            self.cordoned = on
+            self.doors = {} if on else self.ports
+            self.last_port = None
+            for session in self.sessions.values():
+                self.put_control_u64(session, STATUS, MAINTENANCE if on else ACTIVE)
+
+    @property
+    def answers_waiting(self):
+        """Answers to other nodes that have not found room yet."""
+        cdef Session session
+        cdef Py_ssize_t count = 0
+        for session in self.sessions.values():
+            if session.answers is not None:
+                count += (<Route>session.answers).waiting_count
+        return count
+
     def open(self, *, bint secure, str address, str certified=None, dial=None):
         """A new link, dialled for `dial` or accepted; the session that stands for it. Its Hello goes out."""
         session = Session(self.arena, dial is not None, secure, address, certified, self.now_ns)
@@ -283,6 +380,8 @@ cdef class Engine(Calls):
         session.welcomed = session.clear = True
         session.origin.session = session
         self.sessions[session.node_id] = session
+        if self.cordoned:
+            self.put_control_u64(session, STATUS, MAINTENANCE)
 
     def fail(self, Session session not None, error):
         """Close a link for a reason that the peer is told."""
@@ -405,16 +504,22 @@ cdef class Engine(Calls):
     def drop_routes(self, record):
         """The agent of `record` is not where it was; sends that wait for it fail, definitely."""
         cdef Route route = self.routes.pop(record.agent_id, None)
-        cdef Waiting waiting
         if record.name is not None:
             self.routes.pop(record.name, None)
-        if route is not None and route.session is not None and route.waiting_count:
-            error = AgentStopped(f"agent {record.label} was unregistered; nothing was sent")
-            lanes = [route.waiting or (), route.session.blocked, *route.session.bulk.values()]
-            for waiting in [waiting for lane in lanes for waiting in lane]:
-                if waiting.route is route and not waiting.dropped and not waiting.started:
-                    self.fail_waiting(waiting, error)
-            route.waiting = None
+        if route is not None:
+            self.fail_unsent(route, AgentStopped(f"agent {record.label} was unregistered; nothing was sent"))
+
+    cdef int fail_unsent(self, Route route, error) except -1:
+        """What waits for an agent of a peer fails, but for what has been sent in part."""
+        cdef Waiting waiting
+        if route.session is None or not route.waiting_count:
+            return 0
+        lanes = [route.waiting or (), route.session.blocked, *route.session.bulk.values()]
+        for waiting in [waiting for lane in lanes for waiting in lane]:
+            if waiting.route is route and not waiting.dropped and not waiting.started:
+                self.fail_waiting(waiting, error)
+        route.waiting = None
+        return 0
 
     # -- time
 

@@ -139,7 +139,8 @@ class Congested(OutageError):
 
 
 class AgentUnreachable(OutageError):
-    """The agent is registered, but there is no link to its node now; it was not sent."""
+    """The agent is registered, but there is no link to its node now, or that is in maintenance; it was
+    not executed."""
 
     code = 305
 

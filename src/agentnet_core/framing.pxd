@@ -46,6 +46,7 @@ cdef enum Kind:
     PROBE = 11
     VOUCH = 12
     DIGEST = 13
+    STATUS = 15
     MESSAGE = 16
     REFUSED = 17
 

@@ -5,7 +5,8 @@ CONFIRM  [version, last, [[id, owner node, or "" if a limit refused it], ...]]
 
 ``first`` begins a whole list, ``last`` ends an update; a body is filled to a limit, then the next
 one begins.  A sixth element of a record is a map of numbered fields, by the law of the Hello:
-0 to 63 must be understood, from 64 they are ignored.
+0 to 63 must be understood, from 64 they are ignored where they are not known.  64 is the health of an
+agent that is not well, a text of at most 256 bytes.
 
 A name has the id that it hashes to, and at most 256 bytes; an agent has at most 64 capabilities of
 at most 128 bytes each; metadata are texts.  What breaks this is a ProtocolError from a peer, a
@@ -38,7 +39,9 @@ from agentnet_core.records import AgentRecord, agent_id_of, describe
 NAME_BYTES_MAX = 256
 CAPABILITIES_MAX = 64
 CAPABILITY_BYTES_MAX = 128
+HEALTH_BYTES_MAX = 256
 KEY_MUST_KNOW_MAX = 63
+HEALTH_KEY = 64
 
 FLAG_BROADCASTS = 1
 FLAGS_KNOWN = FLAG_BROADCASTS
@@ -135,12 +138,25 @@ def _read_record(node_id: str, item: Any, known: Capabilities) -> AgentRecord:
         _check_metadata(metadata, ProtocolError)
     if type(flags) is not int or not 0 <= flags <= FLAGS_KNOWN:
         raise wrong("AGENTS flags", f"an integer from 0 to {FLAGS_KNOWN}", flags)
-    if len(item) == 6:
-        for key in expect_map("AGENTS record fields", item[5]):
-            if key <= KEY_MUST_KNOW_MAX:
-                raise wrong("AGENTS record fields", f"only numbers from {KEY_MUST_KNOW_MAX + 1}", key)
+    health = _read_health(item[5]) if len(item) == 6 else ""
     interned, _ = known.intern(tuple(capabilities), ProtocolError, ProtocolError)
-    return AgentRecord(agent_id, node_id, name, interned, metadata or None, flags == FLAG_BROADCASTS)
+    return AgentRecord(agent_id, node_id, name, interned, metadata or None, flags == FLAG_BROADCASTS, health)
+
+
+def _read_health(item: Any) -> str:
+    fields = expect_map("AGENTS record fields", item)
+    for key in fields:
+        if key <= KEY_MUST_KNOW_MAX:
+            raise wrong("AGENTS record fields", f"only numbers from {KEY_MUST_KNOW_MAX + 1}", key)
+    health = fields.get(HEALTH_KEY, "")
+    if type(health) is not str or _text_bytes("AGENTS health", health, ProtocolError) > HEALTH_BYTES_MAX:
+        raise wrong("AGENTS health", f"a text of at most {HEALTH_BYTES_MAX} bytes", health)
+    return health
+
+
+def health_text(text: str | None) -> str:
+    """What is told of an agent's health: at most ``HEALTH_BYTES_MAX`` bytes, and empty when it is well."""
+    return (text or "").encode("utf-8", "replace")[:HEALTH_BYTES_MAX].decode("utf-8", "ignore")
 
 
 def write_update(
@@ -170,7 +186,8 @@ def write_update(
 def wire_form(record: AgentRecord) -> tuple[Any, ...]:
     """What of a record crosses the wire; equal for two records that say the same."""
     flags = FLAG_BROADCASTS if record.broadcasts else 0
-    return record.agent_id, record.name, record.capabilities, record.metadata, flags
+    plain = record.agent_id, record.name, record.capabilities, record.metadata, flags
+    return (*plain, {HEALTH_KEY: record.health}) if record.health else plain
 
 
 # -- CONFIRM

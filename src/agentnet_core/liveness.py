@@ -1,8 +1,9 @@
 """Links that fall silent: whom to ask, on the link and past it, and what silence means.  Busy is not dead.
 
-A link that brings nothing is pinged.  An event loop that stands cannot answer that, so a node also
-has a liveness port, which answers without its loop and tells the lag: for how long it has stood.
-The driver asks there when the engine's `Ready.probe` says so, and hands the answer to `answered`.
+A link that brings nothing is pinged, and any link now and then, to know its round trip.  An event loop
+that stands cannot answer that, so a node also has a liveness port, which answers without its loop and tells
+the lag: for how long it has stood.  The driver asks there when the engine's `Ready.probe` says so, and
+hands the answer to `answered`.
 
     link      liveness port        then
     --------  -------------------  ---------------------------------------------------------------
@@ -80,6 +81,7 @@ class Liveness:
         self._engine = engine
         self._config = config
         self._ping_ns = config.ping_interval_ms * MS
+        self._refresh_ns = config.refresh_interval_ms * MS
         self._silence_ns = config.link_silence_ms_max * MS
         # Where links are let go early, there must be time to ask before.
         self._probe_ns = min(config.probe_interval_ms * MS, self._silence_ns // 8)
@@ -99,6 +101,7 @@ class Liveness:
         offer = session.hello.liveness
         watch = Watch(offer is not None and bool(offer[2]) and bool(offer[0] or offer[1]))
         self._watches[session] = watch
+        self._engine.ping(session)
         self.ask(session, now_ns)
 
     def closed(self, session: Session) -> None:
@@ -198,14 +201,14 @@ class Liveness:
             self._is_back(session, watch)
         if watch.unanswered >= UNANSWERED_MIN and session.heard_ns >= watch.probed_ns + self._probe_ns:
             watch.answered_ns = 0  # the peer speaks, its port does not
-        if now_ns >= max(session.heard_ns, session.pinged_ns) + self._ping_ns:
+        if now_ns >= self._next_ping_ns(session):
             if watch.pinged_ns <= session.heard_ns:
                 watch.pinged_ns = now_ns
             self._engine.ping(session)
         if now_ns >= self._next_probe_ns(session, watch):
             self.ask(session, now_ns)
         return min(
-            max(session.heard_ns, session.pinged_ns) + self._ping_ns,
+            self._next_ping_ns(session),
             max(session.heard_ns, watch.excused_ns) + self._silence_ns,
             self._next_probe_ns(session, watch),
         )
@@ -228,6 +231,10 @@ class Liveness:
             ms = (now_ns - max(session.heard_ns, watch.answered_ns)) // MS
             return f"{ms} ms, and its liveness port as well: it is stopped or cut off"
         return ""
+
+    def _next_ping_ns(self, session: Session) -> int:
+        silent_ns = max(session.heard_ns, session.pinged_ns) + self._ping_ns
+        return min(silent_ns, session.pinged_ns + self._refresh_ns)
 
     def _next_probe_ns(self, session: Session, watch: Watch) -> int:
         if not watch.has_port:

@@ -214,6 +214,9 @@ cdef class Outflow:
             if session is None:
                 raise AgentUnreachable(f"agent {record.label} is on node {record.node_id}, to which there is "
                                        f"no link now; nothing was sent")
+            if (<Session>session).cordoned:
+                raise AgentUnreachable(f"agent {record.label} is on node {record.node_id}, which is in "
+                                       f"maintenance and takes no new work; nothing was sent")
             route = Route(record, session)
             self.routes[record.agent_id] = route
         self.routes[to] = route

@@ -43,9 +43,12 @@ class NodeStatus(Enum):
 
 
 class AgentRecord:
-    """One registered agent as the directory keeps it: slots, because there are many."""
+    """One registered agent as the directory keeps it: slots, because there are many.
 
-    __slots__ = ("agent_id", "broadcasts", "capabilities", "metadata", "name", "node_id")
+    ``health``: why it cannot work now, in its own words; empty when it is well.
+    """
+
+    __slots__ = ("agent_id", "broadcasts", "capabilities", "health", "metadata", "name", "node_id")
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class AgentRecord:
         capabilities: tuple[str, ...] = (),
         metadata: dict[str, str] | None = None,
         broadcasts: bool = True,
+        health: str = "",
     ) -> None:
         self.agent_id = agent_id
         self.node_id = node_id
@@ -62,6 +66,7 @@ class AgentRecord:
         self.capabilities = capabilities
         self.metadata = metadata
         self.broadcasts = broadcasts
+        self.health = health
 
     @property
     def label(self) -> str:
@@ -80,6 +85,10 @@ class Member:
     liveness port answers, so that a busy node is told from a dead one; "link" if none can be reached,
     so that only the silence of the link tells, and a node that is DISCONNECTED may have been busy; ""
     for this node itself, and for one that was never linked.
+
+    What its link has proven: ``rtt_ms``, the last successful round trip, None if there was none yet;
+    ``proven``, when that was, in nanoseconds since the epoch; ``load``, the messages that waited in the
+    mailboxes of the node then.
     """
 
     node_id: str
@@ -90,6 +99,9 @@ class Member:
     plaintext: bool = False
     lag_ms: int = 0
     liveness: str = ""
+    rtt_ms: float | None = None
+    proven: int = 0
+    load: int = 0
 
     @property
     def place(self) -> tuple[str, int]:
@@ -104,7 +116,9 @@ class Member:
 class AgentNode:
     """One registered agent on its node; address and port are the node's advertised ones.
 
-    ``last_heartbeat``: nanoseconds since the epoch at which the node was last heard from.
+    ``last_heartbeat``: nanoseconds since the epoch at which the node was last heard from. ``health``:
+    why the agent cannot work now, as it says itself; empty when it is well. ``rtt_ms``, ``proven`` and
+    ``load`` are the node's, as of `Member`.
     """
 
     node_id: str
@@ -116,6 +130,10 @@ class AgentNode:
     last_heartbeat: int
     metadata: dict[str, str]
     name: str | None = None
+    health: str = ""
+    rtt_ms: float | None = None
+    proven: int = 0
+    load: int = 0
 
     @classmethod
     def of(cls, record: AgentRecord, member: Member, place: tuple[str, int]) -> AgentNode:
@@ -130,6 +148,10 @@ class AgentNode:
             last_heartbeat=member.last_heartbeat,
             metadata=dict(record.metadata or {}),
             name=record.name,
+            health=record.health,
+            rtt_ms=member.rtt_ms,
+            proven=member.proven,
+            load=member.load,
         )
 
     @classmethod

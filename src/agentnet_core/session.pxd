@@ -52,6 +52,10 @@ cdef class Session:
     cdef public int64_t heard_ns
     cdef public int64_t pinged_ns
     cdef public int64_t ponged_ns   # when the last PING that was answered had been sent
+    cdef readonly int64_t rtt_ns, proven_ns     # how long its answer took, and when it came
+    cdef readonly uint64_t load     # messages that waited in the peer's mailboxes then
+    cdef readonly bint cordoned     # the peer is in maintenance
+    cdef dict held                  # the routes to its agents meanwhile
     # -- lanes out
     cdef readonly Outbox control
     cdef readonly Outbox data
@@ -71,6 +75,7 @@ cdef class Session:
     cdef readonly Decoder decoder
     cdef int64_t handshake_bytes
     cdef int64_t received, received_messages, reported, reported_messages
+    cdef uint64_t announced         # data that the peer had sent in all when it answered the last PING
     cdef readonly int64_t withheld  # credit kept back from a peer that does not heed STOP
     cdef bint parts_came            # since the last look at the credit
     cdef dict assemblies

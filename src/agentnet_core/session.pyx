@@ -141,6 +141,10 @@ cdef class Session:
         """Messages sent that the peer has not yet said to have taken."""
         return self.sent_messages - self.credited_messages
 
+    def has_all_since(self, int64_t when_ns):
+        """Whether all has come that the peer had sent when it answered a PING of then or later."""
+        return self.ponged_ns >= when_ns and <uint64_t>self.received >= self.announced
+
     @property
     def assembling(self):
         """Messages that have come in part, and the bytes that this takes."""

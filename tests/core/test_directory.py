@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from agentnet_core.config import EngineConfig
 from agentnet_core.directory import LOG_IDS_MIN, Applied, Directory
 from agentnet_core.errors import AgentExists, LimitReached, NoSuchAgent, ProtocolError, UsageError
-from agentnet_core.listing import Confirm, wire_form, write_update
+from agentnet_core.listing import Capabilities, Confirm, read_update, wire_form, write_update
 from agentnet_core.records import AgentRecord, agent_id_of
 
 CONFIG = EngineConfig()
@@ -49,6 +49,62 @@ def conflicts(applied: Applied) -> list[tuple[int, str]]:
 
 
 # -- the own list
+
+
+NAMED = agent_id_of("named")
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({}, [1, 2, 3, NAMED]),
+        ({"capability": "read"}, [1, 2]),
+        ({"capability": "none"}, []),
+        ({"name": "named"}, [NAMED]),
+        ({"name": "named", "capability": "write"}, [NAMED]),
+        ({"name": "named", "capability": "read"}, []),
+        ({"name": "nobody"}, []),
+        ({"metadata": {}}, [1, 2, 3, NAMED]),
+        ({"metadata": {"zone": "a"}}, [1, 3]),
+        ({"metadata": {"zone": "a", "gpu": "yes"}}, [3]),
+        ({"metadata": {"zone": "a", "gpu": "no"}}, []),
+        ({"metadata": {"zone": "a"}, "capability": "read"}, [1]),
+        ({"healthy": True}, [2, 3, NAMED]),
+        ({"healthy": False}, [1]),
+        ({"healthy": False, "capability": "write"}, []),
+        ({"healthy": True, "metadata": {"zone": "a"}}, [3]),
+    ],
+)
+def test_agents_are_found_by_all_that_is_asked(asked: dict[str, Any], found: list[int]) -> None:
+    one = directory("a")
+    one.register(
+        [
+            agent(2, "read"),
+            agent(1, "read", metadata={"zone": "a"}),
+            agent(3, "write", metadata={"zone": "a", "gpu": "yes"}),
+            agent("named", "write"),
+        ]
+    )
+    one.say_health(1, "quota gone")
+    assert ids(one.select(**asked)) == found
+
+
+def test_the_health_of_an_agent_goes_out_alone() -> None:
+    one, two = directory("a", "reader", 7, 9), directory("b")
+    feed(two, "a", one.snapshot_frames())
+    before = one.version
+    assert one.say_health(7, "quota gone")
+    assert not one.say_health(7, "quota gone")
+    assert not one.say_health(8, "nobody")
+    (body,) = one.updates_since(before)
+    update = read_update("a", body, Capabilities())
+    assert [(record.agent_id, record.health) for record in update.records] == [(7, "quota gone")]
+    applied = feed(two, "a", [body])
+    assert (ids(applied.changed), applied.added, applied.removed) == ([7], [], [])
+    assert {record.agent_id: record.health for record in two.agents() if record.health} == {7: "quota gone"}
+    assert one.say_health(7, "")
+    feed(two, "a", one.updates_since(one.version - 1))
+    assert [record.health for record in two.agents()] == ["", "", ""]
 
 
 def test_an_agent_is_found_by_id_by_name_and_by_capability() -> None:

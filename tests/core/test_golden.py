@@ -67,8 +67,9 @@ def spoken() -> list[str]:
     stranger.say(AGENTS, body)
     sink = node.make("sink", capabilities=["read", "write"])
     node.register(sink)
+    node.control.report_health(sink, "quota gone")
     world.run(1)
-    stranger.say(CONFIRM, Confirm(1).encode())
+    stranger.say(CONFIRM, Confirm(2).encode())
     stranger.say(PING, msgpack.packb(7))
     world.run(50)
     assert stranger.close is None, stranger.close
@@ -100,6 +101,7 @@ def spoken() -> list[str]:
     for _ in range(4):
         world.run(550)
         stranger.say(PING, msgpack.packb(7))
+    node.engine.set_maintenance(True)
     node.control.leave()
     world.run(50)
     lines = [f"{KINDS[kind]} {flags} {body.hex()}" for kind, flags, body in stranger.heard]

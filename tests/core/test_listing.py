@@ -12,7 +12,7 @@ from agentnet_core.body import pack
 from agentnet_core.config import EngineConfig
 from agentnet_core.directory import Directory
 from agentnet_core.errors import ProtocolError
-from agentnet_core.listing import INTERNED_MAX, Capabilities, Confirm, read_update, wire_form
+from agentnet_core.listing import INTERNED_MAX, Capabilities, Confirm, health_text, read_update, wire_form
 from agentnet_core.records import AgentRecord, agent_id_of
 
 
@@ -47,6 +47,14 @@ def body(*records: Any, version: Any = 1, first: Any = True, last: Any = True, r
         (body([1, None, [], {"a": 1}, 1]), "agent metadata: expected texts, got 1"),
         (body([1, None, [], None, 2]), "AGENTS flags: expected an integer from 0 to 1, got 2"),
         (body([1, None, [], None, 1, {5: 0}]), "AGENTS record fields: expected only numbers from 64, got 5"),
+        (
+            body([1, None, [], None, 1, {64: None}]),
+            "AGENTS health: expected a text of at most 256 bytes, got",
+        ),
+        (
+            body([1, None, [], None, 1, {64: "x" * 257}]),
+            "AGENTS health: expected a text of at most 256 bytes",
+        ),
         (b"\x90", "AGENTS: expected a list of 5 values"),
         (b"\x05", "AGENTS: expected a list of 5 values"),
         (b"\x95\x01\xc3\xc3\x05\x90", "AGENTS: expected a list of records"),
@@ -62,10 +70,32 @@ def test_a_wrong_list_is_refused_and_changes_nothing(wrong: bytes, said: str) ->
 
 def test_a_later_release_may_say_more_of_an_agent() -> None:
     b = directory("b")
-    b.apply("a", body([1, None, ["x"], {"k": "v"}, 0, {64: "more"}]))
+    b.apply("a", body([1, None, ["x"], {"k": "v"}, 0, {65: "more"}]))
     record = b.get(1)
     assert record is not None
     assert wire_form(record) == (1, None, ("x",), {"k": "v"}, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, ""),
+        ("", ""),
+        ("quota gone", "quota gone"),
+        ("x" * 256, "x" * 256),
+        ("x" * 257, "x" * 256),
+        ("x" * 255 + "\u00e9", "x" * 255),
+        ("a\udcffb", "a?b"),
+    ],
+)
+def test_a_health_is_cut_to_what_fits(text: str | None, told: str) -> None:
+    assert health_text(text) == told
+    a, b = directory("a", 5), directory("b")
+    assert a.say_health(5, told) is bool(told)
+    b.apply("a", a.snapshot_frames()[0])
+    (record,) = b.agents()
+    assert record.health == told
+    assert len(wire_form(record)) == 5 + bool(told)
 
 
 values = st.recursive(

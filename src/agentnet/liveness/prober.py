@@ -63,7 +63,7 @@ class Prober:
     def __init__(
         self,
         config: NetworkConfig,
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
         hear: Callable[[Session, Answer], None],
     ) -> None:
         self._config = config

@@ -51,7 +51,7 @@ class Vitals:
         engine: Engine,
         control: Control,
         config: NetworkConfig,
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._engine = engine
         self._control = control

@@ -1,0 +1,142 @@
+"""How a user's function is called: what its shape says, in which thread, and what is told of its failure.
+
+In: any callable of one argument.  Out: an async function of one AgentMessage; a payload that the declared
+type does not fit is a BadPayload, and the function is not called.  What cannot be a handler is a
+ConfigError, at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, cast
+
+from agentnet.payload import declared_type, decode
+from agentnet_core.errors import ConfigError, PayloadMismatch
+from agentnet_core.message import AgentMessage
+
+Handler = Callable[[Any], Any]
+Health = Callable[[], Any]
+"""Of no argument, plain or async: None when the agent is well, else a text that says why not."""
+
+TEXT_CHARS_MAX = 500
+"""What is told of an exception."""
+
+
+class HandlerThreads(ThreadPoolExecutor):
+    """Where plain functions are called. ``labels``: of the agents whose function runs now, by call."""
+
+    def __init__(self, node_id: str, count: int) -> None:
+        super().__init__(count, thread_name_prefix=f"agentnet-{node_id}")
+        self.labels: dict[object, str] = {}
+
+    def call(self, label: str, handler: Handler, argument: Any) -> Any:
+        """In one of its threads, which cannot be cancelled."""
+        call = object()
+        self.labels[call] = label
+        try:
+            return handler(argument)
+        finally:
+            del self.labels[call]
+
+
+class BadPayload(Exception):
+    """A payload that the handler's declared type does not fit; the handler was not called."""
+
+    def __init__(self, error: PayloadMismatch) -> None:
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerShape:
+    """How a handler is called: whether it is ``async``, and the type that it declares, if any."""
+
+    is_async: bool
+    hint: Any
+
+    @property
+    def is_plain(self) -> bool:
+        """It is an async function of one AgentMessage already."""
+        return self.is_async and self.hint is None
+
+
+def shape_of(handler: Handler, label: str) -> HandlerShape:
+    """How ``handler`` is called; ConfigError if it is none. Many agents may share what this found."""
+    if not callable(handler):
+        raise ConfigError(f"agent {label}: handler {handler!r} is not callable")
+    if inspect.isasyncgenfunction(handler) or inspect.isasyncgenfunction(_call_of(handler)):
+        raise ConfigError(f"agent {label}: a handler that yields is not supported; return the answer")
+    try:
+        signature = inspect.signature(handler)
+    except (ValueError, TypeError):
+        signature = None  # some functions written in C have none
+    try:
+        if signature is not None:
+            signature.bind(None)
+    except TypeError as error:
+        raise ConfigError(
+            f"agent {label}: a handler takes one argument, the message; {handler!r} has {signature}: {error}"
+        ) from None
+    try:
+        hint = declared_type(handler)
+    except NameError as error:
+        raise ConfigError(f"agent {label}: the type of the argument of {handler!r}: {error}") from None
+    return HandlerShape(is_async(handler), hint)
+
+
+def check_health(health: Health, label: str) -> None:
+    """ConfigError if it is no health function."""
+    if not callable(health):
+        raise ConfigError(f"agent {label}: health {health!r} is not callable")
+    try:
+        inspect.signature(health).bind()
+    except TypeError as error:
+        raise ConfigError(f"agent {label}: health takes no argument; {health!r}: {error}") from None
+    except ValueError:
+        pass  # some functions written in C have no signature
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether what it returns is awaited, as far as that can be told before it is called."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(_call_of(function))
+
+
+def _call_of(function: Callable[..., Any]) -> Any:
+    """What runs when it is called."""
+    plain = inspect.isroutine(function) or isinstance(function, type)
+    return function if plain else cast(Any, function).__call__
+
+
+def prepare_handler(handler: Handler, shape: HandlerShape, label: str, threads: HandlerThreads) -> Handler:
+    """``handler`` as an async function of one AgentMessage."""
+    hint = shape.hint
+
+    async def handle(message: AgentMessage) -> Any:
+        argument: Any = message
+        if hint is not None:
+            try:
+                argument = decode(message, hint, f"agent {label}")
+            except PayloadMismatch as error:
+                raise BadPayload(error) from None
+        if shape.is_async:
+            return await handler(argument)
+        loop = asyncio.get_running_loop()
+        result = await loop.run_in_executor(threads, threads.call, label, handler, argument)
+        # A lambda around an async function looks like a plain one.
+        return await result if inspect.isawaitable(result) else result
+
+    return handle
+
+
+def say(error: BaseException) -> str:
+    """Class and text of an exception, short enough for a log and for the wire."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - the user's own code, which may raise anything
+        text = "(its text cannot be made)"
+    if len(text) > TEXT_CHARS_MAX:
+        text = text[: TEXT_CHARS_MAX - 3] + "..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
