@@ -286,7 +286,9 @@ class TestRunning:
             process.send_signal(signal.SIGINT)
             with pytest.raises(NetworkError):
                 await soon(answer)
-            assert (await end(process)).code == 0
+            done = await end(process)
+            assert done.code == 0
+            assert "has left: messages stopped 1 of worker" in done.err
 
     async def test_a_second_signal_ends_it_at_once(self, place: Path, cluster: Cluster) -> None:
         settings = {"AGENTNET_LEAVE_MS_MAX": "100000"}

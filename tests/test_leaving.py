@@ -29,6 +29,7 @@ from agentnet import (
     HandlerFailed,
     HandlerStuck,
     NetworkError,
+    NodeStatus,
     NoSuchAgent,
     NotRunning,
 )
@@ -99,7 +100,7 @@ class TestALeaveThatIsCancelled:
             await soon(hanging.begun.wait())
             stream = two.events()
             leaving = asyncio.ensure_future(two.leave_network())
-            await until(lambda: not one.agents())
+            await until(lambda: {agent.status for agent in one.agents()} == {NodeStatus.MAINTENANCE})
             await cancel(leaving)
             assert two.stats()["links"] == 0
             async with asyncio.timeout(SECONDS):
@@ -123,7 +124,7 @@ class TestALeaveThatIsCancelled:
         await two.send_message(AgentMessage(b"", to_agent="hangs"))
         await soon(hanging.begun.wait())
         leaving, second = (asyncio.ensure_future(three.leave_network()) for _ in range(2))
-        await until(lambda: not one.agents())
+        await until(lambda: {agent.status for agent in one.agents()} == {NodeStatus.MAINTENANCE})
         await cancel(leaving)
         await soon(second)
         assert hanging.ended.is_set()

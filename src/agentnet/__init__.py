@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from agentnet.agent import Agent, AgentSpec
     from agentnet.app import run
     from agentnet.config import NetworkConfig
+    from agentnet.leaving import LeaveReport
     from agentnet.manager import AgentNetworkManager
     from agentnet_core.errors import (
         AgentExists,
@@ -58,6 +59,7 @@ __all__ = [
     "HandlerStuck",
     "HandshakeRefused",
     "JoinFailed",
+    "LeaveReport",
     "LimitReached",
     "LinkLost",
     "Member",
@@ -93,6 +95,7 @@ _HOMES = {
     "HandlerStuck": "agentnet_core.errors",
     "HandshakeRefused": "agentnet_core.errors",
     "JoinFailed": "agentnet_core.errors",
+    "LeaveReport": "agentnet.leaving",
     "LimitReached": "agentnet_core.errors",
     "LinkLost": "agentnet_core.errors",
     "Member": "agentnet_core.records",

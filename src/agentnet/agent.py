@@ -265,10 +265,9 @@ class Agent(Port):
         """Those that its handler runs in; an idle agent has none."""
         return [runner.task for runner in self._runners or ()]
 
-    @property
-    def working(self) -> bool:
-        """Whether its handler is at a message."""
-        return any(not runner.idle for runner in self._runners or ())
+    def at_work(self) -> list[asyncio.Task[None]]:
+        """Those of its tasks whose handler is at a message."""
+        return [runner.task for runner in self._runners or () if not runner.idle]
 
     def retire(self) -> list[asyncio.Task[None]]:
         """Let its tasks end once the mailbox is empty; the tasks."""

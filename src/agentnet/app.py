@@ -175,13 +175,17 @@ def _attribute(parent: Any, name: str, target: str) -> Any:
 async def serve(
     app: App, net: AgentNetworkManager, join: Sequence[str], on_ready: Callable[[AgentNetworkManager], None]
 ) -> None:
-    """Be node ``net`` with the agents of ``app`` until cancelled; then leave."""
-    async with net:
+    """Be node ``net`` with the agents of ``app`` until cancelled; then leave, and tell what was not done."""
+    try:
         events = net.events()
         await start(app, net, join)
         on_ready(net)
         async for event in events:
             log_event(event)
+    finally:
+        report = await net.leave_network()
+        if not report.complete:
+            log.warning("node %s has left: %s", net.node_id, report)
 
 
 async def start(app: App, net: AgentNetworkManager, join: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ starts ends in `leave_network`.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
@@ -20,7 +21,7 @@ from agentnet.handlers import Handler, HandlerThreads
 from agentnet.health import HealthChecks
 from agentnet.host import HOST, Host
 from agentnet.identity import NodeIdentity, load_identity
-from agentnet.leaving import Drain
+from agentnet.leaving import Drain, LeaveReport
 from agentnet.link import Link
 from agentnet.liveness import Vitals
 from agentnet.payload import AnswerOf, decode, to_bytes
@@ -122,18 +123,20 @@ class AgentNetworkManager:
             await self.leave_network()
             raise
 
-    async def leave_network(self) -> None:
-        """Finish what is in the mailboxes, tell the others, close everything.
+    async def leave_network(self) -> LeaveReport:
+        """Take no new work, finish what is in the mailboxes, tell the others, close everything.
 
-        Handlers that are not done after ``leave_ms_max`` are cancelled.  Doing it twice is fine.  If the
-        leaving itself is cancelled, everything is closed at once.
+        What other nodes send or ask from now on is refused, definitely; what has come is done and answered.
+        Handlers that are not done after ``leave_ms_max`` are cancelled, and messages that they have not
+        begun refused: the report tells.  Doing it twice is fine.  If the leaving itself is cancelled,
+        everything is closed at once.
         """
         if self._leaving is not None:
             await asyncio.wait([self._leaving])
             if self._identity is not None:  # a leaving that was cancelled did not wait
                 await self._drain.wait()
                 await self._wait_closed(self._loop.time())
-            return
+            return self._report()
         self._leaving = asyncio.get_running_loop().create_future()
         try:
             if self._identity is not None:
@@ -143,6 +146,10 @@ class AgentNetworkManager:
                 self._close(self._identity)
             self._left = True
             self._leaving.set_result(None)
+        return self._report()
+
+    def _report(self) -> LeaveReport:
+        return self._drain.report if self._identity is not None else LeaveReport()
 
     async def _leave(self) -> None:
         deadline = self._loop.time() + self.config.leave_ms_max / 1000
@@ -219,7 +226,7 @@ class AgentNetworkManager:
             plaintext=any(not address.secure for address in config.listen_addresses),
         )
         self.health_checks = HealthChecks(config, self._threads, self._spawn)
-        self._drain = Drain(self.control, self.busy, self._threads)
+        self._drain = Drain(self.control, self.busy, self._threads, self.host)
         self._vitals = Vitals(engine, self.control, config, self._spawn)
         self.control.watched = bool(self._streams)
         self._node = Agent(self.engine, self, self.control.node_record, None, 1)
@@ -433,9 +440,11 @@ class AgentNetworkManager:
         In maintenance, what agents of other nodes send to or ask of agents here is refused: AgentUnreachable,
         definite.  What is in the mailboxes is done; agents here may use each other and ask others, whose
         answers come, and broadcasts do.  Every node shows this one and its agents as NodeStatus.MAINTENANCE.
+        Returns when the linked nodes know it and no work of theirs is on its way; one that does not answer
+        for ``node_silence_ms_max`` is not waited for.
         """
-        self.engine.set_maintenance(on)
-        self.turn()
+        self.engine  # noqa: B018 - which raises unless the node has joined
+        await self._drain.set_maintenance(on, math.inf)
 
     # -- messages
 
