@@ -36,7 +36,7 @@ agentnet_core.overlay agentnet_core.tree
 agentnet_core.directory agentnet_core.confirmations agentnet_core.detector agentnet_core.joining
 agentnet_core.membership agentnet_core.registrations
 agentnet_core.session
-agentnet_core.liveness
+agentnet_core.liveness agentnet_core.reach
 agentnet_core.route
 agentnet_core.outflow
 agentnet_core.calls

@@ -16,12 +16,17 @@ cdef class Engine(Calls):
     cdef Port last_port
     cdef int64_t control_bytes_max
     cdef int64_t messages_received, bytes_received, messages_unconfirmed
-    cdef int64_t broadcasts_dropped, links_lost
+    cdef int64_t broadcasts_dropped, links_lost, links_retired
     cdef public int64_t links_refused    # by either side; its control counts them
 
     cdef int on_message(self, Session session, Frame* frame) except -1
     cdef int deliver(self, Port port, AgentMessage message, Session session) except -1
     cdef Route everyone(self, Session session)
+    cdef Session stand_in(self, str node_id)
+    cdef int move(self, Session old, Session new) except -1
+    cdef int part(self, Session session, error) except -1
+    cdef int set_aside(self, Session session, lost) except -1
+    cdef int strand(self, Session session, lost, unsent) except -1
     cdef int spread(self, AgentMessage message) except -1
     cdef int on_control(self, Session session, Frame* frame) except -1
     cdef int on_stop(self, Session session, uint64_t agent_id) except -1

@@ -25,7 +25,8 @@ from agentnet_core.route cimport Waiting
 from agentnet_core.calls cimport Pending
 
 from agentnet_core.errors import (
-    AgentStopped, AgentUnreachable, Congested, LinkLost, NetworkError, NoSuchAgent, ProtocolError,
+    AgentStopped, AgentUnreachable, Congested, DuplicateLink, LinkLost, MessageTooLarge, NetworkError,
+    NoSuchAgent, ProtocolError,
 )
 from agentnet_core.records import AgentRecord, Event
 
@@ -280,9 +281,96 @@ cdef class Engine(Calls):
 
     def welcome(self, Session session not None):
         """The link is in use from now on: messages may pass."""
+        cdef Session awaited = self.awaited.pop(session.node_id, None)
         session.welcomed = session.clear = True
         session.origin.session = session
         self.sessions[session.node_id] = session
+        if awaited is not None:
+            self.move(awaited, session)
+            self.drain(session)
+
+    cdef Session await_link(self, record):
+        """Where messages to an agent wait whose node has no link; AgentUnreachable if it can have none."""
+        cdef str node_id = record.node_id
+        if node_id not in self.awaited:
+            self.control.reach(node_id)
+            self.awaited[node_id] = self.stand_in(node_id)
+        return self.awaited[node_id]
+
+    cdef Session stand_in(self, str node_id):
+        cdef Session session = Session(self.arena, True, False, f"node {node_id}", None, self.now_ns)
+        session.agree(0, 0, self.message_bytes_max, Origin(node_id, 0))
+        session.held = True
+        return session
+
+    cdef int move(self, Session old, Session new) except -1:
+        """The routes of one session, and all that waits, go by another from now on, in the same order."""
+        cdef Route route
+        cdef Waiting waiting
+        for route in self.routes.values():
+            if route.session is old:
+                route.session, route.stopped = new, False   # the agent says STOP again, if it must
+                if route.waiting:
+                    old.blocked.extend(route.waiting)
+                    route.waiting = None
+        for waiting in old.blocked:
+            if waiting.dropped:
+                continue
+            if waiting.route is old.answers:    # who asked has the link, or has given up
+                waiting.drop()
+                self.replies_lost += 1
+                self.settle(waiting.token, None)
+                continue
+            waiting.route.session = new
+            try:
+                self.check_size(waiting.message, new)
+            except MessageTooLarge as error:
+                self.fail_waiting(waiting, error)
+            else:
+                new.blocked.append(waiting)
+                new.clear = False
+        old.blocked.clear()
+        return 0
+
+    def unreachable(self, str node_id, error):
+        """No link to that node is to come: what waits for one fails with `error`."""
+        cdef Session awaited = self.awaited.pop(node_id, None)
+        if awaited is not None:
+            awaited.closed = True
+            self.strand(awaited, error, error)
+
+    def idle(self, list sessions not None):
+        """Those of the sessions that nobody needs now: nothing waits, is on its way, or is to be answered."""
+        cdef Session session
+        cdef Route route
+        cdef Pending pending
+        cdef list idle = [each for each in sessions if is_quiet(each)]
+        cdef dict needed = {}
+        if idle:
+            for pending in self.pending.values():
+                needed[pending.route.session] = True
+            for route in self.routes.values():
+                if route.waiting_count:
+                    needed[route.session] = True
+        return [session for session in idle if session not in needed]
+
+    def hold(self, Session session not None):
+        """Send nothing on it for now: new messages wait."""
+        session.held, session.clear = True, False
+
+    def unhold(self, Session session not None):
+        """Send on it again."""
+        session.held = False
+        self.drain(session)
+
+    def retire(self, Session session not None, error):
+        """Both sides have let go of the link: what has come to wait at it waits for the next one.
+
+        It is still open: `down` closes it.
+        """
+        if not (session.closed or session.retired):
+            session.retired = True
+            self.part(session, error)
 
     def fail(self, Session session not None, error):
         """Close a link for a reason that the peer is told."""
@@ -292,24 +380,55 @@ cdef class Engine(Calls):
 
     def down(self, Session session not None, error, *, bint hung_up=False):
         """The link is gone, or must go: settle all that depended on it. `hung_up`: its other end is gone."""
-        cdef Waiting waiting
-        cdef Pending pending
-        cdef Route route
         if session.closed:
             return
         session.closed = True
-        session.clear = False
         session.hung_up = hung_up
-        if session.origin.session is session:
-            session.origin.session = None
         self.links.remove(session)
         self.now_ready.close.append((session, error))
         self.rouse()
+        if not session.retired:
+            # Whom this side has asked to let go, and who makes another link, has let go.
+            session.retired = session.held and isinstance(error, DuplicateLink)
+            self.part(session, error)
+
+    cdef int part(self, Session session, error) except -1:
+        """The link is not in use any more: settle all that depended on it."""
+        session.clear = False
+        if session.origin.session is session:
+            session.origin.session = None
         if self.sessions.get(session.node_id) is session:
             del self.sessions[session.node_id]
-            self.links_lost += 1
+            if session.retired:
+                self.links_retired += 1
+            else:
+                self.links_lost += 1
         lost = LinkLost(f"the link to node {session.node_id} went down: {error}; the outcome is unknown")
         unsent = AgentUnreachable(f"the link to node {session.node_id} went down: {error}; nothing was sent")
+        if session.held:
+            self.set_aside(session, lost)
+        self.strand(session, lost, unsent)
+        if session.unconfirmed:
+            self.messages_unconfirmed += session.unconfirmed
+            self.event(Event(Event.UNDELIVERABLE, session.node_id, count=session.unconfirmed, error=lost,
+                             detail=f"up to {session.unconfirmed} messages may not have arrived: {error}"))
+        self.control.closed(session, error)
+        return 0
+
+    cdef int set_aside(self, Session session, lost) except -1:
+        """Of what waits at it nothing was sent, nor will be: it waits for the next link to that node."""
+        cdef Session awaited = self.stand_in(session.node_id)
+        self.awaited[session.node_id] = awaited
+        self.move(session, awaited)
+        if not awaited.blocked:
+            self.unreachable(session.node_id, lost)
+        return 0
+
+    cdef int strand(self, Session session, lost, unsent) except -1:
+        """Fail what waits at a session, or for an answer through it: with `lost` if any of it was sent."""
+        cdef Waiting waiting
+        cdef Pending pending
+        cdef Route route
         stranded = list(session.blocked)
         for lane in session.bulk.values():
             stranded.extend(lane)
@@ -328,11 +447,7 @@ cdef class Engine(Calls):
             if pending.route.session is session:
                 del self.pending[correlation]
                 self.settle(pending.token, lost)
-        if session.unconfirmed:
-            self.messages_unconfirmed += session.unconfirmed
-            self.event(Event(Event.UNDELIVERABLE, session.node_id, count=session.unconfirmed, error=lost,
-                             detail=f"up to {session.unconfirmed} messages may not have arrived: {error}"))
-        self.control.closed(session, error)
+        return 0
 
     def end_requests(self):
         """This node goes: what only its own agents could still answer has an unknown outcome."""
@@ -444,7 +559,10 @@ cdef class Engine(Calls):
                 self.expire_waiting(session.bulk[key])
                 if not session.bulk[key]:
                     del session.bulk[key]
-            session.clear = session.welcomed and not session.blocked and not session.bulk
+            session.clear = (session.welcomed and not session.held and not session.blocked
+                             and not session.bulk)
+        for session in self.awaited.values():
+            self.expire_waiting(session.blocked)
         for route in self.routes.values():
             if (<Route>route).waiting:
                 self.expire_waiting((<Route>route).waiting)
@@ -461,5 +579,12 @@ cdef class Engine(Calls):
             "messages_unconfirmed": self.messages_unconfirmed, "broadcasts_dropped": self.broadcasts_dropped,
             "replies_late": self.replies_late, "replies_lost": self.replies_lost,
             "requests_pending": len(self.pending), "links": len(self.links), "links_lost": self.links_lost,
-            "links_refused": self.links_refused,
+            "links_refused": self.links_refused, "links_retired": self.links_retired,
+            "links_awaited": len(self.awaited),
         }
+
+
+cdef bint is_quiet(Session session) except -1:
+    """Whether the session itself holds nothing of this side's that the other has not taken."""
+    return (session.welcomed and not (session.closed or session.blocked or session.bulk or session.assemblies)
+            and session.sent_messages == session.credited_messages)

@@ -139,7 +139,7 @@ class Congested(OutageError):
 
 
 class AgentUnreachable(OutageError):
-    """The agent is registered, but there is no link to its node now; it was not sent."""
+    """The agent is registered, but its node could not be reached; it was not sent."""
 
     code = 305
 

@@ -46,6 +46,8 @@ cdef enum Kind:
     PROBE = 11
     VOUCH = 12
     DIGEST = 13
+    RETIRE = 14
+    STAY = 15
     MESSAGE = 16
     REFUSED = 17
 

@@ -43,18 +43,19 @@ NS_PER_MS = 1_000_000
 class _Node:
     """``since_ns``: of its link. ``heard_ns``: when it was heard of last; of a linked one the caller may
     know better. ``told``: JOINED was told and LOST was not.
-    ``hung_up``: its end of the last link closed without a word; ``refused``: where its dials are since."""
+    ``hung_up``: its end of the last link closed without a word, ``apart``: by agreement; ``refused``: where
+    its dials are since."""
 
     __slots__ = (
         *("heard_ns", "hung_up", "linked", "lost", "plaintext", "record", "redial"),
-        *("refused", "since_ns", "told", "turn"),
+        *("apart", "refused", "since_ns", "told", "turn"),
     )
 
     def __init__(self, record: NodeRecord, now_ns: int, next_ns: int) -> None:
         self.record = record
         self.redial = Redial(next_ns)
         self.since_ns = self.heard_ns = now_ns
-        self.linked = self.lost = self.told = self.plaintext = self.hung_up = False
+        self.linked = self.lost = self.told = self.plaintext = self.hung_up = self.apart = False
         self.refused: dict[str, None] = {}
         self.turn = 0
 
@@ -65,8 +66,7 @@ class Membership:
     def __init__(
         self, node_id: str, incarnation: int, addresses: Iterable[str], config: EngineConfig, rng: Random
     ) -> None:
-        self.node_id = node_id
-        self.incarnation = incarnation
+        self.node_id, self.incarnation = node_id, incarnation
         self.version = 0
         self.addresses = tuple(addresses)
         self._rng = rng
@@ -76,14 +76,14 @@ class Membership:
         self._dial_ns_max = config.handshake_ms_max * NS_PER_MS
         self._nodes: dict[str, _Node] = {}
         self._left: dict[str, int] = {}
+        self._asked_for: dict[str, None] = {}
         self._dials = Dials(node_id, config, rng, lambda known: known in self._nodes or known in self._left)
         self._events: deque[Event] = deque()
         self._events_missed = 0
         self._news: dict[str, str | None] = {}
         self._probes: list[tuple[str, str]] = []
         self._syncs: list[str] = []
-        self._sync_ns = NEVER
-        self._look_ns = NEVER
+        self._sync_ns = self._look_ns = NEVER
 
     # -- reading
 
@@ -94,11 +94,9 @@ class Membership:
         """
         known = [Member(self.node_id, self.incarnation, self.addresses)]
         for node in self._nodes.values():
-            status = NodeStatus.ACTIVE if node.linked else NodeStatus.DISCONNECTED
-            record = node.record
-            known.append(
-                Member(record.node_id, record.incarnation, record.addresses, status, plaintext=node.plaintext)
-            )
+            status = NodeStatus.ACTIVE if node.linked or node.apart else NodeStatus.DISCONNECTED
+            r = node.record
+            known.append(Member(r.node_id, r.incarnation, r.addresses, status, plaintext=node.plaintext))
         return sorted(known, key=lambda member: member.node_id)
 
     def incarnation_of(self, node_id: str) -> int | None:
@@ -125,10 +123,8 @@ class Membership:
 
     def digest(self) -> bytes:
         """8 bytes, equal for nodes that hold the same of the same living nodes."""
-        known = [self._me(), *(node.record for node in self._nodes.values())]
-        lines = sorted(
-            f"{r.node_id} {r.incarnation} {r.version}" for r in known if r.standing is Standing.ALIVE
-        )
+        living = [r for r in self.records() if r.standing is Standing.ALIVE]
+        lines = sorted(f"{r.node_id} {r.incarnation} {r.version}" for r in living)
         return blake2b("\n".join(lines).encode(), digest_size=8).digest()
 
     def vouch(self, node_id: str, heard_ns: int, now_ns: int) -> Vouch:
@@ -182,9 +178,7 @@ class Membership:
     def next_deadline_ns(self) -> int:
         """When `tick` will have something to do next; `NEVER` if only news can change that."""
         deadlines = [self._look_ns, self._sync_ns]
-        for node in self._nodes.values():
-            if not node.linked and node.redial.dial is None and self._addresses(node):
-                deadlines.append(node.redial.next_ns)
+        deadlines += [node.redial.next_ns for node in self._to_dial() if self._addresses(node)]
         deadlines += [seed.redial.next_ns for seed in self._dials.unresolved()]
         return min(deadlines, default=NEVER)
 
@@ -280,7 +274,8 @@ class Membership:
         node.record = record
         if not node.linked:
             node.since_ns = now_ns
-        node.linked, node.lost, node.plaintext, node.hung_up = True, False, plaintext, False
+        node.linked, node.plaintext = True, plaintext
+        node.lost = node.hung_up = node.apart = False
         node.redial.reason = ""
         self._left.pop(node_id, None)
         self._dials.found(node_id, record.addresses)
@@ -357,13 +352,44 @@ class Membership:
         self._look(now_ns, heard)
         self._sync(now_ns)
         dials = []
-        for node in self._nodes.values():
-            if not node.linked and node.redial.dial is None and now_ns >= node.redial.next_ns:
+        for node in self._to_dial():
+            if now_ns >= node.redial.next_ns:
                 dials += self._dial_node(node, now_ns)
         for seed in self._dials.unresolved():
             if now_ns >= seed.redial.next_ns:
                 dials += self._dials.start(seed.redial, Dial(seed.address), now_ns)
         return dials
+
+    # -- links for messages
+
+    def keeps_link(self, node_id: str) -> bool:
+        """Whether a link to the node is for the overlay, and stays however little it is used."""
+        return True
+
+    def reach(self, node_id: str, now_ns: int) -> int:
+        """Dial the node, whoever it is, until `release`, with backoff; at how many addresses it may be."""
+        node = self._nodes.get(node_id)
+        if node is None or node.lost:
+            return 0
+        self._asked_for[node_id] = None
+        if node.redial.failures == 0:
+            node.redial.next_ns = min(node.redial.next_ns, now_ns)
+        return len(self._addresses(node))
+
+    def release(self, node_id: str) -> None:
+        """Nobody asks for a link to the node any more."""
+        self._asked_for.pop(node_id, None)
+
+    def link_retired(self, node_id: str, now_ns: int) -> None:
+        """The node's link is gone by agreement: the node lives, for all that this one can tell."""
+        self.link_down(node_id, now_ns)
+        node = self._nodes[node_id]
+        node.apart, node.redial.failures = True, 0
+
+    def _to_dial(self) -> list[_Node]:
+        """Those to dial, now or later."""
+        nodes = [node for node in self._nodes.values() if not node.linked and node.redial.dial is None]
+        return [n for n in nodes if self.keeps_link(n.record.node_id) or n.record.node_id in self._asked_for]
 
     # -- the silent
 
@@ -371,7 +397,7 @@ class Membership:
         detector, silent, helpers = self._detector, [], []
         self._look_ns = NEVER
         for node_id, node in self._nodes.items():
-            if node.lost:
+            if node.lost or (node.apart and node.record.standing is Standing.ALIVE):
                 continue
             heard_ns = max(heard(node_id), node.heard_ns) if node.linked else node.heard_ns
             hears = detector.hears(heard_ns, now_ns)
@@ -397,7 +423,7 @@ class Membership:
         self._news[node.record.node_id] = None
 
     def _lose(self, node: _Node, silent_ms: int) -> None:
-        record, node.lost = node.record, True
+        record, node.lost, node.apart = node.record, True, False
         self._detector.clear(record.node_id)
         if record.standing is Standing.ALIVE:
             node.record = record.standing_as(Standing.LOST)
@@ -529,7 +555,7 @@ class Membership:
         if node.told:
             self._tell_lost(node, f"replaced by incarnation {record.incarnation}")
         node.record = record
-        node.linked = node.lost = node.hung_up = False
+        node.linked = node.lost = node.hung_up = node.apart = False
         node.heard_ns = now_ns
         node.redial.failures = 0
         node.redial.next_ns = now_ns + self._dials.courtesy_ns(record.node_id)
@@ -569,8 +595,6 @@ class Membership:
         node = self._nodes.get(dial.node_id) if dial.node_id is not None else None
         if node is not None and node.linked:
             return  # the other side's dial was faster
-        if node is not None and node.lost:
-            wait_ns = self._dials.jitter_ns(self._dials.redial_ns_max)
-        else:
-            wait_ns = self._dials.backoff_ns(redial.failures + 1)
+        lost, dials = node is not None and node.lost, self._dials
+        wait_ns = dials.jitter_ns(dials.redial_ns_max) if lost else dials.backoff_ns(redial.failures + 1)
         redial.fail(reason, now_ns + wait_ns)

@@ -25,6 +25,8 @@ class Session:
     left: bool
     hung_up: bool
     parting: bool
+    retired: bool
+    held: bool
     @property
     def message_bytes_max(self) -> int: ...
     opened_ns: int
@@ -61,6 +63,8 @@ class Session:
     def outstanding(self) -> int: ...
     @property
     def unconfirmed(self) -> int: ...
+    @property
+    def moved(self) -> int: ...
     @property
     def withheld(self) -> int: ...
     @property
