@@ -19,6 +19,7 @@ cdef class Engine(Calls):
     cdef int64_t broadcasts_dropped, links_lost, links_retired
     cdef public int64_t links_refused    # by either side; its control counts them
 
+    cdef int limit_handshake(self, int64_t size) except -1
     cdef int on_message(self, Session session, Frame* frame) except -1
     cdef int deliver(self, Port port, AgentMessage message, Session session) except -1
     cdef Route everyone(self, Session session)

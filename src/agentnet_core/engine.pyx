@@ -97,28 +97,34 @@ cdef class Engine(Calls):
             return
         self.bytes_received += n
         try:
-            if not session.welcomed:
-                session.handshake_bytes += n
-                if session.handshake_bytes > self.config.handshake_bytes_max:
-                    raise ProtocolError(
-                        f"{session.handshake_bytes} bytes before the link was welcomed: expected at most "
-                        f"{self.config.handshake_bytes_max} (handshake_bytes_max)")
             session.decoder.begin(n)
             while session.decoder.next(&frame):
                 session.heard_ns = self.now_ns      # bytes of a frame that never ends are no sign of life
                 if frame.kind == MESSAGE:
                     self.on_message(session, &frame)
                 else:
+                    if not session.welcomed:
+                        session.handshake_bytes += frame.wire_size
+                        self.limit_handshake(session.handshake_bytes)
                     self.on_control(session, &frame)
                 if session.closed:
                     return
             session.decoder.keep()
+            if not session.welcomed:
+                self.limit_handshake(session.handshake_bytes + session.decoder.rest_size)
             self.give_credit(session)
             if session.control.waiting > self.control_bytes_max:
                 raise Congested(f"{session.control.waiting} bytes of control frames wait for node "
                                 f"{session.node_id}: it does not read (control_bytes_max)")
         except NetworkError as error:
             self.fail(session, error)
+
+    cdef int limit_handshake(self, int64_t size) except -1:
+        # By the frame: what comes behind WELCOME in one read is no part of it.
+        if size > self.config.handshake_bytes_max:
+            raise ProtocolError(f"{size} bytes before the link was welcomed: expected at most "
+                                f"{self.config.handshake_bytes_max} (handshake_bytes_max)")
+        return 0
 
     cdef int on_message(self, Session session, Frame* frame) except -1:
         cdef AgentMessage message

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from apart import apart, in_order, keep_only, linked, part, tokens
-from harness import MEMBERS, MS, Node, Token, Weather, World
+from harness import HELLO, MEMBERS, MS, UUID, WELCOME, Node, Token, Weather, World
 from memberships import told
+from strangers import Stranger
 
 from agentnet_core.config import EngineConfig
 from agentnet_core.errors import (
@@ -18,8 +19,12 @@ from agentnet_core.errors import (
     MessageTooLarge,
     NetworkError,
 )
+from agentnet_core.handshake import Hello, Welcome
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import Event, NodeStatus
+
+READ_BYTES = 128 * 1024
+"""The most that one read takes."""
 
 
 def echo(message: AgentMessage) -> bytes:
@@ -91,6 +96,25 @@ def test_order_holds_across_the_moment_when_the_link_comes_up(seed: int) -> None
     world.until(lambda: all(token.done for token in tokens(sent)))
     assert in_order(sink)
     assert not [token.error for token in tokens(sent) if token.error is not None]
+
+
+def test_what_comes_right_behind_welcome_does_not_count_as_part_of_the_handshake() -> None:
+    world = World()
+    node = world.node("m")
+    node.control.found(UUID)
+    stranger = Stranger(world, node, name="z")
+    hello = Hello(
+        network="default", node_id="z", incarnation=1, network_uuid=UUID, credit_bytes=512 * 1024, checksum=1
+    )
+    stranger.say(HELLO, hello.encode())
+    frames = [stranger.sealed(WELCOME, Welcome(UUID).encode())]
+    frames += [stranger.sealed(MEMBERS, told("x")) for _ in range(3_000)]
+    data = b"".join(frames)
+    assert node.config.handshake_bytes_max < len(data) < READ_BYTES
+    stranger.say_bytes(data)
+    world.run(50)
+    assert stranger.close is None
+    assert "z" in node.engine.sessions
 
 
 @pytest.mark.parametrize("seed", range(30))
