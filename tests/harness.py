@@ -9,7 +9,6 @@ from agentnet.sim.world import UUID
 __all__ = ["MS", "UUID", "Agent", "Link", "Node", "Pipe", "Token", "Weather", "World", "address_of"]
 
 HELLO, WELCOME, CLOSE, PING, PONG, CREDIT, STOP, GO = range(8)
-MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST = range(8, 14)
-STATUS = 15
+MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST, RETIRE, STAY, STATUS = range(8, 17)
 MESSAGE, REFUSED = 16, 17
 OPTIONAL_FIELDS, CHECKED = 1, 2

@@ -37,12 +37,12 @@ agentnet_core.directory agentnet_core.confirmations agentnet_core.detector agent
 agentnet_core.census
 agentnet_core.membership agentnet_core.registrations
 agentnet_core.session
-agentnet_core.liveness
+agentnet_core.liveness agentnet_core.reach
 agentnet_core.admission
 agentnet_core.route
 agentnet_core.outflow
 agentnet_core.calls
-agentnet_core.port
+agentnet_core.links agentnet_core.port
 agentnet_core.engine
 agentnet_core.views
 agentnet_core.control

@@ -95,6 +95,16 @@ class EngineConfig:
     """A node that was pinged, and for this long answered neither that nor at its liveness port, is let go."""
     inactive_lag_ms: int = 2_000
     """An event loop that has not turned for this long counts as blocked."""
+    link_wait_ms_max: int = 5_000
+    """What is for a node without a link waits this long for one; then AgentUnreachable: it was not sent."""
+    control_kept_max: int = 4_096
+    control_kept_bytes_max: int = 4 * 1024 * 1024
+    """Control frames that wait for links to come, to all nodes together; one more is not kept: Congested."""
+    data_idle_ms: int = 60_000
+    """A link that is not of the overlay and that no message has used for this long is closed."""
+    data_links_max: int = 256
+    """Links that are not of the overlay; for one more the idle one goes that was used least recently. If
+    none is idle, the new one waits."""
     redial_ms_min: int = 50
     redial_ms_max: int = 5_000
     """Backoff between dials of one node: doubles from min to max, half of it jitter."""
@@ -124,7 +134,7 @@ class EngineConfig:
     # -- overlay and broadcast tree: of `agentnet sim forest`; nodes link to all others as yet
     overlay_rings: int = 4
     """Rings of the overlay: a node dials its successor on each, so it has about twice as many links."""
-    mesh_nodes_max: int = 50
+    mesh_nodes_max: int = 256
     """In a network of more nodes than this, a node links to its neighbours on the rings only."""
     broadcast_bytes_max: int = 48 * 1024
     """A larger payload of a broadcast is refused at its origin with MessageTooLarge."""

@@ -32,6 +32,7 @@ from agentnet_core.joining import Joining
 from agentnet_core.listing import Confirm, health_text
 from agentnet_core.liveness import Liveness
 from agentnet_core.membership import Membership
+from agentnet_core.reach import Reach
 from agentnet_core.records import AgentRecord, Event, Member
 from agentnet_core.registrations import Registrations, Told
 from agentnet_core.roster import Vouch, decode_digest, decode_probe, encode_digest, encode_probe
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 MS = 1_000_000
 NEVER = 2**63 - 1
 
-MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST = range(8, 14)
+MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST, RETIRE, STAY = range(8, 16)
 
 
 class Control:
@@ -69,6 +70,8 @@ class Control:
         self.admission = Admission(
             engine, self, self.liveness, config, network_uuid=network_uuid, plaintext=plaintext
         )
+        self._reach = Reach(engine, self.membership, config)
+        self.reach, self.say = self._reach.reach, self._reach.say
         self.node_record = AgentRecord(0, engine.node_id)
         self.leaving = False
         self.watched = False
@@ -118,6 +121,7 @@ class Control:
         if isinstance(error, HandshakeRefused):
             self._count_refusal(dial.node_id or dial.address, error)
         self._refused(dial.address, error)
+        self._reach.dial_failed(dial.node_id, error)
         self._check_joined()
         self._turn(self.engine.now_ns)
 
@@ -159,6 +163,7 @@ class Control:
     def leave(self) -> None:
         """Tell every node that this one goes for good; the driver flushes and closes."""
         self.leaving = True
+        self._reach.end()
         for session in list(self.engine.links):
             if session.welcomed:
                 # The last word on what was taken, so that nothing handled counts as lost.
@@ -197,15 +202,20 @@ class Control:
             self._synced.pop(session.node_id, None)
             self._sent_version.pop(session.node_id, None)
             self._settle(self.registrations.lost(session.node_id))
-            self.membership.link_down(session.node_id, now, heard_ns, hung_up=session.hung_up)
-            if not (self.leaving or session.left):
+            if session.retired:
+                self.membership.link_retired(session.node_id, now)
+            else:
+                self.membership.link_down(session.node_id, now, heard_ns, hung_up=session.hung_up)
+            if not (self.leaving or session.left or session.retired):
                 self.engine.event(Event(Event.LINK_LOST, session.node_id, detail=str(error), error=error))
         elif not session.welcomed:
             if dial is not None:
                 self.membership.dial_failed(dial, str(error), now, node_id=session.node_id or None)
                 self._refused(dial.address, error)
+                self._reach.dial_failed(dial.node_id, error)
             if not (self.leaving or isinstance(error, DuplicateLink)):
                 self._count_refusal(session.node_id or session.address, error)
+        self._reach.closed(session)
         self._check_joined()
         self.engine.wake_by(self.membership.next_deadline_ns())
 
@@ -221,6 +231,8 @@ class Control:
 
     def receive(self, session: Session, kind: int, body: bytes) -> None:
         """A control frame of ``session``."""
+        if session.retired and kind != CLOSE:
+            return  # said before the peer knew
         if kind == CLOSE:
             self._on_close(session, Close.decode(body))
         elif self.admission.receive(session, kind, body):
@@ -233,6 +245,8 @@ class Control:
             self._on_question(session, kind, body)
         elif kind == AGENTS and session.welcomed:
             self._on_agents(session, body)
+        elif kind in (RETIRE, STAY) and session.welcomed:
+            self._reach.receive(session, kind, body)
         elif kind == CONFIRM and session.welcomed:
             confirm = Confirm.decode(body)
             self._report(self.directory.concede(session.node_id, confirm))
@@ -258,6 +272,7 @@ class Control:
         for body in self.directory.snapshot_frames():
             engine.put_control(session, AGENTS, body)
         self._sent_version[node_id] = self.directory.version
+        self._reach.welcomed(session)
         self._turn(engine.now_ns)
 
     def refusal(self, node_id: str, incarnation: int) -> str | None:
@@ -278,6 +293,8 @@ class Control:
             self._turn(self.engine.now_ns)
         else:
             self.engine.links_refused += session.welcomed and not close.benign
+            if close.code == Close.IDLE and session.welcomed:
+                self.engine.retire(session, close.error())
             self.engine.down(session, close.error())
 
     # -- agents
@@ -349,7 +366,7 @@ class Control:
                 session.heard_ns = min(now_ns, session.heard_ns + gap_ns)
             self.membership.stood_still(now_ns, gap_ns)
         self._turn(now_ns)
-        next_ns = self.liveness.tick(now_ns, gap_ns)
+        next_ns = min(self._reach.tick(now_ns), self.liveness.tick(now_ns, gap_ns))
         if not self.leaving:
             next_ns = min(next_ns, self.membership.next_deadline_ns(), self.membership.news_due_ns())
         self._settle(self.registrations.late(now_ns))
@@ -377,6 +394,7 @@ class Control:
         for event in membership.drain_events():
             engine.event(event)
             if event.kind in (Event.LOST, Event.LEFT):
+                self._reach.gone(event.node_id, event.detail or "it has left")
                 self._report(self.directory.forget(event.node_id))
             session = engine.sessions.get(event.node_id)
             if event.kind == Event.LOST and session is not None and membership.is_lost(event.node_id):

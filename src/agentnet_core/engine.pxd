@@ -1,27 +1,23 @@
 from libc.stdint cimport int64_t, uint64_t
 
-from agentnet_core.calls cimport Calls
-from agentnet_core.framing cimport Arena, Frame
+from agentnet_core.framing cimport Frame
+from agentnet_core.links cimport Links
 from agentnet_core.message cimport AgentMessage
 from agentnet_core.route cimport Route
 from agentnet_core.port cimport Port
 from agentnet_core.session cimport Session
 
 
-cdef class Engine(Calls):
-    cdef readonly Arena arena
+cdef class Engine(Links):
     cdef readonly dict ports         # id -> Port
     cdef dict doors                  # of `ports`, those that other nodes reach: none in maintenance
-    cdef readonly bint cordoned      # in maintenance: no new work
     cdef public uint64_t load        # messages in all mailboxes, as the driver has counted them last
-    cdef readonly list links         # every open Session
     cdef uint64_t last_to
     cdef Port last_port
-    cdef int64_t control_bytes_max
-    cdef int64_t messages_received, bytes_received, messages_unconfirmed
-    cdef int64_t broadcasts_dropped, links_lost
+    cdef int64_t messages_received, bytes_received, broadcasts_dropped
     cdef public int64_t links_refused    # by either side; its control counts them
 
+    cdef int limit_handshake(self, int64_t size) except -1
     cdef int on_message(self, Session session, Frame* frame) except -1
     cdef int deliver(self, Port port, AgentMessage message, Session session) except -1
     cdef Route everyone(self, Session session)

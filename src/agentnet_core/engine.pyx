@@ -17,29 +17,26 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from agentnet_core.framing cimport (
-    CREDIT, GO, MESSAGE, OPTIONAL_FIELDS, PING, PONG, REFUSED, STATUS, STOP, Cursor, pack_u64, read_array,
-    read_uint, skip_value,
+    CREDIT, GO, MESSAGE, OPTIONAL_FIELDS, PING, PONG, REFUSED, STATUS, STOP, Arena, Cursor, pack_u64,
+    read_array, read_uint, skip_value,
 )
 from agentnet_core.mailbox cimport Mailbox, is_full, is_high
 from agentnet_core.message cimport TYPE_RESPONSE, Origin, copy_message, read_message
-from agentnet_core.outflow cimport optional_bytes_max
+from agentnet_core.outflow cimport ACTIVE, MAINTENANCE, optional_bytes_max
 from agentnet_core.route cimport Waiting
 from agentnet_core.calls cimport Pending
 
 from agentnet_core.errors import (
-    AgentStopped, AgentUnreachable, Congested, LinkLost, NetworkError, NoSuchAgent, ProtocolError,
+    AgentStopped, AgentUnreachable, Congested, NetworkError,
+    NoSuchAgent, ProtocolError,
 )
 from agentnet_core.records import AgentRecord, Event
 
 cdef int64_t MS = 1_000_000
 cdef int64_t NEVER = 0x7fffffffffffffff
 
-cdef enum:
-    ACTIVE = 0                  # what STATUS and PONG say of a node
-    MAINTENANCE = 1
 
-
-cdef class Engine(Calls):
+cdef class Engine(Links):
     """One node, without its I/O. See the module's head and the design's contract.
 
     `make_token()` gives an object that the engine hands back in `ready().settle`, and that has
@@ -56,7 +53,6 @@ cdef class Engine(Calls):
         self.make_token, self.to_bytes, self.wake = make_token, to_bytes, wake
         self.arena = Arena(config.frame_bytes_max)
         self.ports = self.doors = {}
-        self.links = []
         self.limit(config)
         self.control_bytes_max = config.control_bytes_max
         self.pending_max = config.requests_pending_max
@@ -102,28 +98,34 @@ cdef class Engine(Calls):
             return
         self.bytes_received += n
         try:
-            if not session.welcomed:
-                session.handshake_bytes += n
-                if session.handshake_bytes > self.config.handshake_bytes_max:
-                    raise ProtocolError(
-                        f"{session.handshake_bytes} bytes before the link was welcomed: expected at most "
-                        f"{self.config.handshake_bytes_max} (handshake_bytes_max)")
             session.decoder.begin(n)
             while session.decoder.next(&frame):
                 session.heard_ns = self.now_ns      # bytes of a frame that never ends are no sign of life
                 if frame.kind == MESSAGE:
                     self.on_message(session, &frame)
                 else:
+                    if not session.welcomed:
+                        session.handshake_bytes += frame.wire_size
+                        self.limit_handshake(session.handshake_bytes)
                     self.on_control(session, &frame)
                 if session.closed:
                     return
             session.decoder.keep()
+            if not session.welcomed:
+                self.limit_handshake(session.handshake_bytes + session.decoder.rest_size)
             self.give_credit(session)
             if session.control.waiting > self.control_bytes_max:
                 raise Congested(f"{session.control.waiting} bytes of control frames wait for node "
                                 f"{session.node_id}: it does not read (control_bytes_max)")
         except NetworkError as error:
             self.fail(session, error)
+
+    cdef int limit_handshake(self, int64_t size) except -1:
+        # By the frame: what comes behind WELCOME in one read is no part of it.
+        if size > self.config.handshake_bytes_max:
+            raise ProtocolError(f"{size} bytes before the link was welcomed: expected at most "
+                                f"{self.config.handshake_bytes_max} (handshake_bytes_max)")
+        return 0
 
     cdef int on_message(self, Session session, Frame* frame) except -1:
         cdef AgentMessage message
@@ -277,27 +279,27 @@ cdef class Engine(Calls):
         session.cordoned = cordoned
         if cordoned:
             # Without a route to it, every send asks `resolve`, and finds out there: no message pays for this.
-            session.held = {key: route for key, route in self.routes.items() if route.session is session}
-            for key in session.held:
+            session.shelved = {key: route for key, route in self.routes.items() if route.session is session}
+            for key in session.shelved:
                 del self.routes[key]
-            for route in session.held.values():
+            for route in session.shelved.values():
                 self.fail_unsent(route, AgentUnreachable(
                     f"agent {route.record.label} is on node {session.node_id}, which is in maintenance now; "
                     f"nothing was sent"))
             return 0
-        for key, route in session.held.items():
+        for key, route in session.shelved.items():
             record = self.control.directory.get(key)
             if record is not None and record.node_id == session.node_id and key not in self.routes:
                 route.record = record
                 self.routes[key] = route
-        session.held = None
+        session.shelved = None
         return 0
 
     cdef Route route_of(self, Session session, uint64_t agent_id):
         """The route to an agent of the peer, in maintenance too."""
         cdef Route route = self.routes.get(agent_id)
-        if route is None and session.held is not None:
-            route = session.held.get(agent_id)
+        if route is None and session.shelved is not None:
+            route = session.shelved.get(agent_id)
         return route if route is not None and route.session is session else None
 
     cdef int on_stop(self, Session session, uint64_t agent_id) except -1:
@@ -329,20 +331,7 @@ cdef class Engine(Calls):
             self.mark(session)      # large ones for it may start
         return self.drain(session)
 
-    # -- links
-
-    def put_control(self, Session session not None, int kind, bytes body not None):
-        """Queue a control frame; a peer that does not read them is cut off."""
-        session.control.put(kind, body)
-        if session.control.waiting > self.control_bytes_max:
-            self.fail(session, Congested(f"{session.control.waiting} bytes of control frames wait for node "
-                                         f"{session.node_id}: it does not read (control_bytes_max)"))
-        else:
-            self.mark(session)
-
-    def ping(self, Session session not None):
-        session.pinged_ns = self.now_ns
-        self.put_control_u64(session, PING, <uint64_t>self.now_ns)
+    # -- maintenance
 
     def set_maintenance(self, bint on):
         """Take no new work of other nodes, or take it again; they are told. What is here is done."""
@@ -363,93 +352,6 @@ cdef class Engine(Calls):
             if session.answers is not None:
                 count += (<Route>session.answers).waiting_count
         return count
-
-    def open(self, *, bint secure, str address, str certified=None, dial=None):
-        """A new link, dialled for `dial` or accepted; the session that stands for it. Its Hello goes out."""
-        session = Session(self.arena, dial is not None, secure, address, certified, self.now_ns)
-        self.links.append(session)
-        self.control.opened(session, dial)
-        return session
-
-    def rouse_session(self, Session session not None):
-        """It has bytes to write."""
-        self.mark(session)
-
-    def welcome(self, Session session not None):
-        """The link is in use from now on: messages may pass."""
-        session.welcomed = session.clear = True
-        session.origin.session = session
-        self.sessions[session.node_id] = session
-        if self.cordoned:
-            self.put_control_u64(session, STATUS, MAINTENANCE)
-
-    def fail(self, Session session not None, error):
-        """Close a link for a reason that the peer is told."""
-        if not session.closed:
-            self.control.say_close(session, error)
-            self.down(session, error)
-
-    def down(self, Session session not None, error, *, bint hung_up=False):
-        """The link is gone, or must go: settle all that depended on it. `hung_up`: its other end is gone."""
-        cdef Waiting waiting
-        cdef Pending pending
-        cdef Route route
-        if session.closed:
-            return
-        session.closed = True
-        session.clear = False
-        session.hung_up = hung_up
-        if session.origin.session is session:
-            session.origin.session = None
-        self.links.remove(session)
-        self.now_ready.close.append((session, error))
-        self.rouse()
-        if self.sessions.get(session.node_id) is session:
-            del self.sessions[session.node_id]
-            self.links_lost += 1
-        lost = LinkLost(f"the link to node {session.node_id} went down: {error}; the outcome is unknown")
-        unsent = AgentUnreachable(f"the link to node {session.node_id} went down: {error}; nothing was sent")
-        stranded = list(session.blocked)
-        for lane in session.bulk.values():
-            stranded.extend(lane)
-        session.blocked.clear()     # a session that is still to be written has its turn once more
-        session.bulk.clear()
-        for key, route in list(self.routes.items()):
-            if route.session is session:
-                del self.routes[key]
-                if route.waiting:
-                    stranded.extend(route.waiting)
-                    route.waiting = None
-        for waiting in stranded:
-            if not waiting.dropped:
-                self.fail_waiting(waiting, lost if waiting.started else unsent)
-        for correlation, pending in list(self.pending.items()):
-            if pending.route.session is session:
-                del self.pending[correlation]
-                self.settle(pending.token, lost)
-        if session.unconfirmed:
-            self.messages_unconfirmed += session.unconfirmed
-            self.event(Event(Event.UNDELIVERABLE, session.node_id, count=session.unconfirmed, error=lost,
-                             detail=f"up to {session.unconfirmed} messages may not have arrived: {error}"))
-        self.control.closed(session, error)
-
-    def end_requests(self):
-        """This node goes: what only its own agents could still answer has an unknown outcome."""
-        cdef Pending pending
-        for pending in self.pending.values():
-            self.settle(pending.token, LinkLost(
-                f"node {self.node_id} has left the network; the outcome of the request is unknown"))
-        self.pending.clear()
-
-    def forget_session(self, Session session not None):
-        """The driver has written the last of it."""
-        session.discard()
-
-    def resume(self, Session session not None):
-        """The transport takes bytes again."""
-        session.paused = False
-        if not session.closed:
-            self.mark(session)
 
     # -- agents of this node
 
@@ -549,7 +451,10 @@ cdef class Engine(Calls):
                 self.expire_waiting(session.bulk[key])
                 if not session.bulk[key]:
                     del session.bulk[key]
-            session.clear = session.welcomed and not session.blocked and not session.bulk
+            session.clear = (session.welcomed and not session.held and not session.blocked
+                             and not session.bulk)
+        for session in self.awaited.values():
+            self.expire_waiting(session.blocked)
         for route in self.routes.values():
             if (<Route>route).waiting:
                 self.expire_waiting((<Route>route).waiting)
@@ -566,5 +471,6 @@ cdef class Engine(Calls):
             "messages_unconfirmed": self.messages_unconfirmed, "broadcasts_dropped": self.broadcasts_dropped,
             "replies_late": self.replies_late, "replies_lost": self.replies_lost,
             "requests_pending": len(self.pending), "links": len(self.links), "links_lost": self.links_lost,
-            "links_refused": self.links_refused,
+            "links_refused": self.links_refused, "links_retired": self.links_retired,
+            "links_awaited": len(self.awaited),
         }

@@ -139,7 +139,7 @@ class Congested(OutageError):
 
 
 class AgentUnreachable(OutageError):
-    """The agent is registered, but there is no link to its node now, or that is in maintenance; it was
+    """The agent is registered, but its node could not be reached, or is in maintenance; it was not sent, or
     not executed."""
 
     code = 305

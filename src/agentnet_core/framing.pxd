@@ -46,7 +46,9 @@ cdef enum Kind:
     PROBE = 11
     VOUCH = 12
     DIGEST = 13
-    STATUS = 15
+    RETIRE = 14
+    STAY = 15
+    STATUS = 16
     MESSAGE = 16
     REFUSED = 17
 

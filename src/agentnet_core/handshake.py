@@ -255,13 +255,14 @@ class Close:
     """The last frame of a link: why it ends.
 
     ``code``: the code of an error class, DUPLICATE among them (another link between the two nodes
-    stays), or LEAVE: the node leaves the network for good.
+    stays), LEAVE: the node leaves the network for good, or IDLE: neither side needs the link.
     """
 
     code: int
     text: str = ""
 
     LEAVE: ClassVar[int] = 0
+    IDLE: ClassVar[int] = 2
     DUPLICATE: ClassVar[int] = DuplicateLink.code
 
     @classmethod
@@ -272,11 +273,12 @@ class Close:
     @property
     def benign(self) -> bool:
         """Whether the link ends without anybody being wrong."""
-        return self.code in (Close.LEAVE, Close.DUPLICATE)
+        return self.code in (Close.LEAVE, Close.IDLE, Close.DUPLICATE)
 
     def error(self) -> NetworkError:
         """The error that the close tells, the same class as on the other side."""
-        return LinkLost(self.text) if self.code == Close.LEAVE else from_code(self.code, self.text)
+        ends = self.code in (Close.LEAVE, Close.IDLE)
+        return LinkLost(self.text) if ends else from_code(self.code, self.text)
 
     def encode(self) -> bytes:
         """The body of a CLOSE frame; a text over 512 characters is cut."""

@@ -65,6 +65,7 @@ class Membership(Census):
         self._sync_interval_ns = config.sync_interval_ms * NS_PER_MS
         self._dial_ns_max = config.handshake_ms_max * NS_PER_MS
         self._lost_due_ns = NEVER
+        self._asked_for: dict[str, None] = {}
         self._events: deque[Event] = deque()
         self._events_missed = 0
         self._news: dict[str, str | None] = {}
@@ -118,9 +119,7 @@ class Membership(Census):
     def next_deadline_ns(self) -> int:
         """When `tick` will have something to do next; `NEVER` if only what is learned can change that."""
         deadlines = [self._look_ns, self._sync_ns, self._lost_due_ns]
-        for node in self.neighbours().values():
-            if not node.linked and node.redial.dial is None and self._addresses(node):
-                deadlines.append(node.redial.next_ns)
+        deadlines += [node.redial.next_ns for node in self._to_dial() if self._addresses(node)]
         deadlines += [seed.redial.next_ns for seed in self._dials.unresolved()]
         return min(deadlines, default=NEVER)
 
@@ -309,13 +308,44 @@ class Membership(Census):
         self._sync(now_ns)
         self._tell_far()
         dials = self._dial_lost(now_ns)
-        for node in self.neighbours().values():
-            if not node.linked and node.redial.dial is None and now_ns >= node.redial.next_ns:
+        for node in self._to_dial():
+            if now_ns >= node.redial.next_ns:
                 dials += self._dial_node(node, now_ns)
         for seed in self._dials.unresolved():
             if now_ns >= seed.redial.next_ns:
                 dials += self._dials.start(seed.redial, Dial(seed.address), now_ns)
         return dials
+
+    # -- links for messages
+
+    def keeps_link(self, node_id: str) -> bool:
+        """Whether a link to the node is for the overlay, and stays however little it is used."""
+        return node_id in self.neighbours()
+
+    def reach(self, node_id: str, now_ns: int) -> int:
+        """Dial the node, whoever it is, until `release`, with backoff; at how many addresses it may be."""
+        node = self._nodes.get(node_id)
+        if node is None or node.lost:
+            return 0
+        self._asked_for[node_id] = None
+        if node.redial.failures == 0:
+            node.redial.next_ns = min(node.redial.next_ns, now_ns)
+        return len(self._addresses(node))
+
+    def release(self, node_id: str) -> None:
+        """Nobody asks for a link to the node any more."""
+        self._asked_for.pop(node_id, None)
+
+    def link_retired(self, node_id: str, now_ns: int) -> None:
+        """The node's link is gone by agreement: the node lives, for all that this one can tell."""
+        self.link_down(node_id, now_ns)
+        self._nodes[node_id].redial.failures = 0
+
+    def _to_dial(self) -> list[Node]:
+        """Those to dial, now or later, but the lost."""
+        asked = {node_id: self._nodes[node_id] for node_id in self._asked_for if node_id in self._nodes}
+        nodes = {**self.neighbours(), **asked}.values()
+        return [node for node in nodes if not node.linked and node.redial.dial is None]
 
     # -- the silent
 

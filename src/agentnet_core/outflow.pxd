@@ -12,6 +12,11 @@ cdef enum:
 cdef Py_ssize_t optional_bytes_max  # the config's, for C
 
 
+cdef enum:
+    ACTIVE = 0                  # what STATUS and PONG say of a node
+    MAINTENANCE = 1
+
+
 cdef class Ready:
     cdef readonly list send
     cdef readonly list close
@@ -37,6 +42,7 @@ cdef class Outflow:
     cdef Ready now_ready, spare_ready
     cdef readonly dict routes        # id or name -> Route
     cdef readonly dict sessions      # node id -> welcomed Session
+    cdef readonly dict awaited       # node id -> Session that stands for its link until there is one
     cdef list stamped, waits         # with a ttl, and waiting, since the driver set the clock last
     cdef uint64_t seq
     cdef readonly int64_t unflushed
@@ -54,6 +60,7 @@ cdef class Outflow:
     cdef int put_credit(self, Session session) except -1
     cdef int on_credit(self, Session session, Frame* frame) except -1
     cdef Route resolve(self, to)
+    cdef Session await_link(self, record)
     cdef int put_plain(self, Session session, uint64_t from_id, uint64_t to_id, uint64_t correlation,
                        uint8_t type, uint8_t level, bytes payload) except -1
     cdef int account(self, Session session, Py_ssize_t size) except -1

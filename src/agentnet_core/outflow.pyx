@@ -2,6 +2,7 @@
 
 A message goes straight into its peer's lane if the agent has not said STOP, the window has room and
 nobody waits before it; otherwise it is queued, and its token is settled when it is sent or fails.
+A message to a node without a link waits at a Session that stands for the link until there is one.
 Large messages wait in bulk lanes, one per sender, receiver and priority, and go in fragments in turn.
 
 Held here: at most `sends_waiting_max` messages for each agent, of `sends_waiting_bytes_max` in all,
@@ -67,7 +68,7 @@ cdef class Outflow:
 
     def __cinit__(self, *args, **kwargs):
         self.now_ready, self.spare_ready = Ready(), Ready()
-        self.routes, self.sessions = {}, {}
+        self.routes, self.sessions, self.awaited = {}, {}, {}
         self.origin = Origin("", 0)
         self.stamped, self.waits = [], []
         self.wake_ns = NEVER
@@ -212,9 +213,8 @@ cdef class Outflow:
         if route is None:
             session = self.sessions.get(record.node_id)
             if session is None:
-                raise AgentUnreachable(f"agent {record.label} is on node {record.node_id}, to which there is "
-                                       f"no link now; nothing was sent")
-            if (<Session>session).cordoned:
+                session = self.await_link(record)
+            elif (<Session>session).cordoned:
                 raise AgentUnreachable(f"agent {record.label} is on node {record.node_id}, which is in "
                                        f"maintenance and takes no new work; nothing was sent")
             route = Route(record, session)
@@ -266,6 +266,9 @@ cdef class Outflow:
             self.wait(route, message, token)
             return token
         if not self.may_follow(route, message):
+            if route.session is not None and route.session.held:
+                raise Congested(f"agent {route.record.label}: the link to node {route.session.node_id} is "
+                                f"not there yet; nothing was sent")
             raise Congested(f"agent {route.record.label} or the link to it has no room now; nothing was sent")
         self.queue(route, message, None, self.send_wait_ns)
         return _SENT
@@ -274,7 +277,7 @@ cdef class Outflow:
         """Whether a large message may be left to go in parts: none like it is under way."""
         cdef Session session = route.session
         return (PyBytes_GET_SIZE(message.payload) > self.fragment_bytes and session is not None
-                and not (session.closed or session.blocked or route.stopped or route.waiting)
+                and not (session.closed or session.held or session.blocked or route.stopped or route.waiting)
                 and bulk_key(message) not in session.bulk)
 
     cdef bint offer(self, Route route, AgentMessage message) except -1:
@@ -307,7 +310,8 @@ cdef class Outflow:
         size = PyBytes_GET_SIZE(message.payload)
         if size > self.fragment_bytes:
             return False
-        if not session.clear and (session.closed or session.blocked or bulk_key(message) in session.bulk):
+        if not session.clear and (session.closed or session.held or session.blocked
+                                  or bulk_key(message) in session.bulk):
             return False
         if session.room() < message.encoded_size(size) + FRAME_OVERHEAD_BYTES:
             return False
@@ -389,6 +393,10 @@ cdef class Outflow:
         """It was not sent: `Calls` knows whose it is."""
         raise InternalError("an Outflow alone keeps no requests")
 
+    cdef Session await_link(self, record):
+        """Where messages to an agent wait whose node has no link now: `Engine` can ask for one."""
+        raise InternalError("an Outflow alone has no links")
+
     cdef int deliver_here(self, Route route, AgentMessage message) except -1:
         """Put a message into the mailbox of an agent of this node: `Engine` has them."""
         raise InternalError("an Outflow alone has no agents")
@@ -397,6 +405,8 @@ cdef class Outflow:
         """Send what waits for room in the window, in order, as far as there is room."""
         cdef Waiting waiting
         cdef Py_ssize_t size
+        if session.held:
+            return 0
         while session.blocked:
             waiting = session.blocked[0]
             size = PyBytes_GET_SIZE(waiting.message.payload)

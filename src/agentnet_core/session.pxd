@@ -48,6 +48,8 @@ cdef class Session:
     cdef public bint left           # the peer said that it goes for good
     cdef public bint hung_up        # the peer closed the connection, and said nothing
     cdef public bint parting        # this node goes for good, once it has said all
+    cdef public bint retired        # both sides have let go of it, and it is closed or soon will be
+    cdef public bint held           # no message goes out: it stands for a link to come, or may be let go
     cdef public int64_t opened_ns
     cdef public int64_t heard_ns
     cdef public int64_t pinged_ns
@@ -55,7 +57,7 @@ cdef class Session:
     cdef readonly int64_t rtt_ns, proven_ns     # how long its answer took, and when it came
     cdef readonly uint64_t load     # messages that waited in the peer's mailboxes then
     cdef readonly bint cordoned     # the peer is in maintenance
-    cdef dict held                  # the routes to its agents meanwhile
+    cdef dict shelved               # the routes to its agents meanwhile
     # -- lanes out
     cdef readonly Outbox control
     cdef readonly Outbox data

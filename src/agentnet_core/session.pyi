@@ -25,6 +25,8 @@ class Session:
     left: bool
     hung_up: bool
     parting: bool
+    retired: bool
+    held: bool
     @property
     def message_bytes_max(self) -> int: ...
     opened_ns: int
@@ -70,6 +72,8 @@ class Session:
     @property
     def unconfirmed(self) -> int: ...
     def has_all_since(self, when_ns: int) -> bool: ...
+    @property
+    def moved(self) -> int: ...
     @property
     def withheld(self) -> int: ...
     @property

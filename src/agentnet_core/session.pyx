@@ -146,6 +146,11 @@ cdef class Session:
         return self.ponged_ns >= when_ns and <uint64_t>self.received >= self.announced
 
     @property
+    def moved(self):
+        """Bytes of data, both ways, so far: what has not changed has not been used."""
+        return self.sent + self.received
+
+    @property
     def assembling(self):
         """Messages that have come in part, and the bytes that this takes."""
         return len(self.assemblies), self.assembly_bytes
@@ -207,4 +212,5 @@ cdef class Session:
 
     def __repr__(self):
         state = "closed" if self.closed else "welcomed" if self.welcomed else "new"
+        state = "retired" if self.retired else "held" if self.held else state
         return f"<Session {self.node_id or '?'} {self.address} {state}>"

@@ -32,7 +32,6 @@ from strangers import Stranger  # fmt: skip
 from agentnet_core.config import BODY_BYTES, FRAME_BYTES_MIN, EngineConfig
 from agentnet_core.dials import Dial
 from agentnet_core.errors import (
-    AgentUnreachable,
     Congested,
     HandshakeRefused,
     JoinFailed,
@@ -420,12 +419,13 @@ def test_a_link_that_is_lost_is_dialled_again_and_works() -> None:
     for round_ in range(5):
         a.link("b").cut()
         world.until(lambda: not a.engine.sessions)
-        with pytest.raises(AgentUnreachable, match="nothing was sent") as caught:
-            source.send("sink", b"now")
-        assert caught.value.definite
+        token = source.send("sink", b"%d waits" % round_)
         world.until(lambda: linked(a, b), ms=10_000)
         source.send("sink", b"%d" % round_)
-        world.until(lambda round_=round_: [m.payload for m in sink.take_all()] == [b"%d" % round_])
+        world.until(lambda: sink.pending_messages == 2)
+        assert token.done
+        assert token.error is None
+        assert [m.payload for m in sink.take_all()] == [b"%d waits" % round_, b"%d" % round_]
     assert a.told(Event.LOST) == []
     assert a.stats["links_lost"] == 5
 

@@ -26,9 +26,12 @@ from harness import (
     MESSAGE,
     PING,
     PROBE,
+    RETIRE,
+    STAY,
     UUID,
     VOUCH,
     WELCOME,
+    Node,
     World,
 )
 from strangers import Stranger, frame
@@ -49,6 +52,7 @@ from agentnet_core.roster import (
     encode_probe,
 )
 
+NOTHING = msgpack.packb([])
 FILE = Path(__file__).parent / "golden" / "protocol-1.txt"
 THERE = agent_id_of("there")
 
@@ -57,7 +61,11 @@ def spoken() -> list[str]:
     """What a node says in a life that has every kind of frame in it, one line for each, in a fixed order."""
     world = World()
     config = EngineConfig(
-        mailbox_messages_max=4, fragment_bytes=256, bulk_window_bytes=4096, link_silence_ms_max=2_000
+        mailbox_messages_max=4,
+        fragment_bytes=256,
+        bulk_window_bytes=4096,
+        link_silence_ms_max=2_000,
+        data_idle_ms=1_000,
     )
     node = world.node("m", config=config)
     node.control.found(UUID)
@@ -102,10 +110,26 @@ def spoken() -> list[str]:
         world.run(550)
         stranger.say(PING, msgpack.packb(7))
     node.engine.set_maintenance(True)
+    stranger.say(RETIRE, NOTHING)
+    unused = let_go(world, node)
     node.control.leave()
     world.run(50)
-    lines = [f"{KINDS[kind]} {flags} {body.hex()}" for kind, flags, body in stranger.heard]
+    heard = stranger.heard + [it for it in unused.heard if it[0] in (RETIRE, CLOSE)]
+    lines = [f"{KINDS[kind]} {flags} {body.hex()}" for kind, flags, body in heard]
     return sorted(set(lines))
+
+
+def let_go(world: World, node: Node) -> Stranger:
+    """A peer that is no neighbour: its link is kept when it asks for that, and given up when it says so."""
+    node.control.membership.keeps_link = lambda node_id: node_id != "c"  # type: ignore[method-assign]
+    unused = Stranger(world, node, name="c")
+    unused.introduce()
+    world.until(lambda: any(unused.bodies(RETIRE)), ms=1_500)
+    unused.say(STAY, NOTHING)
+    world.run(50)
+    unused.say(RETIRE, NOTHING)
+    world.run(50)
+    return unused
 
 
 def golden() -> list[tuple[int, int, bytes]]:
@@ -151,6 +175,8 @@ def test_what_was_said_is_read(number: int) -> None:
         assert again == [body]
     elif kind == MESSAGE:
         assert AgentMessage.decode(body).encode() == body or b"\x0c\x92\xce" in body  # a fragment is a part
+    elif kind in (RETIRE, STAY):
+        assert body == NOTHING
     elif kind == CREDIT:
         taken, messages = msgpack.unpackb(body)
         assert 0 < messages < taken

@@ -1,0 +1,54 @@
+"""Nodes that know each other and are not linked: their overlay keeps no link but those that are named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from harness import Agent, Node, Token, World
+
+from agentnet_core.config import EngineConfig
+
+IDLE_MS = 400
+
+
+def apart(world: World, *names: str, kept: Iterable[str] = (), **limits: Any) -> list[Node]:
+    """Nodes that have met. ``kept``: the links that stay, as pairs of names of one letter."""
+    config = EngineConfig(**{"data_idle_ms": IDLE_MS, **limits})
+    nodes = world.join(*names, config=config)
+    for node in nodes:
+        keep_only(node, *(other for pair in kept if node.name in pair for other in pair))
+    return nodes
+
+
+def keep_only(node: Node, *names: str) -> None:
+    """The node keeps its links to these, and would dial them; to all others there are links on demand."""
+    membership = node.control.membership
+    # Who is a neighbour is for the overlay to say, and not at issue here.
+    membership.keeps_link = lambda node_id: node_id in names  # type: ignore[method-assign]
+
+
+def part(world: World, *nodes: Node) -> None:
+    """Wait until none of them is linked to another."""
+    world.until(lambda: not any(linked(one, other) for one in nodes for other in nodes))
+
+
+def linked(one: Node, other: Node) -> bool:
+    return other.name in one.engine.sessions
+
+
+def tokens(sent: list[Any]) -> list[Token]:
+    """Those of the sends that did not go at once."""
+    return [token for token in sent if isinstance(token, Token)]
+
+
+def in_order(agent: Agent) -> bool:
+    """Whether what it got of each sender and priority came once and in order: payloads start with numbers."""
+    last: dict[tuple[int, int], int] = {}
+    for message in agent.received:
+        number = int(message.payload.split(b" ")[0])
+        key = message.from_agent, int(message.priority)
+        if number <= last.get(key, -1):
+            return False
+        last[key] = number
+    return True
