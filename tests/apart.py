@@ -7,6 +7,7 @@ from typing import Any
 
 from harness import Agent, Node, Token, World
 
+from agentnet.sim.node import Handle
 from agentnet_core.config import EngineConfig
 
 IDLE_MS = 400
@@ -16,9 +17,23 @@ def apart(world: World, *names: str, kept: Iterable[str] = (), **limits: Any) ->
     """Nodes that have met. ``kept``: the links that stay, as pairs of names of one letter."""
     config = EngineConfig(**{"data_idle_ms": IDLE_MS, **limits})
     nodes = world.join(*names, config=config)
+    keep_pairs(nodes, kept)
+    return nodes
+
+
+def agents_apart(
+    world: World, *names: str, handle: Handle, kept: Iterable[str] = (), **limits: Any
+) -> tuple[list[Node], list[Agent]]:
+    """Likewise, and an agent of each that all of them know."""
+    nodes = world.join(*names, config=EngineConfig(**{"data_idle_ms": IDLE_MS, **limits}))
+    agents = [node.agent(f"of {node.name}", handle) for node in nodes]
+    keep_pairs(nodes, kept)
+    return nodes, agents
+
+
+def keep_pairs(nodes: Iterable[Node], kept: Iterable[str]) -> None:
     for node in nodes:
         keep_only(node, *(other for pair in kept if node.name in pair for other in pair))
-    return nodes
 
 
 def keep_only(node: Node, *names: str) -> None:

@@ -104,7 +104,7 @@ class EngineConfig:
     """A link that is not of the overlay and that no message has used for this long is closed."""
     data_links_max: int = 256
     """Links that are not of the overlay; for one more the idle one goes that was used least recently. If
-    none is idle, the new one waits."""
+    none is idle, the new one waits. Those that others make are taken; then idle ones go."""
     redial_ms_min: int = 50
     redial_ms_max: int = 5_000
     """Backoff between dials of one node: doubles from min to max, half of it jitter."""

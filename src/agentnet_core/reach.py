@@ -44,6 +44,7 @@ AT_NEXT_TICK = 0
 """The clock may be older than whoever sends: a deadline runs from when it was set."""
 LOOKS = 8
 """How often an idle link is looked at before it is retired."""
+NOWHERE = "it is lost, has left or has no address that is known"
 FULL_LOOK_NS = 50 * MS
 """How often a place is looked for while somebody waits for one."""
 
@@ -124,8 +125,8 @@ class Reach:
         if self._ended:
             raise _unreachable(node_id, self._ended)
         want = self._wants.get(node_id) or _Want()
-        if want.left is None and self._has_place(node_id):
-            self._dial(node_id, want)
+        if not self._dial(node_id, want):
+            raise _unreachable(node_id, NOWHERE)
         want.deadline_ns = AT_NEXT_TICK
         self._wants[node_id] = want
         if want.left is None:
@@ -181,11 +182,12 @@ class Reach:
         for node_id in list(self._wants):
             self._give_up(node_id, self._ended)
 
-    def _dial(self, node_id: str, want: _Want) -> None:
-        left = self._membership.reach(node_id, self._engine.now_ns)
-        if left == 0:
-            raise _unreachable(node_id, "it is lost, has left or has no address that is known")
-        want.left = left
+    def _dial(self, node_id: str, want: _Want) -> bool:
+        """Have the node dialled, once there is a place for the link; False if nobody knows where it is."""
+        if want.left is None and self._has_place(node_id):
+            want.left = self._membership.reach(node_id, self._engine.now_ns) or None
+            return want.left is not None
+        return True
 
     def _give_up(self, node_id: str, reason: str) -> None:
         want = self._wants.pop(node_id)
@@ -240,9 +242,9 @@ class Reach:
     def _reach_again(self, node_id: str) -> None:
         try:
             self.reach(node_id)
-        except AgentUnreachable as error:
+        except AgentUnreachable:
             self._wants.setdefault(node_id, _Want())
-            self._give_up(node_id, str(error))
+            self._give_up(node_id, self._ended or NOWHERE)
 
     def receive(self, session: Session, kind: int, body: bytes) -> None:
         """RETIRE or STAY of the peer."""
@@ -301,11 +303,8 @@ class Reach:
             if session.moved != use.moved:
                 use.moved, use.since_ns = session.moved, now_ns
         for node_id, want in list(self._wants.items()):
-            if want.left is None and node_id not in self._engine.sessions and self._has_place(node_id):
-                try:
-                    self._dial(node_id, want)
-                except AgentUnreachable:
-                    self._give_up(node_id, "it is lost or has left")
+            if self._waits(want) and not self._dial(node_id, want):
+                self._give_up(node_id, NOWHERE)
         excess = self._in_use() - self._links_max + sum(self._waits(want) for want in self._wants.values())
         candidates = [s for s in self._uses if not (s in self._retiring or self._keeps(s))]
         candidates.sort(key=lambda session: self._uses[session].since_ns)

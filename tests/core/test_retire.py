@@ -6,13 +6,13 @@ from typing import Any
 
 import msgpack
 import pytest
-from apart import IDLE_MS, apart, in_order, keep_only, linked, part, tokens
+from apart import IDLE_MS, agents_apart, apart, in_order, keep_only, linked, part, tokens
 from harness import CLOSE, MEMBERS, MESSAGE, MS, PING, RETIRE, STAY, UUID, Agent, Node, Weather, World
 from memberships import told
 from strangers import Stranger
 
 from agentnet_core.config import EngineConfig
-from agentnet_core.errors import AgentUnreachable, LinkLost
+from agentnet_core.errors import AgentUnreachable, LinkLost, NetworkError
 from agentnet_core.handshake import Close
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import Event, NodeStatus
@@ -211,8 +211,7 @@ def test_whoever_sends_at_any_step_of_a_retirement_loses_nothing(side: str, kind
 @pytest.mark.parametrize("seed", range(12))
 def test_nodes_that_send_around_the_time_of_each_retirement_lose_nothing(seed: int) -> None:
     world = World(seed, Weather(delay_ns=(MS // 10, 4 * MS)))
-    nodes = apart(world, "a", "b", "c", data_idle_ms=40, sync_interval_ms=10**6)
-    agents = [node.agent(f"of {node.name}", echo) for node in nodes]
+    nodes, agents = agents_apart(world, "a", "b", "c", handle=echo, data_idle_ms=40, sync_interval_ms=10**6)
     numbers = dict.fromkeys([agent.agent_id for agent in agents], 0)
     waits: list[Any] = []
     for _ in range(120):
@@ -233,6 +232,43 @@ def test_nodes_that_send_around_the_time_of_each_retirement_lose_nothing(seed: i
     assert all(in_order(agent) for agent in agents)
     assert sum(node.stats["links_retired"] for node in nodes) > 40
     calm(*nodes)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_links_that_break_at_any_time_lose_nothing_that_is_said_to_be_definite(seed: int) -> None:
+    world = World(seed, Weather(delay_ns=(MS // 10, 4 * MS)))
+    limits = {"data_idle_ms": 40, "data_links_max": 1, "link_wait_ms_max": 500, "redial_ms_max": 100}
+    hub = {"kept": ["ah", "bh", "ch"], "node_silence_ms_max": 600_000}  # it hears those who are not linked
+    everybody, agents = agents_apart(world, "a", "b", "c", "h", handle=echo, **hub, **limits)
+    nodes, agents = everybody[:3], agents[:3]
+    part(world, *nodes)
+    numbers = dict.fromkeys([agent.agent_id for agent in agents], 0)
+    outcomes: list[tuple[bytes, Any]] = []
+    for _ in range(150):
+        sender, receiver = world.rng.sample(agents, 2)
+        number = numbers[sender.agent_id] = numbers[sender.agent_id] + 1
+        payload = (b"%d of %d " % (number, sender.agent_id)).ljust(world.rng.choice((5, 5, 5, 300_000)))
+        if world.rng.random() < 0.5:
+            outcomes.append((payload, sender.request(receiver.agent_id, payload)))
+        else:
+            outcomes += [(payload, token) for token in tokens([sender.send(receiver.agent_id, payload)])]
+        world.run(world.rng.choice((0, 1, 5, world.rng.uniform(38, 60))))
+        one, other = world.rng.sample(nodes, 2)
+        if linked(one, other) and world.rng.random() < 0.2:
+            one.link(other.name).cut()
+    world.until(lambda: all(token.done for _, token in outcomes))
+    world.run(2_000)
+    got = [message.payload for agent in agents for message in agent.received]
+    assert len(got) == len(set(got))
+    assert all(in_order(agent) for agent in agents)
+    for payload, token in outcomes:
+        assert not (isinstance(token.error, NetworkError) and token.error.definite and payload in got)
+        assert payload in got or token.error is not None or token.outcome is None
+    for node in nodes:
+        assert sorted(node.engine.sessions) == ["h"]
+        assert len(node.engine.links) == 1
+        assert not node.engine.awaited
+        assert not node.told(Event.LOST)
 
 
 # -- a place for one more
@@ -387,6 +423,23 @@ def test_a_peer_that_hangs_up_unasked_leaves_what_it_had_not_confirmed_unknown()
     (event,) = node.told(Event.UNDELIVERABLE)
     assert isinstance(event.error, LinkLost)
     assert not event.error.definite
+
+
+def test_what_waits_at_a_held_link_whose_node_leaves_surely_was_not_sent() -> None:
+    world = World()
+    a, b = apart(world, "a", "b")
+    keep_only(b, "a")
+    sink, source = b.agent("sink", echo), a.agent("source")
+    world.until(lambda: a.link("b").session.held)
+    errors: list[NetworkError] = []
+    a.control.say("b", MEMBERS, told("x"), errors.append)
+    token = source.send("sink", b"0")
+    b.leave()
+    world.until(lambda: token.done)
+    text = "no link to node b could be made: it is lost, has left or has no address that is known; nothing"
+    assert [str(error).partition(" was sent")[0] for error in (*errors, token.error)] == [text] * 2
+    assert isinstance(token.error, AgentUnreachable)
+    assert sink.received == []
 
 
 def test_what_waits_at_a_link_that_breaks_while_it_is_held_goes_by_the_next_or_surely_was_not_sent() -> None:
