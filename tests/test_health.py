@@ -11,6 +11,7 @@ from commands import called
 from networks import Cluster, echo, soon, until
 
 from agentnet import AgentNetworkManager, AgentSpec, ConfigError, NoSuchAgent, NotRunning
+from agentnet.testing import Network
 
 FAST = {"health_interval_ms": 20, "health_ms_max": 200}
 
@@ -150,6 +151,22 @@ async def test_what_cannot_be_one(cluster: Cluster, function: Any, said: str) ->
     with pytest.raises(ConfigError, match=said):
         await net.register_agent("x", health=function)
     assert net.agents() == []
+
+
+async def test_it_is_asked_in_virtual_time_too(network: Network) -> None:
+    one, two = await network.nodes("n1", "n2")
+    answers = Answers("warming up")
+
+    async def hang() -> None:
+        await asyncio.sleep(3600)
+
+    await one.register_agent("x", health=answers)
+    await one.register_agent("y", health=hang)
+    await asyncio.sleep(3)
+    assert [health(two, name) for name in ("x", "y")] == ["warming up", "did not answer in 2000 ms"]
+    answers.answer = None
+    await asyncio.sleep(6)
+    assert [agent.name for agent in two.agents(healthy=True)] == ["x"]
 
 
 async def test_who_is_well_is_found(cluster: Cluster) -> None:

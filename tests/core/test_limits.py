@@ -181,7 +181,7 @@ def test_control_bytes_max(beyond: bool) -> None:
 @within
 def test_control_bytes_max_of_what_a_peer_makes_this_node_say(beyond: bool) -> None:
     world = World()
-    pong = HEAD_BYTES + 9 + CHECKSUM_BYTES
+    pong = HEAD_BYTES + 1 + 4 * 9 + CHECKSUM_BYTES
     _, stranger = welcoming(world, control_bytes_max=100 * pong)
     world.run(10)
     session = stranger.session
@@ -353,8 +353,22 @@ def test_link_silence_ms_max(beyond: bool) -> None:
     world.run(5)
     assert stranger.session.closed is beyond
     pings = [*stranger.bodies(PING)]
-    assert len(pings) == 3, "one for each ping_interval_ms, none before"
+    assert len(pings) == 4, "one at the welcome, then one for each ping_interval_ms, none before"
     assert bool(node.told(Event.LINK_LOST)) is beyond
+
+
+@within
+def test_refresh_interval_ms(beyond: bool) -> None:
+    """Of a link that is never silent."""
+    world = World()
+    _, stranger = welcoming(world, refresh_interval_ms=3000)
+    pinged = stranger.session.pinged_ns
+    for _ in range(29):
+        stranger.say(PING, b"\x01")
+        world.run(100)
+    assert len([*stranger.bodies(PING)]) == 1
+    world.run((pinged - world.now_ns) / MS + (3005 if beyond else 2990))
+    assert len([*stranger.bodies(PING)]) == 1 + beyond
 
 
 @within
