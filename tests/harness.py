@@ -9,6 +9,7 @@ from agentnet.sim.world import UUID
 __all__ = ["MS", "UUID", "Agent", "Link", "Node", "Pipe", "Token", "Weather", "World", "address_of"]
 
 HELLO, WELCOME, CLOSE, PING, PONG, CREDIT, STOP, GO = range(8)
-MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST, RETIRE, STAY, STATUS = range(8, 17)
+MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST, RETIRE, STAY = range(8, 16)
+STATUS = 18
 MESSAGE, REFUSED = 16, 17
 OPTIONAL_FIELDS, CHECKED = 1, 2

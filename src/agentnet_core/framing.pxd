@@ -48,7 +48,7 @@ cdef enum Kind:
     DIGEST = 13
     RETIRE = 14
     STAY = 15
-    STATUS = 16
+    STATUS = 18
     MESSAGE = 16
     REFUSED = 17
 
