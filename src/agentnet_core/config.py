@@ -131,11 +131,14 @@ class EngineConfig:
     leave_ms_max: int = 10_000
     """Deadlines of ``join_network``, ``register_agent``, ``leave_network``."""
 
-    # -- overlay and broadcast tree: of `agentnet sim forest`; nodes link to all others as yet
+    # -- overlay
     overlay_rings: int = 4
     """Rings of the overlay: a node dials its successor on each, so it has about twice as many links."""
     mesh_nodes_max: int = 256
-    """In a network of more nodes than this, a node links to its neighbours on the rings only."""
+    """In a network of more nodes than this, a node links to its neighbours on the rings only. It then knows
+    all nodes, but as yet the agents of those alone that it has links to: so not below `nodes_max` for now."""
+
+    # -- broadcast tree: of `agentnet sim forest`; broadcasts go on each link as yet
     broadcast_bytes_max: int = 48 * 1024
     """A larger payload of a broadcast is refused at its origin with MessageTooLarge."""
     broadcast_window_max: int = 4_096

@@ -255,7 +255,7 @@ class Control:
             state = "before" if not session.welcomed else "after"
             raise ProtocolError(f"a frame of kind {kind} {state} WELCOME: it is unknown or out of place")
 
-    # -- handshake
+    # -- links, as the admission tells
 
     def let_in(self, session: Session, dial: Dial | None, confirmed: bool) -> None:
         """A link is in use from now on: tell the peer what is known here."""
@@ -272,7 +272,8 @@ class Control:
         for body in self.directory.snapshot_frames():
             engine.put_control(session, AGENTS, body)
         self._sent_version[node_id] = self.directory.version
-        self._reach.welcomed(session)
+        if not session.closed:  # it may have been too much for it at once
+            self._reach.welcomed(session)
         self._turn(engine.now_ns)
 
     def refusal(self, node_id: str, incarnation: int) -> str | None:

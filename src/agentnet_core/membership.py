@@ -339,7 +339,9 @@ class Membership(Census):
     def link_retired(self, node_id: str, now_ns: int) -> None:
         """The node's link is gone by agreement: the node lives, for all that this one can tell."""
         self.link_down(node_id, now_ns)
-        self._nodes[node_id].redial.failures = 0
+        node = self._nodes.get(node_id)
+        if node is not None:
+            node.redial.failures = 0
 
     def _to_dial(self) -> list[Node]:
         """Those to dial, now or later, but the lost."""
