@@ -305,14 +305,15 @@ class Storm:
             found += [f"{session.node_id}: {name} {count}" for name, count in counts.items() if count]
         for port in engine.ports.values():
             found += [f"{port.record.label}: mail"] if port.pending_messages else []
-        registrations = control.registrations
+        catalogue = control.catalogue
+        registrations = catalogue.registrations
         tables = {
             "dials": (control._dials, 0),
             "agreed": (control._agreed, len(engine.links)),
             "probes": (control._probes, 0),
             "asked": (control._asked, 0),
-            "synced": (control._synced, len(engine.links)),
-            "sent versions": (control._sent_version, len(engine.links)),
+            "synced": (catalogue._synced, len(engine.links)),
+            "sent versions": (catalogue._sent_version, len(engine.links)),
             "registrations": (registrations._waiting, 0),
             "dialling": (control.membership._dials._in_progress, 0),
             "expected": (

@@ -232,7 +232,7 @@ class AgentNetworkManager:
             plaintext=any(not address.secure for address in config.listen_addresses),
         )
         self._vitals = Vitals(engine, self.control, config, self._spawn)
-        self.control.watched = bool(self._streams)
+        self.control.catalogue.watched = bool(self._streams)
         self._node = Agent(self.engine, self, self.control.node_record, None, 1)
         return identity
 
@@ -277,7 +277,7 @@ class AgentNetworkManager:
     async def _finish_agents(self, deadline: float) -> None:
         """Let them do what is in their mailboxes, and take no more."""
         agents = self._agents()
-        self.control.withdraw()
+        self.control.catalogue.withdraw()
         # A handler may be what leaves: it cannot wait for itself. What was still on its way may have come
         # when the tasks of an agent had ended, and made new ones.
         while tasks := {task for agent in agents for task in agent.retire()} - {asyncio.current_task()}:
@@ -371,7 +371,7 @@ class AgentNetworkManager:
         engine.tick(now)
         for agent in list(self.busy):
             agent.rest_if_idle(now - self.config.agent_idle_ms * MS)
-        self.control.watched = bool(self._streams)
+        self.control.catalogue.watched = bool(self._streams)
         self._timer = None
         self.turn()
 
@@ -452,7 +452,7 @@ class AgentNetworkManager:
             return []  # with no version of its own it would end like another registration that waits
         replaced = [engine.ports.get(agent.agent_id) for agent in made]
         try:
-            await self._await(lambda token: self.control.register(made, token, timeout_ns))
+            await self._await(lambda token: self.control.catalogue.register(made, token, timeout_ns))
         finally:
             for old in replaced:
                 if isinstance(old, Agent) and engine.ports.get(old.agent_id) is not old:
@@ -504,7 +504,7 @@ class AgentNetworkManager:
         if port is None:
             label = agent.record.label if isinstance(agent, Agent) else agent
             raise NoSuchAgent(f"no agent {label!r} is registered on node {self.node_id!r}")
-        self.control.unregister([port])
+        self.control.catalogue.unregister([port])
         if isinstance(port, Agent):
             await port.stop()
 
@@ -596,5 +596,5 @@ class AgentNetworkManager:
         if self._left:
             stream.end()
         if self._engine is not None:
-            self.control.watched = True
+            self.control.catalogue.watched = True
         return stream

@@ -1,9 +1,9 @@
-"""Who is linked and who is registered: the engine's cold half.
+"""Who is linked and who is known: the engine's cold half.
 
 In: control frames, links that open and close, the driver's commands, ticks.  Out: control frames
 and whatever the engine's Ready carries: dials, closes, events, settled tokens.  It composes the
-handshake, the membership, the directory and a join, and holds what belongs to none of them: which
-link waits for which verdict, who has sent its whole list, which token waits for which confirmation.
+handshake, the membership, the catalogue of agents and a join, and holds what belongs to none of
+them: which link waits for which verdict.
 
 A link passes HELLO both ways, then the greater node id says WELCOME or CLOSE; after that each side
 sends MEMBERS and its list of agents.  Whatever fails before WELCOME is told to the peer and to
@@ -12,15 +12,14 @@ the dialler's `join`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from agentnet_core.catalogue import AGENTS, CONFIRM, Catalogue
 from agentnet_core.config import OPTIONAL_BYTES_MAX, EngineConfig
 from agentnet_core.dials import Dial
-from agentnet_core.directory import Applied, Directory
 from agentnet_core.errors import (
-    AgentExists,
     DuplicateLink,
     HandshakeRefused,
     JoinFailed,
@@ -42,28 +41,26 @@ from agentnet_core.handshake import (
     judge,
 )
 from agentnet_core.joining import Joining
-from agentnet_core.listing import Confirm
 from agentnet_core.liveness import Liveness
 from agentnet_core.membership import Membership
 from agentnet_core.message import Origin
 from agentnet_core.records import AgentRecord, Event, Member
-from agentnet_core.registrations import Registrations, Told
 from agentnet_core.roster import Vouch, decode_digest, decode_probe, encode_digest, encode_probe
 
 if TYPE_CHECKING:
     from agentnet_core.engine import Engine
-    from agentnet_core.port import Port
     from agentnet_core.session import Session
 
 MS = 1_000_000
 NEVER = 2**63 - 1
 
 HELLO, WELCOME, CLOSE = 0, 1, 2
-MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST = range(8, 14)
+MEMBERS = 8
+PROBE, VOUCH, DIGEST = range(11, 14)
 
 
 class Control:
-    """Handshake, members and agents of one engine."""
+    """Handshake and members of one engine, and what it composes."""
 
     def __init__(
         self,
@@ -77,14 +74,12 @@ class Control:
         self.engine = engine
         self.config = config
         self.network_uuid = network_uuid
-        self.directory = Directory(engine.node_id, config)
+        self.catalogue = Catalogue(engine, config)
+        self.directory = self.catalogue.directory
         self.membership = Membership(engine.node_id, engine.incarnation, (), config, rng)
-        self.registrations = Registrations(config, self.directory.label)
         self.liveness = Liveness(engine, config)
         self.node_record = AgentRecord(0, engine.node_id)
         self.leaving = False
-        self.watched = False
-        """Whether anybody reads events of single agents: a network may have very many."""
         self.addresses: tuple[str, ...] = ()
         self.offer_liveness: Callable[[], tuple[int, int, bytes] | None] = lambda: None
         """UDP port, TCP port and key of the next link's liveness probes; the driver has them."""
@@ -93,8 +88,6 @@ class Control:
         self._agreed: dict[Session, Any] = {}
         self._probes: dict[Session, tuple[Session, Verdict, int]] = {}
         self._asked: dict[Session, int] = {}
-        self._synced: dict[str, bool] = {}
-        self._sent_version: dict[str, int] = {}
         self._joining: Joining | None = None
         self._ticked_ns, self._due_ns = engine.now_ns, NEVER
 
@@ -130,34 +123,6 @@ class Control:
         self._refused(dial.address, error)
         self._check_joined()
         self._turn(self.engine.now_ns)
-
-    def register(self, ports: Sequence[Port], token: Any, timeout_ns: int) -> None:
-        """Take agents of this node; the token settles when every linked node has confirmed them.
-
-        AgentExists or LimitReached, definite, are raised before anything has changed.
-        """
-        version = self.directory.register([port.record for port in ports])
-        for port in ports:
-            self.engine.add_port(port)
-            self._agent_event(Event.AGENT_REGISTERED, port.record)
-        self._publish()
-        ids = [port.record.agent_id for port in ports]
-        deadline_ns = self.engine.now_ns + timeout_ns
-        self._settle(self.registrations.begin(version, self.engine.sessions, ids, token, deadline_ns))
-        self.engine.wake_by(deadline_ns)
-
-    def unregister(self, ports: Sequence[Port]) -> None:
-        """Drop agents of this node; what is in their mailboxes is refused."""
-        applied = self.directory.unregister([port.agent_id for port in ports])
-        for port in ports:
-            self.engine.remove_port(port)
-        self._report(applied)
-        self._publish()
-
-    def withdraw(self) -> None:
-        """Let no node send work here any more; what is here already can still be done."""
-        self._report(self.directory.unregister(list(self.engine.ports)))
-        self._publish()
 
     def leave(self) -> None:
         """Tell every node that this one goes for good; the driver flushes and closes."""
@@ -214,9 +179,7 @@ class Control:
         if was_current:
             if session.dialled and isinstance(error, HandshakeRefused):
                 self._refused(session.address, error)  # an arbiter may be refused by the other side yet
-            self._synced.pop(session.node_id, None)
-            self._sent_version.pop(session.node_id, None)
-            self._settle(self.registrations.lost(session.node_id))
+            self.catalogue.link_down(session.node_id)
             self.membership.link_down(session.node_id, now, heard_ns, hung_up=session.hung_up)
             if not (self.leaving or session.left):
                 self.engine.event(Event(Event.LINK_LOST, session.node_id, detail=str(error), error=error))
@@ -254,11 +217,10 @@ class Control:
         elif kind in (PROBE, VOUCH, DIGEST) and session.welcomed:
             self._on_question(session, kind, body)
         elif kind == AGENTS and session.welcomed:
-            self._on_agents(session, body)
+            self.catalogue.on_agents(session, body)
+            self._check_joined()
         elif kind == CONFIRM and session.welcomed:
-            confirm = Confirm.decode(body)
-            self._report(self.directory.concede(session.node_id, confirm))
-            self._settle(self.registrations.confirm(session.node_id, confirm))
+            self.catalogue.on_confirm(session, body)
         else:
             state = "before" if not session.welcomed else "after"
             raise ProtocolError(f"a frame of kind {kind} {state} WELCOME: it is unknown or out of place")
@@ -370,16 +332,13 @@ class Control:
         engine.welcome(session)
         self.liveness.welcomed(session, engine.now_ns)
         dial = self._dials.pop(session, None)
-        self._synced[node_id] = False
         hello: Hello = session.hello
         self.membership.link_up(
             node_id, session.incarnation, hello.addresses, engine.now_ns, hello.plaintext, dial, not arbiter
         )
         for body in self.membership.frames():
             engine.put_control(session, MEMBERS, body)
-        for body in self.directory.snapshot_frames():
-            engine.put_control(session, AGENTS, body)
-        self._sent_version[node_id] = self.directory.version
+        self.catalogue.link_up(session)
         self._turn(engine.now_ns)
 
     def _close(self, session: Session, close: Close) -> None:
@@ -398,64 +357,6 @@ class Control:
             self.engine.links_refused += session.welcomed and not close.benign
             self.engine.down(session, close.error())
 
-    # -- agents
-
-    def _on_agents(self, session: Session, body: bytes) -> None:
-        applied = self.directory.apply(session.node_id, body)
-        for confirm in applied.confirms:
-            self.engine.put_control(session, CONFIRM, confirm)
-        self._report(applied)
-        if applied.last and not self._synced.get(session.node_id):
-            self._synced[session.node_id] = True
-            self._check_joined()
-
-    def _report(self, applied: Applied) -> None:
-        """Let routes and events follow what changed in the directory."""
-        for record in applied.changed:
-            self.engine.renew_route(record)
-        for record in applied.removed:
-            self.engine.drop_routes(record)
-            self._agent_event(Event.AGENT_GONE, record)
-        for record in applied.added:
-            self._agent_event(Event.AGENT_REGISTERED, record)
-        for record, owner in applied.lost_mine:
-            self.registrations.outdone(record.agent_id, owner)
-            port = self.engine.ports.get(record.agent_id)
-            if port is not None:
-                self.engine.lose_port(port)
-            text = f"agent {record.label} belongs to node {owner}, which keeps it; here it is unregistered"
-            error = AgentExists(text)
-            self.engine.event(
-                Event(Event.AGENT_CONFLICT, owner, record.agent_id, record.name, text, error=error)
-            )
-        if applied.lost_mine:
-            self._publish()
-        for record, limit in applied.refused:
-            self.engine.event(
-                Event(
-                    Event.AGENT_CONFLICT, record.node_id, record.agent_id, record.name, f"not taken: {limit}"
-                )
-            )
-
-    def _agent_event(self, kind: str, record: AgentRecord) -> None:
-        if self.watched:
-            self.engine.event(Event(kind, record.node_id, record.agent_id, record.name))
-
-    def _publish(self) -> None:
-        """Send every linked node what changed in the own list since it was last sent."""
-        bodies: dict[int, list[bytes]] = {}
-        for node_id, session in list(self.engine.sessions.items()):
-            since = self._sent_version[node_id]
-            if since not in bodies:
-                bodies[since] = self.directory.updates_since(since)
-            for body in bodies[since]:
-                self.engine.put_control(session, AGENTS, body)
-            self._sent_version[node_id] = self.directory.version
-
-    def _settle(self, told: Told) -> None:
-        for token, error in told:
-            self.engine.settle(token, error)
-
     # -- time
 
     def tick(self, now_ns: int) -> int:
@@ -468,8 +369,7 @@ class Control:
             self.membership.stood_still(now_ns, gap_ns)
         self._turn(now_ns)
         next_ns = min(self.membership.next_deadline_ns(), self.liveness.tick(now_ns, gap_ns))
-        self._settle(self.registrations.late(now_ns))
-        next_ns = min(next_ns, self._check_probes(now_ns), self.registrations.next_deadline_ns())
+        next_ns = min(next_ns, self._check_probes(now_ns), self.catalogue.tick(now_ns))
         if self._joining is not None:
             self._check_joined()
             next_ns = min(next_ns, now_ns + 20 * MS)
@@ -493,7 +393,7 @@ class Control:
         for event in membership.drain_events():
             engine.event(event)
             if event.kind in (Event.LOST, Event.LEFT):
-                self._report(self.directory.forget(event.node_id))
+                self.catalogue.forget(event.node_id)
             session = engine.sessions.get(event.node_id)
             if event.kind == Event.LOST and session is not None and membership.is_lost(event.node_id):
                 engine.down(session, LinkLost(f"node {event.node_id} is lost: {event.detail}"))
@@ -568,9 +468,9 @@ class Control:
         if self._joining is None:
             return
         now = self.engine.now_ns
-        complete = self.membership.joined(now) and all(self._synced.values())
+        complete = self.membership.joined(now) and self.catalogue.complete
         left = self.membership.bootstrap_left()
-        joined = self._joining.outcome(now, left, linked=bool(self._synced), complete=complete)
+        joined = self._joining.outcome(now, left, linked=bool(self.engine.sessions), complete=complete)
         if joined is None:
             return
         token, self._joining = self._joining.token, None
