@@ -9,6 +9,6 @@ from agentnet.sim.world import UUID
 __all__ = ["MS", "UUID", "Agent", "Link", "Node", "Pipe", "Token", "Weather", "World", "address_of"]
 
 HELLO, WELCOME, CLOSE, PING, PONG, CREDIT, STOP, GO = range(8)
-MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST = range(8, 14)
+MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST, PULL = range(8, 15)
 MESSAGE, REFUSED = 16, 17
 OPTIONAL_FIELDS, CHECKED = 1, 2

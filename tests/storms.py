@@ -311,9 +311,10 @@ class Storm:
             "dials": (control._dials, 0),
             "agreed": (control._agreed, len(engine.links)),
             "probes": (control._probes, 0),
-            "asked": (control._asked, 0),
-            "synced": (catalogue._synced, len(engine.links)),
-            "sent versions": (catalogue._sent_version, len(engine.links)),
+            "questions": (control._asked, 0),
+            "met": (catalogue._met, len(engine.links)),
+            "wanted": (catalogue._pulls._wants, 0),
+            "asked": (catalogue._pulls._open, 0),
             "registrations": (registrations._waiting, 0),
             "dialling": (control.membership._dials._in_progress, 0),
             "expected": (

@@ -34,7 +34,7 @@ agentnet_core.body agentnet_core.message
 agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake agentnet_core.roster agentnet_core.dials
 agentnet_core.overlay agentnet_core.tree
 agentnet_core.directory agentnet_core.confirmations agentnet_core.detector agentnet_core.joining
-agentnet_core.membership agentnet_core.registrations
+agentnet_core.membership agentnet_core.registrations agentnet_core.pulls
 agentnet_core.session
 agentnet_core.liveness
 agentnet_core.route

@@ -1,20 +1,30 @@
 """Which agents there are, told to every linked node and learned from them.
 
-In: registrations of this node's agents, AGENTS and CONFIRM frames, links that come and go.  Out: the
-same frames, routes and events that follow what changed, and tokens that settle once others have
-confirmed.  It composes the directory and the registrations, and holds what belongs to neither: what
-each link was sent, and who has sent its whole list.
+In: registrations of this node's agents, AGENTS, PULL and CONFIRM frames, links that come and go, what
+MEMBERS tell of versions.  Out: the same frames, routes and events that follow what changed, and tokens
+that settle once others have confirmed.  It composes the directory, the registrations and the pulls.
+
+The owner of a list sends each change of it over every link.  Nobody is sent a list unasked: MEMBERS
+say which version each node has of its own, and who hears of one that it does not hold asks for it.  If
+it holds an older one it waits `pull_delay_ms` first: the change may be on its way.
+
+Lists are taken of nodes that membership knows to live, of no other incarnation: a list that is passed
+on cannot bring back the dead.  What a node says in its own name over its own link is true of it; what
+others pass on is hearsay that a signature will have to prove, in `_may_take`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from agentnet_core.body import wrong
 from agentnet_core.config import EngineConfig
 from agentnet_core.directory import Applied, Directory
 from agentnet_core.errors import AgentExists
-from agentnet_core.listing import Confirm
+from agentnet_core.listing import Confirm, Update, read_pull, write_pulls
+from agentnet_core.membership import Membership
+from agentnet_core.pulls import Pulls
 from agentnet_core.records import AgentRecord, Event
 from agentnet_core.registrations import Registrations, Told
 
@@ -23,25 +33,30 @@ if TYPE_CHECKING:
     from agentnet_core.port import Port
     from agentnet_core.session import Session
 
-AGENTS, CONFIRM = 9, 10
+AGENTS, CONFIRM, PULL = 9, 10, 14
+
+MS = 1_000_000
 
 
 class Catalogue:
     """The agents of one engine's network."""
 
-    def __init__(self, engine: Engine, config: EngineConfig) -> None:
+    def __init__(self, engine: Engine, config: EngineConfig, membership: Membership) -> None:
         self.engine = engine
-        self.directory = Directory(engine.node_id, config)
+        self.directory = Directory(engine.node_id, engine.incarnation, config)
         self.registrations = Registrations(config, self.directory.label)
         self.watched = False
         """Whether anybody reads events of single agents: a network may have very many."""
-        self._synced: dict[str, bool] = {}
-        self._sent_version: dict[str, int] = {}
+        self._membership = membership
+        self._pulls = Pulls(config)
+        self._delay_ns = config.pull_delay_ms * MS
+        self._met: dict[str, bool] = {}
+        """Whether a linked node has told which nodes and lists it knows."""
 
     @property
     def complete(self) -> bool:
-        """Whether every linked node has sent its whole list."""
-        return all(self._synced.values())
+        """Whether every linked node has told what it knows, and no list that it told of is lacking."""
+        return not self._pulls and all(self._met.values())
 
     # -- commands of the driver
 
@@ -73,44 +88,107 @@ class Catalogue:
         self._report(self.directory.unregister(list(self.engine.ports)))
         self._publish()
 
-    # -- links, as control tells
+    # -- links and nodes, as control tells
 
     def link_up(self, session: Session) -> None:
-        """A link is welcomed: its peer gets the own list whole."""
-        self._synced[session.node_id] = False
-        for body in self.directory.snapshot_frames():
-            self.engine.put_control(session, AGENTS, body)
-        self._sent_version[session.node_id] = self.directory.version
+        """A link is welcomed."""
+        self._met[session.node_id] = False
+        self._pulls.link_up(self.engine.now_ns)
+        self._pull()
 
     def link_down(self, node_id: str) -> None:
         """The link to that node is gone, and no other took its place."""
-        self._synced.pop(node_id, None)
-        self._sent_version.pop(node_id, None)
+        self._met.pop(node_id, None)
         self._settle(self.registrations.lost(node_id))
+        self._pulls.link_down(node_id, self.engine.now_ns)
+        for owner in self.directory.interrupt(node_id):
+            self._compare(owner, "")
+        self._pull()
 
-    def forget(self, node_id: str) -> None:
-        """The node is lost or has left: its agents go."""
-        self._report(self.directory.forget(node_id))
+    def met(self, node_id: str) -> None:
+        """A linked node has told what it knows."""
+        self._met[node_id] = True
+
+    def heed(self) -> None:
+        """Follow what membership has learned: the agents of who is gone go, lists that are lacking are
+        asked for."""
+        told = self._membership.drain_lists()
+        for owner, teller in told:
+            self._compare(owner, teller)
+        if told:
+            self._pull()
 
     def on_agents(self, session: Session, body: bytes) -> None:
         """An AGENTS frame of a welcomed link."""
-        applied = self.directory.apply(session.node_id, body)
-        for confirm in applied.confirms:
-            self.engine.put_control(session, CONFIRM, confirm)
+        source, now_ns = session.node_id, self.engine.now_ns
+        update = self.directory.read(body)
+        owner = update.owner
+        if not self._may_take(session, update):
+            return
+        self._pulls.came(owner, source, now_ns)
+        applied = self.directory.apply(source, update)
+        self._say(owner, CONFIRM, applied.confirms)
         self._report(applied)
-        if applied.last:
-            self._synced[session.node_id] = True
+        if applied.version:
+            self._membership.note_list(owner, update.incarnation, applied.version)
+            self._pulls.held(owner, update.incarnation, applied.version)
+        if applied.lacks:
+            self._pulls.want(owner, update.incarnation, update.version, source, now_ns + self._delay_ns)
+        self._pull()
+
+    def on_pull(self, session: Session, body: bytes) -> None:
+        """A PULL frame of a welcomed link: send what there is more of."""
+        for owner, incarnation, version in read_pull(body):
+            self._say(session.node_id, AGENTS, self.directory.whole_list(owner, incarnation, version))
 
     def on_confirm(self, session: Session, body: bytes) -> None:
         """A CONFIRM frame of a welcomed link."""
         confirm = Confirm.decode(body)
+        life = confirm.owner, confirm.incarnation
+        if life != (self.engine.node_id, self.engine.incarnation):
+            raise wrong("CONFIRM owner", f"{self.engine.node_id!r} in its incarnation", life)
         self._report(self.directory.concede(session.node_id, confirm))
         self._settle(self.registrations.confirm(session.node_id, confirm))
 
     def tick(self, now_ns: int) -> int:
         """Tell those whose time is over; the time of the next thing."""
         self._settle(self.registrations.late(now_ns))
-        return self.registrations.next_deadline_ns()
+        self._pull()
+        return min(self.registrations.next_deadline_ns(), self._pulls.next_deadline_ns())
+
+    # -- the lists of others
+
+    def _may_take(self, session: Session, update: Update) -> bool:
+        """Whether what a link brings of a list is of a node that lives, as it lives now."""
+        if update.owner == self.engine.node_id:
+            return True  # the directory knows what it said
+        living = self._membership.living(update.owner)
+        return living is not None and living.incarnation == update.incarnation
+
+    def _compare(self, owner: str, teller: str) -> None:
+        """Something was heard of a node: the list of its dead life goes, more of its living one is wanted."""
+        living = self._membership.living(owner)
+        self._report(self.directory.forget(owner, living.incarnation if living is not None else None))
+        if living is None:
+            return self._pulls.drop(owner)
+        incarnation, version = self.directory.held(owner)
+        if incarnation != living.incarnation:
+            version = 0
+        if version < living.listed:
+            due_ns = self.engine.now_ns + (self._delay_ns if version else 0)
+            self._pulls.want(owner, living.incarnation, living.listed, teller, due_ns)
+
+    def _pull(self) -> None:
+        """Ask for the lists that are due."""
+        engine = self.engine
+        for node_id, wanted in self._pulls.tick(engine.sessions, engine.now_ns).items():
+            have = []
+            for owner, incarnation in wanted:
+                self.directory.give_up(owner)  # whoever was asked before has not brought it
+                held = self.directory.held(owner)
+                have.append((owner, incarnation, held[1] if held[0] == incarnation else 0))
+            self._say(node_id, PULL, write_pulls(have))
+        engine.wake_by(self._pulls.next_deadline_ns())
 
     # -- what follows
 
@@ -147,15 +225,19 @@ class Catalogue:
             self.engine.event(Event(kind, record.node_id, record.agent_id, record.name))
 
     def _publish(self) -> None:
-        """Send every linked node what changed in the own list since it was last sent."""
-        bodies: dict[int, list[bytes]] = {}
-        for node_id, session in list(self.engine.sessions.items()):
-            since = self._sent_version[node_id]
-            if since not in bodies:
-                bodies[since] = self.directory.updates_since(since)
-            for body in bodies[since]:
-                self.engine.put_control(session, AGENTS, body)
-            self._sent_version[node_id] = self.directory.version
+        """Send every linked node what has changed in the own list."""
+        self._membership.listed = self.directory.version
+        changes = self.directory.take_changes()
+        for node_id in list(self.engine.sessions):
+            self._say(node_id, AGENTS, changes)
+
+    def _say(self, node_id: str, kind: int, bodies: Iterable[bytes]) -> None:
+        """Frames for a node, if it is linked."""
+        for body in bodies:
+            session = self.engine.sessions.get(node_id)
+            if session is None:
+                return
+            self.engine.put_control(session, kind, body)
 
     def _settle(self, told: Told) -> None:
         for token, error in told:

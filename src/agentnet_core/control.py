@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from agentnet_core.catalogue import AGENTS, CONFIRM, Catalogue
+from agentnet_core.catalogue import AGENTS, CONFIRM, PULL, Catalogue
 from agentnet_core.config import OPTIONAL_BYTES_MAX, EngineConfig
 from agentnet_core.dials import Dial
 from agentnet_core.errors import (
@@ -74,9 +74,9 @@ class Control:
         self.engine = engine
         self.config = config
         self.network_uuid = network_uuid
-        self.catalogue = Catalogue(engine, config)
-        self.directory = self.catalogue.directory
         self.membership = Membership(engine.node_id, engine.incarnation, (), config, rng)
+        self.catalogue = Catalogue(engine, config, self.membership)
+        self.directory = self.catalogue.directory
         self.liveness = Liveness(engine, config)
         self.node_record = AgentRecord(0, engine.node_id)
         self.leaving = False
@@ -214,11 +214,15 @@ class Control:
             self.membership.learn(body, self.engine.now_ns, session.node_id)
             self.membership.confirm(session.node_id)
             self._turn(self.engine.now_ns)
+            self.catalogue.met(session.node_id)
+            self._check_joined()
         elif kind in (PROBE, VOUCH, DIGEST) and session.welcomed:
             self._on_question(session, kind, body)
         elif kind == AGENTS and session.welcomed:
             self.catalogue.on_agents(session, body)
             self._check_joined()
+        elif kind == PULL and session.welcomed:
+            self.catalogue.on_pull(session, body)
         elif kind == CONFIRM and session.welcomed:
             self.catalogue.on_confirm(session, body)
         else:
@@ -392,15 +396,14 @@ class Control:
                 engine.put_control(session, kind, body)
         for event in membership.drain_events():
             engine.event(event)
-            if event.kind in (Event.LOST, Event.LEFT):
-                self.catalogue.forget(event.node_id)
             session = engine.sessions.get(event.node_id)
-            if event.kind == Event.LOST and session is not None and membership.is_lost(event.node_id):
+            if event.kind == Event.LOST and session is not None and membership.living(event.node_id) is None:
                 engine.down(session, LinkLost(f"node {event.node_id} is lost: {event.detail}"))
         for source, bodies in membership.drain_news():
             for node_id, session in list(engine.sessions.items()):
                 for body in bodies if node_id != source else ():
                     engine.put_control(session, MEMBERS, body)
+        self.catalogue.heed()
         engine.wake_by(membership.next_deadline_ns())
 
     def _heard_ns(self, node_id: str) -> int:

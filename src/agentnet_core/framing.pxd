@@ -46,6 +46,7 @@ cdef enum Kind:
     PROBE = 11
     VOUCH = 12
     DIGEST = 13
+    PULL = 14
     MESSAGE = 16
     REFUSED = 17
 

@@ -68,6 +68,7 @@ class Membership:
         self.node_id = node_id
         self.incarnation = incarnation
         self.version = 0
+        self.listed = 0
         self.addresses = tuple(addresses)
         self._rng = rng
         self._detector = Detector(node_id, config, rng)
@@ -80,6 +81,7 @@ class Membership:
         self._events: deque[Event] = deque()
         self._events_missed = 0
         self._news: dict[str, str | None] = {}
+        self._lists: dict[str, str] = {}
         self._probes: list[tuple[str, str]] = []
         self._syncs: list[str] = []
         self._sync_ns = NEVER
@@ -106,10 +108,10 @@ class Membership:
         node = self._nodes.get(node_id)
         return None if node is None else node.record.incarnation
 
-    def is_lost(self, node_id: str) -> bool:
-        """Whether the node is lost."""
+    def living(self, node_id: str) -> NodeRecord | None:
+        """What is held of another node, unless it is not known, lost or gone."""
         node = self._nodes.get(node_id)
-        return node is not None and node.lost
+        return None if node is None or node.lost else node.record
 
     def linked(self) -> list[str]:
         """The nodes with a link, in the order in which they came to be known."""
@@ -127,7 +129,9 @@ class Membership:
         """8 bytes, equal for nodes that hold the same of the same living nodes."""
         known = [self._me(), *(node.record for node in self._nodes.values())]
         lines = sorted(
-            f"{r.node_id} {r.incarnation} {r.version}" for r in known if r.standing is Standing.ALIVE
+            f"{r.node_id} {r.incarnation} {r.version} {r.listed}"
+            for r in known
+            if r.standing is Standing.ALIVE
         )
         return blake2b("\n".join(lines).encode(), digest_size=8).digest()
 
@@ -215,7 +219,18 @@ class Membership:
         syncs, self._syncs = self._syncs, []
         return syncs
 
+    def drain_lists(self) -> list[tuple[str, str]]:
+        """Of whose life or list of agents something was heard since the last call, and who told it."""
+        lists, self._lists = self._lists, {}
+        return list(lists.items())
+
     # -- news
+
+    def note_list(self, node_id: str, incarnation: int, version: int) -> None:
+        """The node has a list of agents of that version: told on with all else, but no news by itself."""
+        node = self._nodes.get(node_id)
+        if node is not None and node.record.incarnation == incarnation and node.record.listed < version:
+            node.record = replace(node.record, listed=version)
 
     def bootstrap(self, addresses: Iterable[str], now_ns: int) -> None:
         """Dial these addresses, whoever is there."""
@@ -275,6 +290,7 @@ class Membership:
         else:
             # What is held against it stays until it has heard of that, and cleared itself.
             record = replace(node.record, addresses=record.addresses)
+            self._lists[node_id] = node_id
         if node.record != record and node.told:
             self._news[node_id] = node_id
         node.record = record
@@ -347,7 +363,7 @@ class Membership:
         if node is None:
             return
         self._bury(node_id, node.record.incarnation)
-        self._news[node_id] = node_id
+        self._news[node_id] = self._lists[node_id] = node_id
         if node.told:
             self._tell(Event(Event.LEFT, node_id))
 
@@ -424,7 +440,7 @@ class Membership:
     # -- nodes
 
     def _me(self) -> NodeRecord:
-        return NodeRecord(self.node_id, self.incarnation, self.addresses, self.version)
+        return NodeRecord(self.node_id, self.incarnation, self.addresses, self.version, listed=self.listed)
 
     def _record(self, node_id: str) -> NodeRecord:
         """What is held of a node now, for those who learn of it."""
@@ -456,6 +472,8 @@ class Membership:
             self._news[node_id] = source
             if record.accusers:
                 self._detector.accused(node_id, now_ns)
+        if source is not None and (record.listed or record.standing is Standing.LEFT):
+            self._lists[node_id] = source
         return True
 
     def _learn_of_self(self, record: NodeRecord, now_ns: int) -> None:
@@ -491,7 +509,7 @@ class Membership:
                 self._news[record.node_id] = source
             return
         node.record = merge(old, record)
-        if node.record == old:
+        if node.record == replace(old, listed=node.record.listed):
             return
         self._news[record.node_id] = source
         if node.record.version > old.version:
@@ -500,6 +518,7 @@ class Membership:
             node.heard_ns = now_ns
             if node.lost:
                 node.lost = False
+                self._lists[record.node_id] = source or record.node_id
                 node.redial.failures = 0
                 node.redial.next_ns = now_ns + self._dials.courtesy_ns(record.node_id)
         if node.record.accusers:
@@ -526,8 +545,7 @@ class Membership:
     def _replace(self, node: _Node, record: NodeRecord, now_ns: int) -> None:
         """A higher incarnation of the node is here, so the known one is dead."""
         self._detector.clear(record.node_id)
-        if node.told:
-            self._tell_lost(node, f"replaced by incarnation {record.incarnation}")
+        self._tell_lost(node, f"replaced by incarnation {record.incarnation}")
         node.record = record
         node.linked = node.lost = node.hung_up = False
         node.heard_ns = now_ns
@@ -535,6 +553,7 @@ class Membership:
         node.redial.next_ns = now_ns + self._dials.courtesy_ns(record.node_id)
 
     def _tell_lost(self, node: _Node, detail: str) -> None:
+        self._lists[node.record.node_id] = ""
         if node.told:
             node.told = False
             self._tell(Event(Event.LOST, node.record.node_id, detail=detail))

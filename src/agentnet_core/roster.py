@@ -3,7 +3,8 @@
 MEMBERS  [[node id, incarnation, version, [address, ...]],
           [node id, incarnation, version, [address, ...], standing, [accuser, ...], [witness, ...]], ...]
 
-The shorter form is of a node in good standing that nobody accuses.
+The shorter form is of a node in good standing that nobody accuses.  Each may end with one number
+more, the version of the node's list of agents, if it has one.
 
 Only the node itself raises its incarnation, once each start, and its version, whenever it has news
 or clears itself of an accusation.  What others say (that they cannot hear it, that its process is
@@ -17,7 +18,7 @@ here that is the identity of a process, and stays for its lifetime.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from agentnet_core.body import (
@@ -31,10 +32,8 @@ from agentnet_core.body import (
     pack,
     unpack,
 )
-from agentnet_core.config import BODY_BYTES
+from agentnet_core.config import BODY_BYTES, VERSION_MAX
 
-VERSION_MAX = 2**53
-"""A node that clears itself a million times a second reaches it after three centuries."""
 ACCUSERS_MAX = 8
 """Names that are kept of those who accuse: nobody asks for more."""
 HEAD_BYTES = 8
@@ -52,7 +51,7 @@ class Standing(IntEnum):
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
     """A node as MEMBERS tells of it. ``accusers`` do not hear it; ``witnesses``, some of them, saw its
-    process end: their link was reset and their dial refused."""
+    process end: their link was reset and their dial refused. ``listed``: the version of its agents' list."""
 
     node_id: str
     incarnation: int
@@ -61,6 +60,7 @@ class NodeRecord:
     standing: Standing = Standing.ALIVE
     accusers: tuple[str, ...] = ()
     witnesses: tuple[str, ...] = ()
+    listed: int = 0
 
     def accused(self, by: str, *, witness: bool = False) -> NodeRecord:
         """The record with one more accuser."""
@@ -87,6 +87,7 @@ class NodeRecord:
             standing,
             self.accusers,
             self.witnesses,
+            self.listed,
         )
 
 
@@ -95,8 +96,10 @@ def merge(one: NodeRecord, other: NodeRecord) -> NodeRecord:
     if one == other:
         return one
     older, newer = sorted((one, other), key=_age)
-    if _age(older) != _age(newer):
+    if older.incarnation != newer.incarnation:
         return newer
+    if _age(older) != _age(newer):
+        return newer if newer.listed >= older.listed else replace(newer, listed=older.listed)
     return NodeRecord(
         one.node_id,
         one.incarnation,
@@ -105,6 +108,7 @@ def merge(one: NodeRecord, other: NodeRecord) -> NodeRecord:
         max(one.standing, other.standing),
         _joined(one.accusers, other.accusers),
         _joined(one.witnesses, other.witnesses),
+        max(one.listed, other.listed),
     )
 
 
@@ -143,15 +147,17 @@ def decode_members(body: bytes | memoryview) -> list[NodeRecord]:
 
 def _wire_form(record: NodeRecord) -> tuple[object, ...]:
     plain = record.node_id, record.incarnation, record.version, record.addresses
+    listed = (record.listed,) if record.listed else ()
     if record.standing is Standing.ALIVE and not record.accusers:
-        return plain
-    return *plain, int(record.standing), record.accusers, record.witnesses
+        return *plain, *listed
+    return *plain, int(record.standing), record.accusers, record.witnesses, *listed
 
 
 def _read_record(item: object) -> NodeRecord:
     values = expect_list("MEMBERS record", item)
-    if len(values) not in (4, 7):
+    if len(values) not in (4, 5, 7, 8):
         expect_list("MEMBERS record", item, range(4, 5))
+    listed = values.pop() if len(values) in (5, 8) else 0
     node_id, incarnation, version, addresses = values[:4]
     standing, accusers, witnesses = values[4:] or (0, [], [])
     return NodeRecord(
@@ -162,6 +168,7 @@ def _read_record(item: object) -> NodeRecord:
         Standing(expect_int("MEMBERS standing", standing, Standing.ALIVE, Standing.LEFT)),
         _read_names("MEMBERS accusers", accusers),
         _read_names("MEMBERS witnesses", witnesses),
+        expect_int("MEMBERS listed", listed, 0, VERSION_MAX),
     )
 
 

@@ -1,0 +1,182 @@
+"""Lists between whole engines: pulled where they are lacking, of others where the owner is not linked."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from harness import AGENTS, CONFIRM, MEMBERS, MS, PULL, UUID, Node, World, address_of
+from strangers import Stranger
+
+from agentnet_core.config import EngineConfig
+from agentnet_core.listing import Confirm, read_pull, write_change, write_pulls, write_whole
+from agentnet_core.records import AgentRecord, Event
+from agentnet_core.roster import NodeRecord, encode_members
+
+CONFIG = EngineConfig(handshake_ms_max=500, sync_interval_ms=2_000)
+
+
+def line(world: World, *names: str) -> list[Node]:
+    """Nodes of which each reaches only the one before it and the one after it."""
+    nodes = [world.node(name, config=CONFIG) for name in names]
+    for at, name in enumerate(names):
+        for other in names[at + 2 :]:
+            world.block(name, other)
+            world.block(other, name)
+    nodes[0].control.found(UUID)
+    for before, node in pairwise(nodes):
+        world.finish(node.join(before.name))
+    return nodes
+
+
+def known(node: Node) -> list[str]:
+    return [record.label for record in node.control.directory.agents()]
+
+
+def acquainted(world: World) -> tuple[Node, Stranger]:
+    """A node, and somebody linked to it."""
+    node = world.node("m", config=CONFIG)
+    node.control.found(UUID)
+    stranger = Stranger(world, node, name="a")
+    stranger.introduce()
+    stranger.say(MEMBERS, members("a"))
+    return node, stranger
+
+
+def members(*names: str, listed: int = 0) -> bytes:
+    (body,) = encode_members([NodeRecord(name, 1, (address_of(name),), listed=listed) for name in names])
+    return body
+
+
+def pulled(stranger: Stranger) -> list[tuple[str, int, int]]:
+    return [item for body in stranger.bodies(PULL) for item in read_pull(body)]
+
+
+def test_who_joins_in_a_line_knows_the_agents_of_all() -> None:
+    world = World()
+    a, b, c = line(world, "a", "b", "c")
+    for node in (a, b, c):
+        node.agent(f"of-{node.name}")
+    world.until(lambda: len(c.control.directory) == 3)
+    d = world.node("d", config=CONFIG)
+    for name in "ab":
+        world.block(name, "d")
+        world.block("d", name)
+    world.finish(d.join("c"))
+    assert sorted(known(d)) == ["of-a", "of-b", "of-c"]
+    assert list(d.engine.sessions) == ["c"]
+
+
+@pytest.mark.parametrize("count", [1, 2000])
+def test_what_is_registered_far_away_is_known_everywhere_in_the_end(count: int) -> None:
+    world = World()
+    nodes = line(world, "a", "b", "c", "d")
+    for node in nodes:
+        node.register(*[node.make(f"{number}-of-{node.name}") for number in range(count)])
+    world.until(lambda: all(len(node.control.directory) == 4 * count for node in nodes), ms=30_000)
+    nodes[0].unregister(*nodes[0].engine.ports.values())
+    world.until(lambda: all(len(node.control.directory) == 3 * count for node in nodes), ms=30_000)
+    assert len({node.control.membership.digest() for node in nodes}) == 1
+
+
+def test_the_agents_of_who_is_lost_go_where_it_was_never_linked() -> None:
+    world = World()
+    a, b, c = line(world, "a", "b", "c")
+    a.agent("of-a")
+    world.until(lambda: known(c) == ["of-a"], ms=30_000)
+    a.kill()
+    world.until(lambda: not known(b) and not known(c), ms=30_000)
+    again = world.node("a", config=CONFIG, incarnation=2)
+    world.finish(again.join("b"))
+    again.agent("anew")
+    world.until(lambda: known(c) == ["anew"], ms=30_000)
+
+
+def test_a_list_breaks_off_with_its_link_and_comes_over_another() -> None:
+    world = World()
+    a, b, c = world.join("a", "b", "c")
+    a.register(*[a.make(f"agent-{number}") for number in range(5_000)])
+    world.until(lambda: len(b.control.directory) == len(c.control.directory) == 5_000)
+    d = world.node("d")
+    token = d.join("b")
+    world.until(lambda: 0 < len(d.control.directory) < 5_000)
+    assert d.control.directory.held("a") == (0, 0)
+    asked = d.control.catalogue._pulls._wants["a"].asked
+    d.link(asked).cut()
+    world.finish(token)
+    assert len(d.control.directory) == 5_000
+
+
+def test_a_list_that_was_heard_of_is_asked_for_at_once_and_a_change_is_waited_for() -> None:
+    world = World()
+    node, stranger = acquainted(world)
+    stranger.say(MEMBERS, members("a", listed=3))
+    world.run(20)
+    assert pulled(stranger) == [("a", 1, 0)]
+    stranger.say(AGENTS, write_whole("a", 1, 3, [AgentRecord(5, "a")], 999)[0])
+    stranger.say(AGENTS, write_change("a", 1, 4, [AgentRecord(7, "a")], [], 999)[0])
+    world.run(CONFIG.pull_delay_ms - 20)
+    assert pulled(stranger) == [("a", 1, 0)]
+    assert known(node) == ["5"]
+    world.run(40)
+    assert pulled(stranger) == [("a", 1, 0), ("a", 1, 3)]
+    stranger.say(AGENTS, write_change("a", 1, 3, [AgentRecord(6, "a")], [], 999)[0])
+    world.run(20)
+    assert known(node) == ["5", "6", "7"]
+    assert [Confirm.decode(body) for body in stranger.bodies(CONFIRM)] == [
+        Confirm("a", 1, version) for version in (3, 5)
+    ]
+    assert node.control.catalogue.complete
+
+
+def test_of_who_is_not_known_to_live_nothing_is_taken() -> None:
+    world = World()
+    node, stranger = acquainted(world)
+    stranger.say(AGENTS, write_whole("x", 1, 1, [AgentRecord(5, "x")], 999)[0])
+    stranger.say(AGENTS, write_whole("a", 7, 1, [AgentRecord(6, "a")], 999)[0])
+    world.run(20)
+    assert known(node) == []
+    stranger.say(MEMBERS, members("x", listed=1))
+    stranger.say(AGENTS, write_whole("x", 1, 1, [AgentRecord(5, "x")], 999)[0])
+    world.run(20)
+    assert known(node) == ["5"]
+
+
+def test_lists_are_sent_to_who_asks_and_has_less() -> None:
+    world = World()
+    node, stranger = acquainted(world)
+    node.register(node.make(5))
+    world.run(20)
+    before = len(list(stranger.bodies(AGENTS)))
+    (body,) = write_pulls([("m", 1, 1), ("m", 2, 0), ("nobody", 1, 0), ("m", 1, 0)])
+    stranger.say(PULL, body)
+    world.run(20)
+    assert list(stranger.bodies(AGENTS))[before:] == node.control.directory.whole_list("m")
+
+
+def test_a_join_is_over_once_no_list_is_lacking() -> None:
+    world = World()
+    (a,) = world.join("a")
+    a.agent("of-a")
+    stranger = Stranger(world, a, name="0")
+    stranger.introduce()
+    stranger.say(MEMBERS, members("0", listed=4))
+    world.run(500)
+    joiner = world.node("j")
+    token = joiner.join("a")
+    world.run(2_000)
+    assert known(joiner) == ["of-a"]
+    assert not token.done, "the list of 0 is lacking"
+    stranger.say(AGENTS, write_whole("0", 1, 4, [AgentRecord(5, "0")], 999)[0])
+    world.finish(token, ms=3_000)
+    assert sorted(known(joiner)) == ["5", "of-a"]
+    assert world.now_ns < 6_000 * MS
+
+
+def test_events_of_agents_tell_of_those_that_came_over_others() -> None:
+    world = World()
+    a, _, c = line(world, "a", "b", "c")
+    a.agent("of-a")
+    world.until(lambda: c.told(Event.AGENT_REGISTERED), ms=30_000)
+    (event,) = c.told(Event.AGENT_REGISTERED)
+    assert (event.node_id, event.name) == ("a", "of-a")
