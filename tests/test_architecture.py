@@ -42,6 +42,7 @@ agentnet_core.outflow
 agentnet_core.calls
 agentnet_core.port
 agentnet_core.engine
+agentnet_core.broadcasts
 agentnet_core.catalogue
 agentnet_core.control
 agentnet_core

@@ -4,9 +4,10 @@ In: registrations of this node's agents, AGENTS, PULL and CONFIRM frames, links 
 MEMBERS tell of versions.  Out: the same frames, routes and events that follow what changed, and tokens
 that settle once others have confirmed.  It composes the directory, the registrations and the pulls.
 
-The owner of a list sends each change of it over every link.  Nobody is sent a list unasked: MEMBERS
-say which version each node has of its own, and who hears of one that it does not hold asks for it.  If
-it holds an older one it waits `pull_delay_ms` first: the change may be on its way.
+The owner of a list sends each change of it over every link; where it is not linked to all nodes, on the
+broadcast tree.  Nobody is sent a list unasked: MEMBERS say which version each node has of its own, and
+who hears of one that it does not hold asks for it.  If it holds an older one it waits `pull_delay_ms`
+first: the change may be on its way.
 
 Lists are taken of nodes that membership knows to live, of no other incarnation: a list that is passed
 on cannot bring back the dead.  What a node says in its own name over its own link is true of it; what
@@ -19,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentnet_core.body import wrong
+from agentnet_core.broadcasts import CHANGES, Broadcasts
 from agentnet_core.config import EngineConfig
 from agentnet_core.directory import Applied, Directory
 from agentnet_core.errors import AgentExists
@@ -41,13 +43,17 @@ MS = 1_000_000
 class Catalogue:
     """The agents of one engine's network."""
 
-    def __init__(self, engine: Engine, config: EngineConfig, membership: Membership) -> None:
+    def __init__(
+        self, engine: Engine, config: EngineConfig, membership: Membership, broadcasts: Broadcasts
+    ) -> None:
         self.engine = engine
         self.directory = Directory(engine.node_id, engine.incarnation, config)
         self.registrations = Registrations(config, self.directory.label)
         self.watched = False
         """Whether anybody reads events of single agents: a network may have very many."""
         self._membership = membership
+        self._broadcasts = broadcasts
+        broadcasts.take(CHANGES, self._on_change)
         self._pulls = Pulls(config)
         self._delay_ns = config.pull_delay_ms * MS
         self._met: dict[str, bool] = {}
@@ -120,10 +126,19 @@ class Catalogue:
 
     def on_agents(self, session: Session, body: bytes) -> None:
         """An AGENTS frame of a welcomed link."""
-        source, now_ns = session.node_id, self.engine.now_ns
+        self._take(session.node_id, self.directory.read(body))
+
+    def _on_change(self, source: str, origin: str, body: bytes) -> None:
+        """A change of a list that was published on the tree."""
         update = self.directory.read(body)
-        owner = update.owner
-        if not self._may_take(session, update):
+        if update.owner != origin:
+            raise wrong("AGENTS owner", f"{origin!r}, who published it", update.owner)
+        self._take(source, update)
+
+    def _take(self, source: str, update: Update) -> None:
+        """What a linked node brings of a list."""
+        owner, now_ns = update.owner, self.engine.now_ns
+        if not self._may_take(update):
             return
         self._pulls.came(owner, source, now_ns)
         applied = self.directory.apply(source, update)
@@ -158,8 +173,8 @@ class Catalogue:
 
     # -- the lists of others
 
-    def _may_take(self, session: Session, update: Update) -> bool:
-        """Whether what a link brings of a list is of a node that lives, as it lives now."""
+    def _may_take(self, update: Update) -> bool:
+        """Whether what was brought of a list is of a node that lives, as it lives now."""
         if update.owner == self.engine.node_id:
             return True  # the directory knows what it said
         living = self._membership.living(update.owner)
@@ -225,11 +240,15 @@ class Catalogue:
             self.engine.event(Event(kind, record.node_id, record.agent_id, record.name))
 
     def _publish(self) -> None:
-        """Send every linked node what has changed in the own list."""
+        """Send all nodes what has changed in the own list."""
         self._membership.listed = self.directory.version
         changes = self.directory.take_changes()
-        for node_id in list(self.engine.sessions):
-            self._say(node_id, AGENTS, changes)
+        if self._membership.is_mesh():
+            for node_id in list(self.engine.sessions):
+                self._say(node_id, AGENTS, changes)
+        else:
+            for change in changes:
+                self._broadcasts.publish(CHANGES, change)
 
     def _say(self, node_id: str, kind: int, bodies: Iterable[bytes]) -> None:
         """Frames for a node, if it is linked."""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from agentnet_core.broadcasts import KINDS, Broadcasts
 from agentnet_core.catalogue import AGENTS, CONFIRM, PULL, Catalogue
 from agentnet_core.config import OPTIONAL_BYTES_MAX, EngineConfig
 from agentnet_core.dials import Dial
@@ -75,7 +76,8 @@ class Control:
         self.config = config
         self.network_uuid = network_uuid
         self.membership = Membership(engine.node_id, engine.incarnation, (), config, rng)
-        self.catalogue = Catalogue(engine, config, self.membership)
+        self.broadcasts = Broadcasts(engine, config)
+        self.catalogue = Catalogue(engine, config, self.membership, self.broadcasts)
         self.directory = self.catalogue.directory
         self.liveness = Liveness(engine, config)
         self.node_record = AgentRecord(0, engine.node_id)
@@ -179,6 +181,7 @@ class Control:
         if was_current:
             if session.dialled and isinstance(error, HandshakeRefused):
                 self._refused(session.address, error)  # an arbiter may be refused by the other side yet
+            self.broadcasts.link_down(session.node_id)
             self.catalogue.link_down(session.node_id)
             self.membership.link_down(session.node_id, now, heard_ns, hung_up=session.hung_up)
             if not (self.leaving or session.left):
@@ -221,6 +224,8 @@ class Control:
         elif kind == AGENTS and session.welcomed:
             self.catalogue.on_agents(session, body)
             self._check_joined()
+        elif kind in KINDS and session.welcomed:
+            self.broadcasts.receive(session, kind, body)
         elif kind == PULL and session.welcomed:
             self.catalogue.on_pull(session, body)
         elif kind == CONFIRM and session.welcomed:
@@ -342,6 +347,7 @@ class Control:
         )
         for body in self.membership.frames():
             engine.put_control(session, MEMBERS, body)
+        self.broadcasts.link_up(node_id)
         self.catalogue.link_up(session)
         self._turn(engine.now_ns)
 
@@ -374,6 +380,7 @@ class Control:
         self._turn(now_ns)
         next_ns = min(self.membership.next_deadline_ns(), self.liveness.tick(now_ns, gap_ns))
         next_ns = min(next_ns, self._check_probes(now_ns), self.catalogue.tick(now_ns))
+        next_ns = min(next_ns, self.broadcasts.tick(now_ns))
         if self._joining is not None:
             self._check_joined()
             next_ns = min(next_ns, now_ns + 20 * MS)

@@ -47,6 +47,11 @@ cdef enum Kind:
     VOUCH = 12
     DIGEST = 13
     PULL = 14
+    GOSSIP = 24
+    IHAVE = 25
+    GRAFT = 26
+    PRUNE = 27
+    GONE = 28
     MESSAGE = 16
     REFUSED = 17
 

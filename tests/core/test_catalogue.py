@@ -8,10 +8,12 @@ import pytest
 from harness import AGENTS, CONFIRM, MEMBERS, MS, PULL, UUID, Node, World, address_of
 from strangers import Stranger
 
-from agentnet_core.config import EngineConfig
+from agentnet_core.broadcasts import CHANGES
+from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.listing import Confirm, read_pull, write_change, write_pulls, write_whole
 from agentnet_core.records import AgentRecord, Event
 from agentnet_core.roster import NodeRecord, encode_members
+from agentnet_core.tree import GOSSIP, BroadcastId, Gossip, decode, encode
 
 CONFIG = EngineConfig(handshake_ms_max=500, sync_interval_ms=2_000)
 
@@ -33,9 +35,9 @@ def known(node: Node) -> list[str]:
     return [record.label for record in node.control.directory.agents()]
 
 
-def acquainted(world: World) -> tuple[Node, Stranger]:
+def acquainted(world: World, config: EngineConfig = CONFIG) -> tuple[Node, Stranger]:
     """A node, and somebody linked to it."""
-    node = world.node("m", config=CONFIG)
+    node = world.node("m", config=config)
     node.control.found(UUID)
     stranger = Stranger(world, node, name="a")
     stranger.introduce()
@@ -68,14 +70,14 @@ def test_who_joins_in_a_line_knows_the_agents_of_all() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2000])
-def test_what_is_registered_far_away_is_known_everywhere_in_the_end(count: int) -> None:
+def test_what_is_registered_far_away_is_known_everywhere_soon(count: int) -> None:
     world = World()
     nodes = line(world, "a", "b", "c", "d")
     for node in nodes:
         node.register(*[node.make(f"{number}-of-{node.name}") for number in range(count)])
-    world.until(lambda: all(len(node.control.directory) == 4 * count for node in nodes), ms=30_000)
+    world.until(lambda: all(len(node.control.directory) == 4 * count for node in nodes), ms=500)
     nodes[0].unregister(*nodes[0].engine.ports.values())
-    world.until(lambda: all(len(node.control.directory) == 3 * count for node in nodes), ms=30_000)
+    world.until(lambda: all(len(node.control.directory) == 3 * count for node in nodes), ms=500)
     assert len({node.control.membership.digest() for node in nodes}) == 1
 
 
@@ -180,3 +182,60 @@ def test_events_of_agents_tell_of_those_that_came_over_others() -> None:
     world.until(lambda: c.told(Event.AGENT_REGISTERED), ms=30_000)
     (event,) = c.told(Event.AGENT_REGISTERED)
     assert (event.node_id, event.name) == ("a", "of-a")
+
+
+def test_in_a_mesh_changes_go_over_each_link_and_elsewhere_on_the_tree() -> None:
+    world = World()
+    node, stranger = acquainted(world)
+    node.register(node.make(5))
+    world.run(20)
+    (change,) = stranger.bodies(AGENTS)
+    stranger.say(MEMBERS, members("x"))
+    world.run(20)
+    node.register(node.make(6))
+    world.run(20)
+    assert list(stranger.bodies(AGENTS)) == [change]
+    ((_, payload),) = [tree_payload(body) for body in stranger.bodies(GOSSIP)]
+    assert payload[:1] == bytes((CHANGES,))
+    assert payload[1:] == write_change("m", 1, 1, [AgentRecord(6, "m")], [], 999)[0]
+
+
+def tree_payload(body: bytes) -> tuple[str, bytes]:
+    frame = decode(GOSSIP, body)
+    assert isinstance(frame, Gossip)
+    return frame.broadcast.origin, frame.payload
+
+
+def gossip(origin: str, payload: bytes, sequence: int = 1) -> bytes:
+    return encode(Gossip(BroadcastId(origin, 1, sequence), 1, 0, False, payload))[1]
+
+
+def test_a_change_comes_on_the_tree_from_its_owner_alone() -> None:
+    world = World()
+    node, stranger = acquainted(world)
+    stranger.say(MEMBERS, members("x"))
+    (change,) = write_change("x", 1, 0, [AgentRecord(5, "x")], [], 999)
+    stranger.say(GOSSIP, gossip("x", bytes((CHANGES,)) + change))
+    world.run(20)
+    assert known(node) == ["5"]
+    (forged,) = write_change("x", 1, 1, [AgentRecord(6, "x")], [], 999)
+    for sequence, payload in enumerate((bytes((CHANGES,)) + forged, b"\x01\x90", b"\xc8later", b""), 1):
+        stranger.say(GOSSIP, gossip("y", payload, sequence))
+    world.run(20)
+    assert known(node) == ["5"]
+    assert node.control.broadcasts.refused == 4
+    assert stranger.close is None, "it has only passed them on"
+    stranger.say(GOSSIP, gossip("a", b"\x01\x90"))
+    world.until(lambda: stranger.ended)
+    assert "AGENTS: expected" in stranger.close.text
+
+
+def test_the_largest_agent_fits_the_tree_whatever_users_may_send() -> None:
+    world = World()
+    config = EngineConfig(metadata_bytes_max=BODY_BYTES, broadcast_bytes_max=1)
+    node, stranger = acquainted(world, config)
+    stranger.say(MEMBERS, members("x"))
+    world.run(20)
+    node.register(node.make("n" * 256, metadata={"about": "x" * (BODY_BYTES - 30)}))
+    world.run(20)
+    assert len([tree_payload(body) for body in stranger.bodies(GOSSIP)]) == 1

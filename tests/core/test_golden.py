@@ -35,6 +35,8 @@ from harness import (
 )
 from strangers import Stranger, frame
 
+from agentnet_core import tree
+from agentnet_core.broadcasts import KINDS as TREE
 from agentnet_core.config import EngineConfig
 from agentnet_core.framing import KINDS, Arena, Decoder, check_msgpack
 from agentnet_core.handshake import Close, Hello, Welcome
@@ -117,8 +119,16 @@ def spoken() -> list[str]:
         stranger.say(PING, msgpack.packb(7))
     node.control.leave()
     world.run(50)
-    lines = [f"{KINDS[kind]} {flags} {body.hex()}" for kind, flags, body in stranger.heard]
+    said = [*stranger.heard, *((kind, 0, body) for kind, body in map(tree.encode, on_the_tree()))]
+    lines = [f"{KINDS[kind]} {flags} {body.hex()}" for kind, flags, body in said]
     return sorted(set(lines))
+
+
+def on_the_tree() -> list[tree.Frame]:
+    """What it takes a network to say: a tree that is broken and mended."""
+    ids = (tree.BroadcastId("m", 1, 7), tree.BroadcastId("a", 2, 300))
+    gossip = tree.Gossip(ids[0], 2, 1500, True, b"\x01all")
+    return [gossip, tree.Ihave(ids), tree.Graft(ids), tree.Prune(), tree.Gone(ids)]
 
 
 def golden() -> list[tuple[int, int, bytes]]:
@@ -163,6 +173,8 @@ def test_what_was_said_is_read(number: int) -> None:
         head = update.owner, update.incarnation
         whole = write_whole(*head, update.version, update.records, 4096)
         assert body in whole + write_change(*head, update.base, update.records, update.removals, 4096)
+    elif kind in TREE:
+        assert tree.encode(tree.decode(kind, body)) == (kind, body)
     elif kind == PULL:
         assert write_pulls(read_pull(body)) == [body]
     elif kind == MESSAGE:
