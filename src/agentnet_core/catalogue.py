@@ -9,6 +9,9 @@ broadcast tree.  Nobody is sent a list unasked: MEMBERS say which version each n
 who hears of one that it does not hold asks for it.  If it holds an older one it waits `pull_delay_ms`
 first: the change may be on its way.
 
+In a network of more than `mesh_nodes_max` a registration waits for the keepers of its ids alone, whom this
+node asks itself; one that is lost meanwhile gives way to the next.
+
 Lists are taken of nodes that membership knows to live, of no other incarnation: a list that is passed
 on cannot bring back the dead.  What a node says in its own name over its own link is true of it; what
 others pass on is hearsay that a signature will have to prove, in `_may_take`.
@@ -16,7 +19,7 @@ others pass on is hearsay that a signature will have to prove, in `_may_take`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentnet_core.body import wrong
@@ -24,6 +27,7 @@ from agentnet_core.broadcasts import CHANGES, Broadcasts
 from agentnet_core.config import EngineConfig
 from agentnet_core.directory import Applied, Directory
 from agentnet_core.errors import AgentExists
+from agentnet_core.keepers import Keepers
 from agentnet_core.listing import Confirm, Update, read_pull, write_pulls
 from agentnet_core.membership import Membership
 from agentnet_core.pulls import Pulls
@@ -44,7 +48,12 @@ class Catalogue:
     """The agents of one engine's network."""
 
     def __init__(
-        self, engine: Engine, config: EngineConfig, membership: Membership, broadcasts: Broadcasts
+        self,
+        engine: Engine,
+        config: EngineConfig,
+        membership: Membership,
+        broadcasts: Broadcasts,
+        reach: Callable[[str, int, bytes], None],
     ) -> None:
         self.engine = engine
         self.directory = Directory(engine.node_id, engine.incarnation, config)
@@ -56,6 +65,9 @@ class Catalogue:
         broadcasts.take(CHANGES, self._on_change)
         self._pulls = Pulls(config)
         self._delay_ns = config.pull_delay_ms * MS
+        self._keepers = Keepers(config)
+        self._mesh_nodes_max = config.mesh_nodes_max
+        self._reach = reach
         self._met: dict[str, bool] = {}
         """Whether a linked node has told which nodes and lists it knows."""
 
@@ -67,7 +79,7 @@ class Catalogue:
     # -- commands of the driver
 
     def register(self, ports: Sequence[Port], token: Any, timeout_ns: int) -> None:
-        """Take agents of this node; the token settles when every linked node has confirmed them.
+        """Take agents of this node; the token settles when all who keep them have confirmed them.
 
         AgentExists or LimitReached, definite, are raised before anything has changed.
         """
@@ -78,7 +90,9 @@ class Catalogue:
         self._publish()
         ids = [port.record.agent_id for port in ports]
         deadline_ns = self.engine.now_ns + timeout_ns
-        self._settle(self.registrations.begin(version, self.engine.sessions, ids, token, deadline_ns))
+        keepers = self._keepers_of(ids)
+        self._settle(self.registrations.begin(version, keepers, ids, token, deadline_ns))
+        self._remind(keepers)
         self.engine.wake_by(deadline_ns)
 
     def unregister(self, ports: Sequence[Port]) -> None:
@@ -99,13 +113,16 @@ class Catalogue:
     def link_up(self, session: Session) -> None:
         """A link is welcomed."""
         self._met[session.node_id] = False
+        if self.registrations.awaits(session.node_id):
+            self._remind([session.node_id])
         self._pulls.link_up(self.engine.now_ns)
         self._pull()
 
     def link_down(self, node_id: str) -> None:
         """The link to that node is gone, and no other took its place."""
         self._met.pop(node_id, None)
-        self._settle(self.registrations.lost(node_id))
+        if not self._is_large:
+            self._settle(self.registrations.lost(node_id))
         self._pulls.link_down(node_id, self.engine.now_ns)
         for owner in self.directory.interrupt(node_id):
             self._compare(owner, "")
@@ -153,8 +170,10 @@ class Catalogue:
 
     def on_pull(self, session: Session, body: bytes) -> None:
         """A PULL frame of a welcomed link: send what there is more of."""
-        for owner, incarnation, version in read_pull(body):
-            self._say(session.node_id, AGENTS, self.directory.whole_list(owner, incarnation, version))
+        # Each list once, however often it is named: it may be very long.
+        wanted = {owner: held for owner, *held in read_pull(body)}
+        for owner, held in wanted.items():
+            self._say(session.node_id, AGENTS, self.directory.whole_list(owner, *held))
 
     def on_confirm(self, session: Session, body: bytes) -> None:
         """A CONFIRM frame of a welcomed link."""
@@ -185,7 +204,10 @@ class Catalogue:
         living = self._membership.living(owner)
         self._report(self.directory.forget(owner, living.incarnation if living is not None else None))
         if living is None:
-            return self._pulls.drop(owner)
+            self._pulls.drop(owner)
+            more, told = self.registrations.replace(owner, self._keepers_of)
+            self._remind(more)
+            return self._settle(told)
         incarnation, version = self.directory.held(owner)
         if incarnation != living.incarnation:
             version = 0
@@ -204,6 +226,26 @@ class Catalogue:
                 have.append((owner, incarnation, held[1] if held[0] == incarnation else 0))
             self._say(node_id, PULL, write_pulls(have))
         engine.wake_by(self._pulls.next_deadline_ns())
+
+    # -- who keeps what
+
+    @property
+    def _is_large(self) -> bool:
+        return len(self._membership.alive()) > self._mesh_nodes_max
+
+    def _keepers_of(self, agent_ids: Iterable[int]) -> list[str]:
+        """The other nodes that keep one of these ids; in a small network all that are linked do."""
+        if not self._is_large:
+            return list(self.engine.sessions)
+        self._keepers.among(self._membership.alive())
+        found = dict.fromkeys(node_id for i in agent_ids for node_id in self._keepers.of(i))
+        found.pop(self.engine.node_id, None)
+        return list(found)
+
+    def _remind(self, node_ids: Iterable[str]) -> None:
+        """Let these nodes confirm the own list: nobody else does who got it from others."""
+        for node_id in node_ids if self._is_large else ():
+            self._reach(node_id, AGENTS, self.directory.reminder())
 
     # -- what follows
 
@@ -243,8 +285,9 @@ class Catalogue:
         """Send all nodes what has changed in the own list."""
         self._membership.listed = self.directory.version
         changes = self.directory.take_changes()
-        if self._membership.is_mesh():
-            for node_id in list(self.engine.sessions):
+        linked = list(self.engine.sessions)
+        if len(self._membership.alive()) <= len(linked) + 1:
+            for node_id in linked:
                 self._say(node_id, AGENTS, changes)
         else:
             for change in changes:

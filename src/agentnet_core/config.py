@@ -124,6 +124,9 @@ class EngineConfig:
     """A node that was asked for a list, and for this long brought no part of it: another is asked."""
     pull_lists_max: int = 64
     """Lists that are asked of one node at a time."""
+    keepers: int = 3
+    """Nodes that keep an agent id in a network of more than `mesh_nodes_max`: a registration waits for them.
+    In a smaller one every node does."""
     join_ms_max: int = 10_000
     register_ms_max: int = 10_000
     leave_ms_max: int = 10_000

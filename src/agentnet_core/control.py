@@ -77,7 +77,7 @@ class Control:
         self.network_uuid = network_uuid
         self.membership = Membership(engine.node_id, engine.incarnation, (), config, rng)
         self.broadcasts = Broadcasts(engine, config)
-        self.catalogue = Catalogue(engine, config, self.membership, self.broadcasts)
+        self.catalogue = Catalogue(engine, config, self.membership, self.broadcasts, self.say)
         self.directory = self.catalogue.directory
         self.liveness = Liveness(engine, config)
         self.node_record = AgentRecord(0, engine.node_id)
@@ -153,6 +153,12 @@ class Control:
             return self.liveness.seen(member, engine.sessions.get(member.node_id), engine.now_ns)
 
         return [seen(member) for member in self.membership.members()]
+
+    def say(self, node_id: str, kind: int, body: bytes) -> None:
+        """Send a node a control frame, if it is linked."""
+        session = self.engine.sessions.get(node_id)
+        if session is not None:
+            self.engine.put_control(session, kind, body)
 
     def alive(self, session: Session, lag_ns: int, stack: str) -> None:
         """The liveness port of a link's peer answered; ``stack`` is empty if none is known."""

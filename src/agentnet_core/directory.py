@@ -38,6 +38,7 @@ from agentnet_core.listing import (
     wire_form,
     write_change,
     write_confirms,
+    write_reminder,
     write_whole,
 )
 from agentnet_core.records import AgentRecord, agent_id_of, describe
@@ -238,6 +239,11 @@ class Directory:
             self._changed(dropped)
         return applied
 
+    def reminder(self) -> bytes:
+        """A change of nothing, as the body of an AGENTS frame: who holds the newest version confirms it, who
+        does not will ask for it."""
+        return write_reminder(self.node_id, self.incarnation, self.version)
+
     def take_changes(self) -> list[bytes]:
         """What changed in the own list since the last call, as bodies of AGENTS frames."""
         changes, self._changes = self._changes, []
@@ -392,6 +398,8 @@ class Directory:
 
     def _keep_early(self, update: Update, applied: Applied) -> None:
         applied.lacks = True
+        if update.base == update.version:
+            return
         key = update.owner, update.incarnation, update.base
         if key not in self._early and len(self._early) >= self._early_max:
             del self._early[next(iter(self._early))]

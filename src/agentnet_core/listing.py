@@ -188,6 +188,11 @@ def write_change(
     return [_body(owner, incarnation, at, at + 1, True, True, part) for at, part in parts]
 
 
+def write_reminder(owner: str, incarnation: int, version: int) -> bytes:
+    """That there is this version, as the body of an AGENTS frame: a change that changes nothing."""
+    return _body(owner, incarnation, version, version, True, True, ([], []))
+
+
 def _cut(
     records: Iterable[AgentRecord], removals: Iterable[int], max_bytes: int
 ) -> list[tuple[list[bytes], list[bytes]]]:

@@ -113,9 +113,9 @@ class Membership:
         node = self._nodes.get(node_id)
         return None if node is None or node.lost else node.record
 
-    def is_mesh(self) -> bool:
-        """Whether all that live are linked to this node."""
-        return all(node.linked or node.lost for node in self._nodes.values())
+    def alive(self) -> list[str]:
+        """This node and all that are not lost."""
+        return [self.node_id, *(node_id for node_id, node in self._nodes.items() if not node.lost)]
 
     def linked(self) -> list[str]:
         """The nodes with a link, in the order in which they came to be known."""

@@ -150,7 +150,13 @@ def test_lists_are_sent_to_who_asks_and_has_less() -> None:
     node.register(node.make(5))
     world.run(20)
     before = len(list(stranger.bodies(AGENTS)))
-    (body,) = write_pulls([("m", 1, 1), ("m", 2, 0), ("nobody", 1, 0), ("m", 1, 0)])
+    (body,) = write_pulls([("m", 1, 1), ("nobody", 1, 0)])
+    stranger.say(PULL, body)
+    (body,) = write_pulls([("m", 2, 0)])
+    stranger.say(PULL, body)
+    world.run(20)
+    assert len(list(stranger.bodies(AGENTS))) == before
+    (body,) = write_pulls([("m", 1, 0)] * 9)
     stranger.say(PULL, body)
     world.run(20)
     assert list(stranger.bodies(AGENTS))[before:] == node.control.directory.whole_list("m")
@@ -182,6 +188,72 @@ def test_events_of_agents_tell_of_those_that_came_over_others() -> None:
     world.until(lambda: c.told(Event.AGENT_REGISTERED), ms=30_000)
     (event,) = c.told(Event.AGENT_REGISTERED)
     assert (event.node_id, event.name) == ("a", "of-a")
+
+
+# -- keepers
+
+
+LARGE = EngineConfig(mesh_nodes_max=3, keepers=2, register_ms_max=20_000)
+
+
+def keepers_of(node: Node, agent_id: int) -> list[str]:
+    return node.control.catalogue._keepers_of([agent_id])
+
+
+def kept_by_others(node: Node, count: int) -> int:
+    """An agent id that so many other nodes keep."""
+    return next(i for i in range(1, 1000) if len(keepers_of(node, i)) == count)
+
+
+def test_a_registration_in_a_large_network_waits_for_the_keepers_alone() -> None:
+    world = World()
+    nodes = world.join(*"abcdefgh", config=LARGE)
+    owner = nodes[0]
+    agent_id = kept_by_others(owner, 2)
+    keepers = keepers_of(owner, agent_id)
+    assert all(keepers_of(node, agent_id) == keepers for node in nodes if node.name not in keepers)
+    for node in nodes[1:]:
+        if node.name not in keepers:
+            node.pause()
+    token = owner.register(owner.make(agent_id))
+    world.until(lambda: token.done, ms=50)
+    assert token.error is None
+    assert all(known(world.nodes[name]) == [str(agent_id)] for name in keepers)
+
+
+def test_a_keeper_that_is_lost_gives_way_to_the_next() -> None:
+    world = World()
+    nodes = world.join(*"abcdefgh", config=LARGE)
+    owner = nodes[0]
+    agent_id = kept_by_others(owner, 2)
+    stays, goes = keepers_of(owner, agent_id)
+    world.nodes[goes].pause()
+    token = owner.register(owner.make(agent_id))
+    world.run(1_000)
+    assert not token.done, f"{goes} has not confirmed"
+    world.nodes[goes].kill(silently=True)
+    world.until(lambda: token.done, ms=10_000)
+    assert token.error is None
+    after = keepers_of(owner, agent_id)
+    assert goes not in after
+    assert stays in after or len(after) < 2
+    confirmations = owner.control.catalogue.registrations._confirmations
+    assert all(confirmations._confirmed[name] == 1 for name in after)
+
+
+def test_a_keeper_whose_link_was_down_is_asked_again() -> None:
+    world = World()
+    nodes = world.join(*"abcdefgh", config=LARGE)
+    owner = nodes[0]
+    agent_id = kept_by_others(owner, 2)
+    keeper = keepers_of(owner, agent_id)[0]
+    owner.link(keeper).cut()
+    token = owner.register(owner.make(agent_id))
+    world.finish(token, ms=5_000)
+    assert keeper in owner.engine.sessions
+
+
+# -- the tree
 
 
 def test_in_a_mesh_changes_go_over_each_link_and_elsewhere_on_the_tree() -> None:

@@ -84,3 +84,22 @@ def test_endless_conflicts_are_refused() -> None:
     waiting.confirm("b", confirm(1, False, ((1, "b"), (2, "b"))))
     with pytest.raises(ProtocolError, match="CONFIRM conflicts: expected at most 3, got 4"):
         waiting.confirm("b", confirm(1, False, ((3, "b"), (4, "b"))))
+
+
+def test_more_nodes_may_be_waited_for_in_the_stead_of_one() -> None:
+    waiting = Confirmations(CONFIG)
+    waiting.expect(1, ["b"], [10])
+    waiting.expect(2, ["b", "c"], [20])
+    assert waiting.awaits("b") == [(1, (10,)), (2, (20,))]
+    assert waiting.awaits("c") == [(2, (20,))]
+    assert waiting.awaits("d") == []
+    assert waiting.extend(2, ["c", "d"]) == ["d"]
+    assert waiting.extend(1, ["d"]) == ["d"]
+    assert waiting.lost("b") == []
+    assert waiting.missing(2) == ["c", "d"]
+    assert waiting.confirm("d", confirm(1)) == [Settled(1, (10,))]
+    assert waiting.confirm("d", confirm(2)) == []
+    assert waiting.confirm("c", confirm(2)) == [Settled(2, (20,))]
+    waiting.expect(3, ["c"])
+    assert waiting.extend(3, ["d"]) == ["d"]
+    assert waiting.awaits("d") == [(3, ())]

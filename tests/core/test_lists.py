@@ -286,3 +286,19 @@ def test_all_changes_in_any_order_are_the_list(seed: int) -> None:
         feed(reader, rng.choice("xyz"), [frame])
     assert reader.held("a") == owner.held("a")
     assert list(map(wire_form, reader.agents())) == list(map(wire_form, owner.agents()))
+
+
+def test_a_reminder_is_confirmed_by_who_holds_the_list_and_makes_others_ask_for_it() -> None:
+    a, c = directory("a"), directory("c")
+    first, second = register(a, 1), register(a, 2)
+    (lacking,) = feed(c, "a", [a.reminder()])
+    assert (lacking.lacks, lacking.confirms) == (True, [])
+    feed(c, "a", first)
+    assert feed(c, "a", [a.reminder()])[0].lacks
+    feed(c, "a", second)
+    (reminded,) = feed(c, "a", [a.reminder()])
+    assert [Confirm.decode(body) for body in reminded.confirms] == [Confirm("a", 1, 2)]
+    third = register(a, 3)
+    reminder = a.reminder()
+    feed(c, "a", [*register(a, 4), reminder, *third])
+    assert ids(c) == [1, 2, 3, 4], "it takes no change's place"
