@@ -10,6 +10,6 @@ __all__ = ["MS", "UUID", "Agent", "Link", "Node", "Pipe", "Token", "Weather", "W
 
 HELLO, WELCOME, CLOSE, PING, PONG, CREDIT, STOP, GO = range(8)
 MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST, RETIRE, STAY = range(8, 16)
-STATUS = 18
+STATUS, PULL = 18, 19
 MESSAGE, REFUSED = 16, 17
 OPTIONAL_FIELDS, CHECKED = 1, 2

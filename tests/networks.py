@@ -29,12 +29,12 @@ from agentnet.transport.tls import ALPN
 from agentnet_core.config import EngineConfig
 from agentnet_core.framing import crc32c
 from agentnet_core.handshake import Close, Hello, Welcome
-from agentnet_core.listing import write_update
+from agentnet_core.listing import write_whole
 from agentnet_core.records import AgentRecord, agent_id_of
 
 HELLO, WELCOME, CLOSE, PING, PONG, CREDIT, STOP, GO = range(8)
 MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST = range(8, 14)
-STATUS = 15
+PULL = 19
 MESSAGE, REFUSED = 16, 17
 
 CHECKED = 2
@@ -254,7 +254,7 @@ class Cluster:
         peer = await self.peer(net)
         await peer.join("0-peer", network_uuid=net.control.network_uuid)
         name = agent if isinstance(agent, str) else None
-        (body,) = write_update(1, True, [AgentRecord(agent_id_of(agent), "0-peer", name)], [], 4096)
+        (body,) = write_whole("0-peer", 1, 1, [AgentRecord(agent_id_of(agent), "0-peer", name)], 4096)
         peer.send(AGENTS, body)
         await until(net.agents)
         return net, peer

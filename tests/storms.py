@@ -305,14 +305,16 @@ class Storm:
             found += [f"{session.node_id}: {name} {count}" for name, count in counts.items() if count]
         for port in engine.ports.values():
             found += [f"{port.record.label}: mail"] if port.pending_messages else []
-        registrations = control.registrations
+        catalogue = control.catalogue
+        registrations = catalogue.registrations
         tables = {
             "dials": (control.admission._dials, 0),
             "agreed": (control.admission._agreed, len(engine.links)),
             "probes": (control.admission._probes, 0),
-            "asked": (control.admission._asked, 0),
-            "synced": (control._synced, len(engine.links)),
-            "sent versions": (control._sent_version, len(engine.links)),
+            "questions": (control.admission._asked, 0),
+            "met": (catalogue._met, len(engine.links)),
+            "wanted": (catalogue._pulls._wants, 0),
+            "asked": (catalogue._pulls._open, 0),
             "registrations": (registrations._waiting, 0),
             "dialling": (control.membership._dials._in_progress, 0),
             "expected": (

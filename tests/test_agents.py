@@ -127,7 +127,6 @@ class TestRegister:
         one, two = await cluster.start("n1", "n2")
         peer = await cluster.peer(one)
         await peer.join("0-mute", network_uuid=one.control.network_uuid)
-        await peer.expect(AGENTS)
         with pytest.raises(Unconfirmed, match="nodes 0-mute have not confirmed") as caught:
             await one.register_agent("x", handler=echo, timeout=0.2)
         assert not caught.value.definite
@@ -145,13 +144,12 @@ class TestRegister:
         (one,) = await cluster.start("n1", register_ms_max=20_000 if confirms else 300)
         peer = await cluster.peer(one)
         await peer.join("0-slow", network_uuid=one.control.network_uuid)
-        await peer.expect(AGENTS)
         began = loop.time()
         registering = asyncio.ensure_future(one.register_agent("x", handler=echo))
-        version = msgpack.unpackb(await peer.expect(AGENTS))[0]
+        owner, incarnation, _, version = msgpack.unpackb(await peer.expect(AGENTS))[:4]
         if confirms:
             assert not registering.done()
-            peer.send(CONFIRM, msgpack.packb([version, True, []]))
+            peer.send(CONFIRM, msgpack.packb([owner, incarnation, version, True, []]))
             assert (await soon(registering)).name == "x"
         else:
             with pytest.raises(Unconfirmed, match="nodes 0-slow have not confirmed it in time"):
@@ -219,7 +217,6 @@ class TestRegister:
         assert await one.register_agents([]) == []
         peer = await cluster.peer(one)
         await peer.join("0-mute", network_uuid=one.control.network_uuid)
-        await peer.expect(AGENTS)
         waiting = asyncio.ensure_future(one.register_agent("x", handler=echo, timeout=2))
         await peer.expect(AGENTS)
         assert await soon(one.register_agents([]), 1) == []

@@ -32,10 +32,10 @@ agentnet_core.records
 agentnet_core.framing
 agentnet_core.body agentnet_core.message
 agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake agentnet_core.roster agentnet_core.dials
-agentnet_core.overlay agentnet_core.tree
+agentnet_core.overlay agentnet_core.tree agentnet_core.keepers
 agentnet_core.directory agentnet_core.confirmations agentnet_core.detector agentnet_core.joining
 agentnet_core.census
-agentnet_core.membership agentnet_core.registrations
+agentnet_core.membership agentnet_core.registrations agentnet_core.pulls
 agentnet_core.session
 agentnet_core.liveness agentnet_core.reach
 agentnet_core.admission
@@ -44,6 +44,8 @@ agentnet_core.outflow
 agentnet_core.calls
 agentnet_core.links agentnet_core.port
 agentnet_core.engine
+agentnet_core.broadcasts
+agentnet_core.catalogue
 agentnet_core.views
 agentnet_core.control
 agentnet_core

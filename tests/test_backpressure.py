@@ -33,7 +33,7 @@ from agentnet import (
     NoSuchAgent,
     RequestTimeout,
 )
-from agentnet_core.listing import write_update
+from agentnet_core.listing import write_whole
 from agentnet_core.records import AgentRecord
 
 both_loops = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
@@ -397,7 +397,7 @@ class TestPeers:
         (one,) = await cluster.start("n1", send_wait_ms_max=200, request_timeout_ms=300)
         peer = await cluster.peer(one)
         await peer.join("0-miser", network_uuid=one.control.network_uuid, credit_bytes=70_000)
-        (body,) = write_update(1, True, [AgentRecord(77, "0-miser"), AgentRecord(78, "0-miser")], [], 4096)
+        (body,) = write_whole("0-miser", 1, 1, [AgentRecord(77, "0-miser"), AgentRecord(78, "0-miser")], 4096)
         peer.send(AGENTS, body)
         await until(lambda: len(one.agents()) == 2)
         sent = 0

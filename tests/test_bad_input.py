@@ -24,6 +24,7 @@ from networks import (
     MEMBERS,
     MESSAGE,
     PING,
+    PULL,
     REFUSED,
     STOP,
     WELCOME,
@@ -145,6 +146,11 @@ def sends(kind: int, body: bytes, flags: int = 0) -> Callable[[FakePeer], None]:
     return lambda peer: peer.send(kind, body, flags)
 
 
+def agents(*records: Any) -> bytes:
+    """The list of the node ``0-bad``."""
+    return msgpack.packb(["0-bad", 1, 0, 1, True, True, records, []])
+
+
 def writes(data: bytes) -> Callable[[FakePeer], None]:
     return lambda peer: peer.write(data)
 
@@ -193,7 +199,7 @@ BEFORE_WELCOME: dict[str, tuple[Callable[[FakePeer], None], str]] = {
     "another uuid": (greets(network_uuid=b"x" * 16), "two networks are named 'default'"),
     "tiny window": (greets(credit_bytes=10), "takes frames of 131072 bytes and a window of 10"),
     "a message first": (sends(MESSAGE, b"\x99" + b"\0" * 8 + b"\xc4\0"), "MESSAGE frame before"),
-    "agents first": (sends(AGENTS, msgpack.packb([1, True, True, [], []])), "kind 9 before WELCOME"),
+    "agents first": (sends(AGENTS, agents()), "kind 9 before WELCOME"),
     "unknown kind": (sends(200, b""), "kind 200 before WELCOME"),
     "hello twice": (then(greets(), greets()), "a frame of kind 0"),
     "welcome by the wrong side": (
@@ -300,17 +306,17 @@ AFTER_WELCOME: dict[str, tuple[Callable[[FakePeer], None], str]] = {
         "MEMBERS addresses: expected addresses",
     ),
     "agents that are none": (sends(AGENTS, msgpack.packb({})), "AGENTS: expected"),
-    "agents bomb": (sends(AGENTS, b"\x95\x01\xc3\xc3\xdd\xff\xff\xff\xff"), "malformed, cut short"),
-    "a change before the list": (
-        sends(AGENTS, msgpack.packb([1, False, True, [], []])),
-        "expected the whole list of node '0-bad' first",
+    "agents bomb": (
+        sends(AGENTS, b"\x98\xa1a\x01\x00\x01\xc3\xc3\xdd\xff\xff\xff\xff"),
+        "malformed, cut short",
     ),
+    "lists that are none": (sends(PULL, msgpack.packb([["n1"]])), "PULL list: expected a list of 3"),
     "a name with another id": (
-        sends(AGENTS, msgpack.packb([1, True, True, [[5, "name", [], None, 1]], []])),
+        sends(AGENTS, agents([5, "name", [], None, 1])),
         "expected the id",
     ),
-    "agent 0": (sends(AGENTS, msgpack.packb([1, True, True, [[0, None, [], None, 1]], []])), "AGENTS id"),
-    "confirm of the future": (sends(CONFIRM, msgpack.packb([10**6, True, []])), "CONFIRM version"),
+    "agent 0": (sends(AGENTS, agents([0, None, [], None, 1])), "AGENTS id"),
+    "confirm of another": (sends(CONFIRM, msgpack.packb(["n2", 1, 1, True, []])), "CONFIRM owner"),
 }
 
 
@@ -337,7 +343,7 @@ async def test_what_stays_below_the_law_is_taken(bystanders: Bystanders) -> None
     peer.send(STOP, msgpack.packb(424242))
     peer.send(GO, msgpack.packb(424242))
     peer.send(MEMBERS, msgpack.packb([["n9", 1, 0, ["quic://203.0.113.9:65535"]]]))
-    peer.send(AGENTS, msgpack.packb([1, True, True, [[5, None, ["x"], None, 1, {64: "later"}]], []]))
+    peer.send(AGENTS, agents([5, None, ["x"], None, 1, {64: "later"}]))
     peer.send(PING, msgpack.packb(7))
     await until(lambda: [agent.node_id for agent in bystanders.one.agents("x")] == ["0-bad"])
     await bystanders.check(refusals=0)
@@ -347,7 +353,7 @@ async def test_addresses_of_another_release_harm_no_view(bystanders: Bystanders)
     peer = await bystanders.peer()
     addresses = ("ws://example.org:99999", "quic://[::1]:1")
     await peer.join("0-bad", network_uuid=bystanders.one.control.network_uuid, addresses=addresses)
-    peer.send(AGENTS, msgpack.packb([1, True, True, [[5, None, ["x"], None, 1]], []]))
+    peer.send(AGENTS, agents([5, None, ["x"], None, 1]))
     (agent,) = await until(lambda: bystanders.one.agents("x"))
     assert (agent.address, agent.port) == ("example.org", 99999)
     await bystanders.check(refusals=0)

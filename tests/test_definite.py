@@ -25,7 +25,7 @@ from agentnet import (
     Unconfirmed,
 )
 from agentnet_core.errors import BY_CODE, PeerError, from_code
-from agentnet_core.listing import write_update
+from agentnet_core.listing import write_whole
 from agentnet_core.records import AgentRecord, agent_id_of
 
 
@@ -164,7 +164,6 @@ class TestRegistration:
         (one,) = await cluster.start("n1")
         peer = await cluster.peer(one)
         await peer.join("0-low", network_uuid=one.control.network_uuid)
-        await peer.expect(AGENTS)
         registering = asyncio.ensure_future(one.register_agents(list(names)))
         await peer.expect(AGENTS)
         await self._claim(peer, "x")
@@ -175,7 +174,7 @@ class TestRegistration:
     async def _claim(self, peer: FakePeer, name: str) -> None:
         """Speak as the owner of that agent, and leave without a CONFIRM."""
         record = AgentRecord(agent_id_of(name), "0-low", name)
-        (body,) = write_update(1, True, [record], [], 4096)
+        (body,) = write_whole("0-low", 1, 1, [record], 4096)
         peer.send(AGENTS, body)
         peer.writer.write_eof()
 

@@ -310,7 +310,7 @@ class TestEvents:
         del stream
         gc.collect()
         assert len(one._streams) == 0
-        await until(lambda: not one.control.watched)
+        await until(lambda: not one.control.catalogue.watched)
 
     async def test_a_reader_that_nobody_holds_is_still_woken(self, cluster: Cluster) -> None:
         (one,) = await cluster.start("n1")

@@ -33,7 +33,7 @@ from agentnet import (
     NoSuchAgent,
     NotRunning,
 )
-from agentnet_core.listing import write_update
+from agentnet_core.listing import write_whole
 from agentnet_core.records import AgentRecord, agent_id_of
 
 both_loops = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
@@ -202,7 +202,7 @@ async def take_over(cluster: Cluster, net: AgentNetworkManager, *names: str) -> 
     peer = await cluster.peer(net)
     await peer.join("0-low", network_uuid=net.control.network_uuid)
     records = [AgentRecord(agent_id_of(name), "0-low", name) for name in names]
-    (body,) = write_update(1, True, records, [], 4096)
+    (body,) = write_whole("0-low", 1, 1, records, 4096)
     peer.send(AGENTS, body)
     await until(lambda: [agent.node_id for agent in net.agents()] == ["0-low"] * len(names))
 

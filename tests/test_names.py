@@ -18,7 +18,7 @@ from agentnet import (
     PayloadMismatch,
     RequestTimeout,
 )
-from agentnet_core.listing import write_update
+from agentnet_core.listing import write_change
 from agentnet_core.records import agent_id_of
 
 READER = agent_id_of("reader")
@@ -85,7 +85,7 @@ class TestRefusals:
         one, peer = await cluster.linked_to("reader")
         asking = one.request("reader", b"")
         if gone:
-            (body,) = write_update(2, False, [], [READER], 4096)
+            (body,) = write_change("0-peer", 1, 1, [], [READER], 4096)
             peer.send(AGENTS, body)
         self._refuse(peer, await peer.expect(MESSAGE))
         assert await named(asking, NoSuchAgent) == "agent reader is not registered on node 0-peer"

@@ -143,7 +143,7 @@ def both_lanes(world: World) -> tuple[Node, Session]:
     world.run(500)
     source.send("sink", b"data")
     source.send("sink", bytes(200_000))
-    a.control.register([a.make("late")], None, 10**9)
+    a.control.catalogue.register([a.make("late")], None, 10**9)
     return a, a.link("b").session
 
 

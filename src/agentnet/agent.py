@@ -194,7 +194,7 @@ class Agent(Port):
         if text is not None and not isinstance(text, str):
             raise ConfigError(f"agent {self.record.label}: health {describe(text)}: expected a text or None")
         self._net.engine  # noqa: B018 - which raises once the node has left
-        self._net.control.report_health(self, text)
+        self._net.control.catalogue.report_health(self, text)
 
     def wake(self) -> None:
         """There is mail and nobody to handle it: called by the manager."""

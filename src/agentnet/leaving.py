@@ -115,7 +115,7 @@ class Drain:
         if agents:
             left = {who: n - refused.get(who, 0) - stopped.get(who, 0) for who, n in self._had.items()}
             self.report = LeaveReport({who: n for who, n in left.items() if n > 0}, refused, stopped)
-        self._control.withdraw()
+        self._control.catalogue.withdraw()
         for agent in agents:
             # First the mailbox, else its next message would be begun.
             self._engine.remove_port(agent)

@@ -228,7 +228,7 @@ class AgentNetworkManager:
         self.health_checks = HealthChecks(config, self._threads, self._spawn)
         self._drain = Drain(self.control, self.busy, self._threads, self.host)
         self._vitals = Vitals(engine, self.control, config, self._spawn)
-        self.control.watched = bool(self._streams)
+        self.control.catalogue.watched = bool(self._streams)
         self._node = Agent(self.engine, self, self.control.node_record, None, 1)
         return identity
 
@@ -337,7 +337,7 @@ class AgentNetworkManager:
         engine.load = sum(agent.pending_messages for agent in self.busy)
         for agent in list(self.busy):
             agent.rest_if_idle(now - self.config.agent_idle_ms * MS)
-        self.control.watched = bool(self._streams)
+        self.control.catalogue.watched = bool(self._streams)
         self._timer = None
         self.turn()
 
@@ -544,5 +544,5 @@ class AgentNetworkManager:
         if self._left:
             stream.end()
         if self._engine is not None:
-            self.control.watched = True
+            self.control.catalogue.watched = True
         return stream

@@ -78,7 +78,7 @@ class Registry:
             return []  # with no version of its own it would end like another registration that waits
 
         def begin(token: Any) -> None:
-            net.control.register(made, token, timeout_ns)
+            net.control.catalogue.register(made, token, timeout_ns)
             for agent, spec in zip(made, specs, strict=True):
                 if spec.health is not None:
                     net.health_checks.start(agent, spec.health)
@@ -110,6 +110,6 @@ class Registry:
         if port is None:
             label = agent.record.label if isinstance(agent, Agent) else agent
             raise NoSuchAgent(f"no agent {label!r} is registered on node {self._net.node_id!r}")
-        self._net.control.unregister([port])
+        self._net.control.catalogue.unregister([port])
         if isinstance(port, Agent):
             await port.stop()

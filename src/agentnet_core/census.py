@@ -58,6 +58,8 @@ class Census:
         self.node_id = node_id
         self.incarnation = incarnation
         self.version = 0
+        self.listed = 0
+        """The version of its list of agents."""
         self.addresses = tuple(addresses)
         self._courtesy_ns = courtesy_ns
         self._nodes_max = config.nodes_max
@@ -98,10 +100,14 @@ class Census:
         node = self._nodes.get(node_id)
         return None if node is None else node.record.incarnation
 
-    def is_lost(self, node_id: str) -> bool:
-        """Whether the node is lost."""
+    def living(self, node_id: str) -> NodeRecord | None:
+        """What is held of another node, unless it is not known, lost or gone."""
         node = self._nodes.get(node_id)
-        return node is not None and node.lost
+        return None if node is None or node.lost else node.record
+
+    def alive(self) -> list[str]:
+        """This node and all that are not lost."""
+        return [self.node_id, *(node_id for node_id, node in self._nodes.items() if not node.lost)]
 
     def neighbours(self) -> Mapping[str, Node]:
         """The nodes to be linked with, which watch each other and pass on what they learn; none is lost."""
@@ -131,7 +137,9 @@ class Census:
         """8 bytes, equal for nodes that hold the same of the same living nodes."""
         known = [self._me(), *(node.record for node in self._nodes.values())]
         lines = sorted(
-            f"{r.node_id} {r.incarnation} {r.version}" for r in known if r.standing is Standing.ALIVE
+            f"{r.node_id} {r.incarnation} {r.version} {r.listed}"
+            for r in known
+            if r.standing is Standing.ALIVE
         )
         return blake2b("\n".join(lines).encode(), digest_size=8).digest()
 
@@ -153,7 +161,7 @@ class Census:
         return None
 
     def _me(self) -> NodeRecord:
-        return NodeRecord(self.node_id, self.incarnation, self.addresses, self.version)
+        return NodeRecord(self.node_id, self.incarnation, self.addresses, self.version, listed=self.listed)
 
     def _record(self, node_id: str) -> NodeRecord:
         node = self._nodes.get(node_id)

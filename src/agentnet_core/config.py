@@ -20,6 +20,8 @@ BODY_BYTES = 48 * 1024
 """What one control frame's body is filled to, when a list has to be cut into several."""
 BROADCAST_BYTES = 60 * 1024
 """What every node takes as one broadcast's payload: it crosses each link as one frame."""
+VERSION_MAX = 2**53
+"""What raises its version a million times a second reaches it after three centuries."""
 RINGS_MAX = 8
 LAG_MS_MIN = 300
 """An event loop is looked at four times a second: what is less is no lag."""
@@ -126,6 +128,17 @@ class EngineConfig:
     """Agents known; a registration beyond raises LimitReached, a peer's is not taken and an event tells."""
     metadata_bytes_max: int = 4_096
     """Capabilities and metadata of one agent, encoded; more raises LimitReached."""
+    changes_early_max: int = 256
+    """Changes of lists that are kept until what lies before them comes; the oldest go, and are pulled."""
+    pull_delay_ms: int = 200
+    """How long what lies before a change is waited for, before the list is asked for whole."""
+    pull_ms_max: int = 1_000
+    """A node that was asked for a list, and for this long brought no part of it: another is asked."""
+    pull_lists_max: int = 64
+    """Lists that are asked of one node at a time."""
+    keepers: int = 3
+    """Nodes that keep an agent id in a network of more than `mesh_nodes_max`: a registration waits for them.
+    In a smaller one every node does."""
     join_ms_max: int = 10_000
     register_ms_max: int = 10_000
     leave_ms_max: int = 10_000

@@ -99,6 +99,21 @@ class Confirmations:
             self._expected.setdefault(node_id, deque()).append(version)
         return []
 
+    def awaits(self, node_id: str) -> list[tuple[int, tuple[int, ...]]]:
+        """The versions that wait for that node, and the ids of each."""
+        versions = [version for version in self._expected.get(node_id, ()) if version in self._waiting]
+        return [(version, self._waiting[version].agent_ids) for version in versions]
+
+    def extend(self, version: int, node_ids: Iterable[str]) -> list[str]:
+        """Let ``version`` wait for these nodes too; those that it did not wait for."""
+        waiting = self._waiting[version]
+        more = [n for n in node_ids if n not in waiting.nodes and self._confirmed.get(n, -1) < version]
+        waiting.nodes += tuple(more)
+        waiting.left += len(more)
+        for node_id in more:
+            self._expected[node_id] = deque(sorted([*self._expected.get(node_id, ()), version]))
+        return more
+
     def confirm(self, node_id: str, confirm: Confirm) -> list[Settled]:
         """Take a CONFIRM of ``node_id``; `Directory.concede` has seen it before."""
         heard = self._heard.pop(node_id, ())

@@ -1,9 +1,8 @@
-"""Who is linked and who is registered: the engine's cold half.
+"""Who is linked and who is known: the engine's cold half.
 
 In: control frames, links that open and close, the driver's commands, ticks.  Out: control frames
 and whatever the engine's Ready carries: dials, closes, events, settled tokens.  It composes the
-admission, the membership, the directory and a join, and holds what belongs to none of them: who has
-sent its whole list, and what of the own list was sent to whom.
+admission, the membership, the catalogue of agents, the tree and a join, and decides nothing itself.
 
 On each link that is let in, both sides send MEMBERS and their lists of agents.  Whatever fails before
 is told to the peer and to the dialler's `join`.
@@ -11,46 +10,42 @@ is told to the peer and to the dialler's `join`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentnet_core.admission import CLOSE, Admission
+from agentnet_core.broadcasts import KINDS, Broadcasts
+from agentnet_core.catalogue import AGENTS, CONFIRM, PULL, Catalogue
 from agentnet_core.config import EngineConfig
 from agentnet_core.dials import Dial
-from agentnet_core.directory import Applied, Directory
 from agentnet_core.errors import (
-    AgentExists,
     DuplicateLink,
     HandshakeRefused,
     LinkLost,
     NetworkError,
-    NoSuchAgent,
     ProtocolError,
 )
 from agentnet_core.handshake import Close, Hello
 from agentnet_core.joining import Joining
-from agentnet_core.listing import Confirm, health_text
 from agentnet_core.liveness import Liveness
 from agentnet_core.membership import Membership
 from agentnet_core.reach import Reach
 from agentnet_core.records import AgentRecord, Event, Member
-from agentnet_core.registrations import Registrations, Told
 from agentnet_core.roster import Vouch, decode_digest, decode_probe, encode_digest, encode_probe
 from agentnet_core.views import show_members
 
 if TYPE_CHECKING:
     from agentnet_core.engine import Engine
-    from agentnet_core.port import Port
     from agentnet_core.session import Session
 
 MS = 1_000_000
 NEVER = 2**63 - 1
 
-MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST, RETIRE, STAY = range(8, 16)
+MEMBERS = 8
+PROBE, VOUCH, DIGEST, RETIRE, STAY = range(11, 16)
 
 
 class Control:
-    """Handshake, members and agents of one engine."""
+    """Handshake and members of one engine, and what it composes."""
 
     def __init__(
         self,
@@ -63,21 +58,18 @@ class Control:
     ) -> None:
         self.engine = engine
         self.config = config
-        self.directory = Directory(engine.node_id, config)
         self.membership = Membership(engine.node_id, engine.incarnation, (), config, rng)
-        self.registrations = Registrations(config, self.directory.label)
+        self._reach = Reach(engine, self.membership, config)
+        self.reach, self.say = self._reach.reach, self._reach.say
+        self.broadcasts = Broadcasts(engine, config)
+        self.catalogue = Catalogue(engine, config, self.membership, self.broadcasts, self.say)
+        self.directory = self.catalogue.directory
         self.liveness = Liveness(engine, config)
         self.admission = Admission(
             engine, self, self.liveness, config, network_uuid=network_uuid, plaintext=plaintext
         )
-        self._reach = Reach(engine, self.membership, config)
-        self.reach, self.say = self._reach.reach, self._reach.say
         self.node_record = AgentRecord(0, engine.node_id)
         self.leaving = False
-        self.watched = False
-        """Whether anybody reads events of single agents: a network may have very many."""
-        self._synced: dict[str, bool] = {}
-        self._sent_version: dict[str, int] = {}
         self._joining: Joining | None = None
         self._ticked_ns, self._due_ns = engine.now_ns, NEVER
 
@@ -125,41 +117,6 @@ class Control:
         self._check_joined()
         self._turn(self.engine.now_ns)
 
-    def register(self, ports: Sequence[Port], token: Any, timeout_ns: int) -> None:
-        """Take agents of this node; the token settles when every linked node has confirmed them.
-
-        AgentExists or LimitReached, definite, are raised before anything has changed.
-        """
-        version = self.directory.register([port.record for port in ports])
-        for port in ports:
-            self.engine.add_port(port)
-            self._agent_event(Event.AGENT_REGISTERED, port.record)
-        self._publish()
-        ids = [port.record.agent_id for port in ports]
-        deadline_ns = self.engine.now_ns + timeout_ns
-        self._settle(self.registrations.begin(version, self.engine.sessions, ids, token, deadline_ns))
-        self.engine.wake_by(deadline_ns)
-
-    def unregister(self, ports: Sequence[Port]) -> None:
-        """Drop agents of this node; what is in their mailboxes is refused."""
-        applied = self.directory.unregister([port.agent_id for port in ports])
-        for port in ports:
-            self.engine.remove_port(port)
-        self._report(applied)
-        self._publish()
-
-    def report_health(self, port: Port, text: str | None) -> None:
-        """An agent of this node says why it cannot work, or None when it can; linked nodes are told."""
-        if self.engine.ports.get(port.agent_id) is not port:
-            raise NoSuchAgent(f"agent {port.record.label} is not registered any more, so it has no health")
-        if self.directory.say_health(port.agent_id, health_text(text)):
-            self._publish()
-
-    def withdraw(self) -> None:
-        """Let no node send work here any more; what is here already can still be done."""
-        self._report(self.directory.unregister(list(self.engine.ports)))
-        self._publish()
-
     def leave(self) -> None:
         """Tell every node that this one goes for good; the driver flushes and closes."""
         self.leaving = True
@@ -199,9 +156,8 @@ class Control:
         if was_current:
             if session.dialled and isinstance(error, HandshakeRefused):
                 self._refused(session.address, error)  # an arbiter may be refused by the other side yet
-            self._synced.pop(session.node_id, None)
-            self._sent_version.pop(session.node_id, None)
-            self._settle(self.registrations.lost(session.node_id))
+            self.broadcasts.link_down(session.node_id)
+            self.catalogue.link_down(session.node_id)
             if session.retired:
                 self.membership.link_retired(session.node_id, now)
             else:
@@ -241,16 +197,21 @@ class Control:
             self.membership.learn(body, self.engine.now_ns, session.node_id)
             self.membership.confirm(session.node_id)
             self._turn(self.engine.now_ns)
+            self.catalogue.met(session.node_id)
+            self._check_joined()
         elif kind in (PROBE, VOUCH, DIGEST) and session.welcomed:
             self._on_question(session, kind, body)
         elif kind == AGENTS and session.welcomed:
-            self._on_agents(session, body)
+            self.catalogue.on_agents(session, body)
+            self._check_joined()
+        elif kind in KINDS and session.welcomed:
+            self.broadcasts.receive(session, kind, body)
+        elif kind == PULL and session.welcomed:
+            self.catalogue.on_pull(session, body)
         elif kind in (RETIRE, STAY) and session.welcomed:
             self._reach.receive(session, kind, body)
         elif kind == CONFIRM and session.welcomed:
-            confirm = Confirm.decode(body)
-            self._report(self.directory.concede(session.node_id, confirm))
-            self._settle(self.registrations.confirm(session.node_id, confirm))
+            self.catalogue.on_confirm(session, body)
         else:
             state = "before" if not session.welcomed else "after"
             raise ProtocolError(f"a frame of kind {kind} {state} WELCOME: it is unknown or out of place")
@@ -262,18 +223,18 @@ class Control:
         engine, node_id = self.engine, session.node_id
         engine.welcome(session)
         self.liveness.welcomed(session, engine.now_ns)
-        self._synced[node_id] = False
         hello: Hello = session.hello
         self.membership.link_up(
             node_id, session.incarnation, hello.addresses, engine.now_ns, hello.plaintext, dial, confirmed
         )
         for body in self.membership.frames():
             engine.put_control(session, MEMBERS, body)
-        for body in self.directory.snapshot_frames():
-            engine.put_control(session, AGENTS, body)
-        self._sent_version[node_id] = self.directory.version
-        if not session.closed:  # it may have been too much for it at once
-            self._reach.welcomed(session)
+        if session.closed:  # it was too much for it at once
+            return
+        if self.membership.keeps_link(node_id):
+            self.broadcasts.link_up(node_id)
+        self.catalogue.link_up(session)
+        self._reach.welcomed(session)
         self._turn(engine.now_ns)
 
     def refusal(self, node_id: str, incarnation: int) -> str | None:
@@ -298,64 +259,6 @@ class Control:
                 self.engine.retire(session, close.error())
             self.engine.down(session, close.error())
 
-    # -- agents
-
-    def _on_agents(self, session: Session, body: bytes) -> None:
-        applied = self.directory.apply(session.node_id, body)
-        for confirm in applied.confirms:
-            self.engine.put_control(session, CONFIRM, confirm)
-        self._report(applied)
-        if applied.last and not self._synced.get(session.node_id):
-            self._synced[session.node_id] = True
-            self._check_joined()
-
-    def _report(self, applied: Applied) -> None:
-        """Let routes and events follow what changed in the directory."""
-        for record in applied.changed:
-            self.engine.renew_route(record)
-        for record in applied.removed:
-            self.engine.drop_routes(record)
-            self._agent_event(Event.AGENT_GONE, record)
-        for record in applied.added:
-            self._agent_event(Event.AGENT_REGISTERED, record)
-        for record, owner in applied.lost_mine:
-            self.registrations.outdone(record.agent_id, owner)
-            port = self.engine.ports.get(record.agent_id)
-            if port is not None:
-                self.engine.lose_port(port)
-            text = f"agent {record.label} belongs to node {owner}, which keeps it; here it is unregistered"
-            error = AgentExists(text)
-            self.engine.event(
-                Event(Event.AGENT_CONFLICT, owner, record.agent_id, record.name, text, error=error)
-            )
-        if applied.lost_mine:
-            self._publish()
-        for record, limit in applied.refused:
-            self.engine.event(
-                Event(
-                    Event.AGENT_CONFLICT, record.node_id, record.agent_id, record.name, f"not taken: {limit}"
-                )
-            )
-
-    def _agent_event(self, kind: str, record: AgentRecord) -> None:
-        if self.watched:
-            self.engine.event(Event(kind, record.node_id, record.agent_id, record.name))
-
-    def _publish(self) -> None:
-        """Send every linked node what changed in the own list since it was last sent."""
-        bodies: dict[int, list[bytes]] = {}
-        for node_id, session in list(self.engine.sessions.items()):
-            since = self._sent_version[node_id]
-            if since not in bodies:
-                bodies[since] = self.directory.updates_since(since)
-            for body in bodies[since]:
-                self.engine.put_control(session, AGENTS, body)
-            self._sent_version[node_id] = self.directory.version
-
-    def _settle(self, told: Told) -> None:
-        for token, error in told:
-            self.engine.settle(token, error)
-
     # -- time
 
     def tick(self, now_ns: int) -> int:
@@ -370,8 +273,8 @@ class Control:
         next_ns = min(self._reach.tick(now_ns), self.liveness.tick(now_ns, gap_ns))
         if not self.leaving:
             next_ns = min(next_ns, self.membership.next_deadline_ns(), self.membership.news_due_ns())
-        self._settle(self.registrations.late(now_ns))
-        next_ns = min(next_ns, self.admission.tick(now_ns), self.registrations.next_deadline_ns())
+        next_ns = min(next_ns, self.admission.tick(now_ns), self.catalogue.tick(now_ns))
+        next_ns = min(next_ns, self.broadcasts.tick(now_ns))
         if self._joining is not None:
             self._check_joined()
             next_ns = min(next_ns, now_ns + 20 * MS)
@@ -396,9 +299,8 @@ class Control:
             engine.event(event)
             if event.kind in (Event.LOST, Event.LEFT):
                 self._reach.gone(event.node_id, event.detail or "it has left")
-                self._report(self.directory.forget(event.node_id))
             session = engine.sessions.get(event.node_id)
-            if event.kind == Event.LOST and session is not None and membership.is_lost(event.node_id):
+            if event.kind == Event.LOST and session is not None and membership.living(event.node_id) is None:
                 engine.down(session, LinkLost(f"node {event.node_id} is lost: {event.detail}"))
         news = membership.drain_news(now_ns) if now_ns >= membership.news_due_ns() else []
         for source, bodies in news:
@@ -407,6 +309,7 @@ class Control:
                 if session is not None and node_id != source:
                     for body in bodies:
                         engine.put_control(session, MEMBERS, body)
+        self.catalogue.heed()
         engine.wake_by(min(membership.next_deadline_ns(), membership.news_due_ns()))
 
     def _heard_ns(self, node_id: str) -> int:
@@ -442,9 +345,9 @@ class Control:
         if self._joining is None:
             return
         now = self.engine.now_ns
-        complete = self.membership.joined(now) and all(self._synced.values())
+        complete = self.membership.joined(now) and self.catalogue.complete
         left = self.membership.bootstrap_left()
-        joined = self._joining.outcome(now, left, linked=bool(self._synced), complete=complete)
+        joined = self._joining.outcome(now, left, linked=bool(self.engine.sessions), complete=complete)
         if joined is None:
             return
         token, self._joining = self._joining.token, None

@@ -1,9 +1,15 @@
 """Who is where: every agent of the network, its name, its capabilities and its node.
 
-Each node publishes the list of its own agents; the directory holds one such list per node, and for
-every id the record that counts.  A list has a version.  It goes out whole to a new link, and after
-that as what changed since the version that the peer was last sent (AGENTS); the peer answers each
-version with CONFIRM, which names the ids that it did not take.
+Each node publishes the list of its own agents; the directory holds one such list per node, whoever
+brought it, and for every id the record that counts.  A list has the incarnation of its owner and a
+version: a higher incarnation replaces it, a higher version is a change of it or all of it anew, what
+is not higher is old and changes nothing.  So in whatever order and over whatever ways lists and
+changes come, and however often, all who have got the newest hold the same.
+
+A whole list comes in parts, over one link: what another link brings meanwhile does not mix in, and
+until the last part has come nothing is held of a version.  A change whose base is not there yet is kept
+until it is; `Applied.lacks` says that the list is to be asked for if that does not come.  A version
+that is held is answered with CONFIRM, which names the ids that were not taken.
 
 An id has one owner.  A node registers only what its own directory does not know, so two owners come
 only from a race or a partition.  Then the lower node id keeps the id, on every node alike, whatever
@@ -11,38 +17,42 @@ comes first: the others' claims are kept behind it and take over in the same ord
 a node whose own agent has lost withdraws it.  So directories that have seen the same lists agree.
 
 Limits: `agents_max` records of all nodes together and `metadata_bytes_max` each; a peer's record
-beyond is not taken and reported.  A body that breaks the law raises ProtocolError and changes nothing.
+beyond is not taken and reported, and its list not passed on.  `changes_early_max` changes are kept
+that are early; the oldest go.  A body that breaks the law raises ProtocolError and changes nothing.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from agentnet_core.body import wrong
+from agentnet_core.body import U64_MAX, wrong
 from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.errors import AgentExists, LimitReached, NoSuchAgent, ProtocolError
 from agentnet_core.listing import (
     CAPABILITY_BYTES_MAX,
     Capabilities,
     Confirm,
+    Update,
     read_update,
     wire_form,
+    write_change,
     write_confirms,
-    write_update,
+    write_reminder,
+    write_whole,
 )
 from agentnet_core.records import AgentRecord, agent_id_of, describe
 
 FOUND_MAX = 1024
 """Capabilities whose agents are kept sorted; the one that was asked for first goes first."""
-LOG_IDS_MIN = 4096
-"""Changed ids of the own list that are kept at least, so that a peer is sent only those."""
 
 
 @dataclass(slots=True)
 class Applied:
     """What a change did to the directory.
+
+    ``version``: of the owner's list, as it is held whole from now on, 0 if none is. ``lacks``: something
+    is missing before what came, and nothing that brings it is under way.
 
     ``added``, ``changed``, ``removed``: records that count from now on, that took the place of the
     same agent's, that count no more. ``lost_mine``: own agents that lost their id, and to whom.
@@ -51,7 +61,7 @@ class Applied:
     """
 
     version: int = 0
-    last: bool = True
+    lacks: bool = False
     added: list[AgentRecord] = field(default_factory=list)
     changed: list[AgentRecord] = field(default_factory=list)
     removed: list[AgentRecord] = field(default_factory=list)
@@ -62,16 +72,27 @@ class Applied:
 
 
 class _Claims:
-    """The list of one node: what it says it owns. ``stale``: not repeated yet by a whole list."""
+    """The list of one node: what it says it owns.
 
-    __slots__ = ("complete", "node_id", "records", "stale", "version")
+    ``version``: that is held, or was before another came. ``coming``: the link that a whole list comes
+    over, and its version. ``whole`` False: some of ``stale`` was not repeated by it yet. ``untaken``: ids
+    of it that others keep, or a limit refuses; ``partial``: there are some of the latter.
+    """
 
-    def __init__(self, node_id: str) -> None:
+    __slots__ = (
+        *("coming", "incarnation", "node_id", "partial", "records", "stale", "untaken", "version", "whole"),
+    )
+
+    def __init__(self, node_id: str, incarnation: int) -> None:
         self.node_id = node_id
+        self.incarnation = incarnation
         self.version = 0
         self.records: dict[int, AgentRecord] = {}
         self.stale: dict[int, AgentRecord] = {}
-        self.complete = True
+        self.coming: tuple[str, int] | None = None
+        self.untaken: list[tuple[int, str]] = []
+        self.whole = True
+        self.partial = False
 
 
 class _Found:
@@ -85,22 +106,26 @@ class _Found:
 
 
 class Directory:
-    """All agents that this node knows; ``version`` counts the changes of its own list."""
+    """All agents that this node knows; ``version`` counts the changes of its own list.
 
-    def __init__(self, node_id: str, config: EngineConfig) -> None:
+    ``body_bytes``: what frames are filled to.
+    """
+
+    def __init__(self, node_id: str, incarnation: int, config: EngineConfig) -> None:
         self.node_id = node_id
+        self.incarnation = incarnation
         self.version = 0
+        self.body_bytes = BODY_BYTES
         self._agents_max = config.agents_max
         self._metadata_bytes_max = config.metadata_bytes_max
         self._winners: dict[int, AgentRecord] = {}
         self._rivals: dict[int, list[AgentRecord]] = {}
         self._claims: dict[str, _Claims] = {}
-        self._mine = _Claims(node_id)
+        self._mine = _Claims(node_id, incarnation)
         self._held = 0
-        # Changes of the own list, oldest first, and the version before the oldest.
-        self._log: deque[tuple[int, tuple[int, ...]]] = deque()
-        self._log_ids = 0
-        self._log_floor = 0
+        self._changes: list[bytes] = []
+        self._early: dict[tuple[str, int, int], Update] = {}
+        self._early_max = config.changes_early_max
         self._capabilities = Capabilities()
         # So many capabilities fit, however long they are.
         self._capabilities_fit = config.metadata_bytes_max // (CAPABILITY_BYTES_MAX + 5) - 1
@@ -176,6 +201,22 @@ class Directory:
             return []
         return [r for r in _all_of(claims) if self._winners.get(r.agent_id) is r]
 
+    def held(self, node_id: str) -> tuple[int, int]:
+        """Incarnation and version of that node's list, (0, 0) if none is held whole."""
+        if node_id == self.node_id:
+            return self.incarnation, self.version
+        claims = self._claims.get(node_id)
+        return (claims.incarnation, claims.version) if claims is not None and claims.whole else (0, 0)
+
+    def whole_list(self, node_id: str, incarnation: int = 0, version: int = 0) -> list[bytes]:
+        """That node's list as bodies of AGENTS frames; none for who holds that version of it, if it is no
+        less than what there is here."""
+        held = self.held(node_id)
+        claims = self._mine if node_id == self.node_id else self._claims.get(node_id)
+        if claims is None or claims.partial or held <= (incarnation, version):
+            return []
+        return write_whole(node_id, *held, claims.records.values(), self.body_bytes)
+
     # -- the own list
 
     def register(self, records: Iterable[AgentRecord]) -> int:
@@ -200,7 +241,7 @@ class Directory:
         for agent_id, record in taken.items():
             mine[agent_id] = record
             self._crown(agent_id, record)
-        return self._changed(tuple(taken)) if taken else self.version
+        return self._changed(taken) if taken else self.version
 
     def unregister(self, agent_ids: Iterable[int]) -> Applied:
         """Drop agents of this node, all or none; NoSuchAgent if one is not this node's."""
@@ -212,7 +253,8 @@ class Directory:
         for agent_id in dropped:
             self._held -= 1
             self._release(self._mine.records.pop(agent_id), applied)
-        applied.version = self._changed(dropped) if dropped else self.version
+        if dropped:
+            self._changed(dropped)
         return applied
 
     def say_health(self, agent_id: int, health: str) -> bool:
@@ -224,27 +266,15 @@ class Directory:
         self._changed((agent_id,))
         return True
 
-    def snapshot_frames(self, max_bytes: int = BODY_BYTES) -> list[bytes]:
-        """The own list whole, as bodies of AGENTS frames."""
-        return write_update(self.version, True, self._mine.records.values(), (), max_bytes)
+    def reminder(self) -> bytes:
+        """A change of nothing, as the body of an AGENTS frame: who holds the newest version confirms it, who
+        does not will ask for it."""
+        return write_reminder(self.node_id, self.incarnation, self.version)
 
-    def updates_since(self, version: int, max_bytes: int = BODY_BYTES) -> list[bytes]:
-        """What changed after ``version`` of the own list, as bodies of AGENTS frames.
-
-        It is the whole list where the changes are not kept any more, none where there is no change.
-        """
-        if version == self.version:
-            return []
-        if not self._log_floor <= version < self.version:
-            return self.snapshot_frames(max_bytes)
-        touched: dict[int, None] = {}
-        for at, agent_ids in self._log:
-            if at > version:
-                touched.update(dict.fromkeys(agent_ids))
-        mine = self._mine.records
-        upserts = [mine[agent_id] for agent_id in touched if agent_id in mine]
-        removals = [agent_id for agent_id in touched if agent_id not in mine]
-        return write_update(self.version, False, upserts, removals, max_bytes)
+    def take_changes(self) -> list[bytes]:
+        """What changed in the own list since the last call, as bodies of AGENTS frames."""
+        changes, self._changes = self._changes, []
+        return changes
 
     def concede(self, reporter: str, confirm: Confirm) -> Applied:
         """Give up the own agents that ``reporter`` keeps for itself, as its CONFIRM says.
@@ -267,49 +297,57 @@ class Directory:
         for agent_id in dict.fromkeys(lost):
             self._release(self._withdraw(agent_id, reporter, applied), applied)
             applied.removed.pop()  # told as lost, not as removed
-        applied.version = self.version
+        self._mine_changed(applied)
         return applied
 
     # -- the lists of others
 
-    def apply(self, node_id: str, body: bytes | memoryview, max_bytes: int = BODY_BYTES) -> Applied:
-        """Take an AGENTS frame of ``node_id``, whose body is ``body``."""
-        update = read_update(node_id, body, self._capabilities)
-        claims = self._claims.get(node_id)
-        if update.first:
-            claims = self._begin(claims, node_id)
-        elif claims is None:
-            raise ProtocolError(f"AGENTS: expected the whole list of node {node_id!r} first, got a change")
-        elif update.version < claims.version:
-            raise wrong("AGENTS version", f"{claims.version} or more", update.version)
-        applied = Applied(update.version, update.last)
-        for record in update.records:
-            if self._fits_surely(record) and record.agent_id not in self._winners:
-                # The plain case of most records, told apart for its speed; `_take` would do the same.
-                self._held += 1
-                claims.records[record.agent_id] = record
-                self._crown(record.agent_id, record)
-                applied.added.append(record)
-            else:
-                self._take(claims, record, applied)
-        for agent_id in update.removals:
-            self._drop(claims, agent_id, applied)
-        claims.version = update.version
-        if update.last and not claims.complete:
-            claims.complete = True
-            stale, claims.stale = claims.stale, {}
-            for record in stale.values():
-                self._held -= 1
-                self._release(record, applied)
-        untaken = applied.conflicts + [(record.agent_id, "") for record, _ in applied.refused]
-        applied.confirms = write_confirms(applied.version, applied.last, untaken, max_bytes)
+    def read(self, body: bytes | memoryview) -> Update:
+        """The update in the body of an AGENTS frame, for `apply`."""
+        return read_update(body, self._capabilities)
+
+    def apply(self, source: str, update: Update) -> Applied:
+        """Take what an AGENTS frame says; ``source``: the node whose link brought it."""
+        applied = Applied()
+        if update.owner == self.node_id:
+            self._check_echo(update)
+            return applied
+        claims = self._claims.get(update.owner)
+        if claims is None or claims.incarnation < update.incarnation:
+            if update.base:
+                self._keep_early(update, applied)
+            if update.base or not update.first:
+                return applied
+            claims = self._begin(claims, source, update)
+        elif claims.incarnation > update.incarnation or not self._is_next(claims, source, update, applied):
+            return applied
+        self._take_all(claims, update, applied)
+        if update.last:
+            self._finish(claims, update, applied)
+        self._mine_changed(applied)
         return applied
 
-    def forget(self, node_id: str) -> Applied:
-        """Drop all that a node said it owns."""
-        applied = Applied()
-        claims = self._claims.pop(node_id, None)
+    def interrupt(self, source: str) -> list[str]:
+        """The link to that node is gone: the owners of the lists whose last parts will not come."""
+        broken = [i for i, claims in self._claims.items() if claims.coming and claims.coming[0] == source]
+        for node_id in broken:
+            self.give_up(node_id)
+        return broken
+
+    def give_up(self, node_id: str) -> None:
+        """Wait no more for the last parts of that node's list: another may bring it."""
+        claims = self._claims.get(node_id)
         if claims is not None:
+            claims.coming = None
+
+    def forget(self, node_id: str, below: int | None = None) -> Applied:
+        """Drop all that a node said it owns, unless as incarnation ``below`` or a higher one."""
+        applied = Applied()
+        below = U64_MAX + 1 if below is None else below
+        self._drop_early(node_id, below, 0)
+        claims = self._claims.get(node_id)
+        if claims is not None and claims.incarnation < below:
+            del self._claims[node_id]
             for record in _all_of(claims):
                 self._held -= 1
                 self._release(record, applied)
@@ -345,16 +383,116 @@ class Directory:
         limit = f"metadata_bytes_max={self._metadata_bytes_max}"
         return f"capabilities and metadata take {size} bytes, over {limit}"
 
-    # -- claims
+    # -- what comes, and when
 
-    def _begin(self, claims: _Claims | None, node_id: str) -> _Claims:
+    def _check_echo(self, update: Update) -> None:
+        """Others may pass on what this node said, and nothing else in its name."""
+        if update.incarnation == self.incarnation and update.version > self.version:
+            raise ProtocolError(
+                f"AGENTS: node {self.node_id!r} is told of version {update.version} of its own list: "
+                f"expected at most {self.version}, which nobody else raises"
+            )
+
+    def _is_next(self, claims: _Claims, source: str, update: Update, applied: Applied) -> bool:
+        """Whether the update is to be taken now; what is old is answered, what is early is kept."""
+        coming = claims.coming
+        if claims.whole and update.version <= claims.version:
+            if update.last:
+                self._answer_old(claims, update, applied)
+            return False
+        if update.base == 0:
+            if not update.first:
+                return coming == (source, update.version)
+            better = claims.version if coming is None else coming[1] + (coming[0] != source)
+            if update.version < better:
+                return False
+            self._begin(claims, source, update)
+            return True
+        if claims.whole and update.base == claims.version:
+            return True
+        if coming is None or coming[1] < update.version:
+            self._keep_early(update, applied)
+            applied.lacks = coming is None
+        return False
+
+    def _answer_old(self, claims: _Claims, update: Update, applied: Applied) -> None:
+        """Confirm what is held already: the first answer may not have reached the owner."""
+        winners = self._winners
+        of_others = ((i, winners[i].node_id) for i in (r.agent_id for r in update.records) if i in winners)
+        untaken = [(i, owner) for i, owner in of_others if owner != update.owner]
+        applied.version = claims.version
+        applied.confirms = self._confirms(claims, untaken)
+
+    def _keep_early(self, update: Update, applied: Applied) -> None:
+        applied.lacks = True
+        if update.base == update.version:
+            return
+        key = update.owner, update.incarnation, update.base
+        if key not in self._early and len(self._early) >= self._early_max:
+            del self._early[next(iter(self._early))]
+        self._early[key] = update
+
+    def _drop_early(self, node_id: str, incarnation: int, version: int) -> None:
+        """Let go of the changes that this version holds."""
+        for key in [k for k in self._early if k[0] == node_id and k[1:] < (incarnation, version)]:
+            del self._early[key]
+
+    def _begin(self, claims: _Claims | None, source: str, update: Update) -> _Claims:
         if claims is None:
-            claims = self._claims[node_id] = _Claims(node_id)
+            claims = self._claims[update.owner] = _Claims(update.owner, update.incarnation)
+        if claims.incarnation != update.incarnation:
+            claims.incarnation, claims.version = update.incarnation, 0
         # A whole list that breaks off and begins again leaves both halves to be repeated.
         claims.stale = claims.stale | claims.records if claims.stale else claims.records
         claims.records = {}
-        claims.complete = False
+        claims.coming = source, update.version
+        claims.untaken = []
+        claims.whole = claims.partial = False
         return claims
+
+    def _finish(self, claims: _Claims, update: Update, applied: Applied) -> None:
+        """A version is there: what was early may be next now."""
+        if not claims.whole:
+            claims.whole, claims.coming = True, None
+            stale, claims.stale = claims.stale, {}
+            for record in stale.values():
+                self._held -= 1
+                self._release(record, applied)
+        claims.version = update.version
+        if self._early:
+            early = self._early.pop((update.owner, claims.incarnation, claims.version), None)
+            while early is not None:
+                self._take_all(claims, early, applied)
+                claims.version = early.version
+                early = self._early.pop((update.owner, claims.incarnation, claims.version), None)
+            self._drop_early(update.owner, claims.incarnation, claims.version)
+        applied.version = claims.version
+        untaken, claims.untaken = claims.untaken, []
+        applied.confirms = self._confirms(claims, untaken)
+
+    def _confirms(self, claims: _Claims, untaken: list[tuple[int, str]]) -> list[bytes]:
+        version = claims.version
+        return write_confirms(claims.node_id, claims.incarnation, version, untaken, self.body_bytes)
+
+    # -- claims
+
+    def _take_all(self, claims: _Claims, update: Update, applied: Applied) -> None:
+        conflicts, refused = len(applied.conflicts), len(applied.refused)
+        for record in update.records:
+            if self._fits_surely(record) and record.agent_id not in self._winners:
+                # The plain case of most records, told apart for its speed; `_take` would do the same.
+                self._held += 1
+                claims.records[record.agent_id] = record
+                self._crown(record.agent_id, record)
+                applied.added.append(record)
+            else:
+                self._take(claims, record, applied)
+        for agent_id in update.removals:
+            self._drop(claims, agent_id, applied)
+        claims.untaken += applied.conflicts[conflicts:]
+        if len(applied.refused) > refused:
+            claims.untaken += [(record.agent_id, "") for record, _ in applied.refused[refused:]]
+            claims.partial = True
 
     def _take(self, claims: _Claims, record: AgentRecord, applied: Applied) -> None:
         agent_id = record.agent_id
@@ -451,18 +589,23 @@ class Directory:
     def _withdraw(self, agent_id: int, owner: str, applied: Applied) -> AgentRecord:
         record = self._mine.records.pop(agent_id)
         self._held -= 1
-        self._changed((agent_id,))
         applied.lost_mine.append((record, owner))
         return record
 
-    def _changed(self, agent_ids: tuple[int, ...]) -> int:
-        self.version += 1
-        self._log.append((self.version, agent_ids))
-        self._log_ids += len(agent_ids)
-        # Beyond this, the changes would cost nearly as much as the whole list.
-        while self._log_ids > max(LOG_IDS_MIN, len(self._mine.records) // 8):
-            self._log_floor, dropped = self._log.popleft()
-            self._log_ids -= len(dropped)
+    def _mine_changed(self, applied: Applied) -> None:
+        """Publish what was withdrawn."""
+        if applied.lost_mine:
+            self._changed([record.agent_id for record, _ in applied.lost_mine])
+
+    def _changed(self, agent_ids: Collection[int]) -> int:
+        mine = self._mine.records
+        upserts = [mine[agent_id] for agent_id in agent_ids if agent_id in mine]
+        removals = [agent_id for agent_id in agent_ids if agent_id not in mine]
+        bodies = write_change(
+            self.node_id, self.incarnation, self.version, upserts, removals, self.body_bytes
+        )
+        self.version += len(bodies)
+        self._changes += bodies
         return self.version
 
 

@@ -49,6 +49,12 @@ cdef enum Kind:
     RETIRE = 14
     STAY = 15
     STATUS = 18
+    PULL = 19
+    GOSSIP = 24
+    IHAVE = 25
+    GRAFT = 26
+    PRUNE = 27
+    GONE = 28
     MESSAGE = 16
     REFUSED = 17
 

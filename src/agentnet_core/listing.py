@@ -1,12 +1,18 @@
-"""The list of agents that a node publishes, as frames, and the answer to it.
+"""The list of agents that a node publishes, as frames, what asks for it, and the answer to it.
 
-AGENTS   [version, first, last, [[id, name, capabilities, metadata, flags], ...], [removed id, ...]]
-CONFIRM  [version, last, [[id, owner node, or "" if a limit refused it], ...]]
+AGENTS   [owner node, incarnation, base, version, first, last,
+          [[id, name, capabilities, metadata, flags], ...], [removed id, ...]]
+PULL     [[owner node, incarnation, version that is held], ...]   send these lists, if you have more
+CONFIRM  [owner node, incarnation, version, last, [[id, node that keeps it, or "" for a limit], ...]]
 
-``first`` begins a whole list, ``last`` ends an update; a body is filled to a limit, then the next
-one begins.  A sixth element of a record is a map of numbered fields, by the law of the Hello:
-0 to 63 must be understood, from 64 they are ignored where they are not known.  64 is the health of an
-agent that is not well, a text of at most 256 bytes.
+A list is its owner's, and whoever has it may pass it on.  On base 0 an update is the whole list as of
+``version``, in parts: ``first`` begins it, ``last`` ends it.  On any other base it is the change from
+that version to the next, one frame, and means nothing to who does not hold the base.
+
+A sixth element of a record and a ninth of AGENTS are maps of numbered fields, by the law of the
+Hello: 0 to 63 must be understood, from 64 they are ignored where they are not known.  64 of a record is
+the health of an agent that is not well, a text of at most 256 bytes; of AGENTS it is kept for the
+owner's signature.
 
 A name has the id that it hashes to, and at most 256 bytes; an agent has at most 64 capabilities of
 at most 128 bytes each; metadata are texts.  What breaks this is a ProtocolError from a peer, a
@@ -15,7 +21,7 @@ UsageError or LimitReached from here: so the errors are arguments of the checks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +39,7 @@ from agentnet_core.body import (
     unpack,
     wrong,
 )
+from agentnet_core.config import BODY_BYTES, VERSION_MAX
 from agentnet_core.errors import LimitReached, NetworkError, ProtocolError, UsageError
 from agentnet_core.records import AgentRecord, agent_id_of, describe
 
@@ -46,11 +53,13 @@ HEALTH_KEY = 64
 FLAG_BROADCASTS = 1
 FLAGS_KNOWN = FLAG_BROADCASTS
 
-HEAD_BYTES = 32
+HEAD_BYTES = 128
 """What an AGENTS body holds beside its records and ids, at most."""
 CONFLICT_BYTES = 80
 """What one id in a CONFIRM takes, at most."""
 INTERNED_MAX = 4096
+WANTED_BYTES = 96
+"""What one list in a PULL takes, at most."""
 
 
 class Capabilities:
@@ -102,8 +111,11 @@ class Capabilities:
 
 @dataclass(slots=True)
 class Update:
-    """What one AGENTS frame says of its node's list."""
+    """What one AGENTS frame says of its owner's list: all of it on base 0, else a change."""
 
+    owner: str
+    incarnation: int
+    base: int
     version: int
     first: bool
     last: bool
@@ -111,17 +123,25 @@ class Update:
     removals: list[int]
 
 
-def read_update(node_id: str, body: bytes | memoryview, capabilities: Capabilities) -> Update:
-    """The update in the body of an AGENTS frame of ``node_id``."""
+def read_update(body: bytes | memoryview, capabilities: Capabilities) -> Update:
+    """The update in the body of an AGENTS frame."""
     reader = Reader("AGENTS", body)
-    if reader.count("5 values") != 5:
-        raise ProtocolError("AGENTS: expected a list of 5 values")
-    version = expect_int("AGENTS version", reader.value(), 0, U64_MAX)
+    size = reader.count("8 to 9 values")
+    if not 8 <= size <= 9:
+        raise ProtocolError("AGENTS: expected a list of 8 to 9 values")
+    owner = expect_name("AGENTS owner", reader.value())
+    incarnation = expect_int("AGENTS incarnation", reader.value(), 0, U64_MAX)
+    base = expect_int("AGENTS base", reader.value(), 0, VERSION_MAX)
+    version = expect_int("AGENTS version", reader.value(), base, VERSION_MAX)
     first = expect_bool("AGENTS first", reader.value())
     last = expect_bool("AGENTS last", reader.value())
-    records = [_read_record(node_id, reader.value(), capabilities) for _ in range(reader.count("records"))]
+    if base and not (first and last):
+        raise wrong("AGENTS base", "0 where a list comes in parts", base)
+    records = [_read_record(owner, reader.value(), capabilities) for _ in range(reader.count("records"))]
     removals = [expect_int("AGENTS removed id", i, 1, U64_MAX) for i in expect_list("AGENTS", reader.value())]
-    return Update(version, first, last, records, removals)
+    if size == 9:
+        _check_fields("AGENTS fields", reader.value())
+    return Update(owner, incarnation, base, version, first, last, records, removals)
 
 
 def _read_record(node_id: str, item: Any, known: Capabilities) -> AgentRecord:
@@ -159,28 +179,71 @@ def health_text(text: str | None) -> str:
     return (text or "").encode("utf-8", "replace")[:HEALTH_BYTES_MAX].decode("utf-8", "ignore")
 
 
-def write_update(
-    version: int, whole: bool, records: Iterable[AgentRecord], removals: Iterable[int], max_bytes: int
+def _check_fields(field: str, value: object) -> None:
+    for key in expect_map(field, value):
+        if key <= KEY_MUST_KNOW_MAX:
+            raise wrong(field, f"only numbers from {KEY_MUST_KNOW_MAX + 1}", key)
+
+
+def write_whole(
+    owner: str, incarnation: int, version: int, records: Iterable[AgentRecord], max_bytes: int
 ) -> list[bytes]:
-    """An update as bodies of AGENTS frames; a record that is larger than ``max_bytes`` goes alone."""
+    """A list as bodies of AGENTS frames, at least one; a record larger than ``max_bytes`` goes alone."""
+    parts = _cut(records, (), max_bytes)
+    end = len(parts) - 1
+    return [_body(owner, incarnation, 0, version, at == 0, at == end, part) for at, part in enumerate(parts)]
+
+
+def write_change(
+    owner: str,
+    incarnation: int,
+    base: int,
+    records: Iterable[AgentRecord],
+    removals: Iterable[int],
+    max_bytes: int,
+) -> list[bytes]:
+    """A change as bodies of AGENTS frames, cut as a whole list is: each is one version more."""
+    parts = enumerate(_cut(records, removals, max_bytes), base)
+    return [_body(owner, incarnation, at, at + 1, True, True, part) for at, part in parts]
+
+
+def write_reminder(owner: str, incarnation: int, version: int) -> bytes:
+    """That there is this version, as the body of an AGENTS frame: a change that changes nothing."""
+    return _body(owner, incarnation, version, version, True, True, ([], []))
+
+
+def _cut(
+    records: Iterable[AgentRecord], removals: Iterable[int], max_bytes: int
+) -> list[tuple[list[bytes], list[bytes]]]:
+    """Records and removals, packed, in parts that each fit a body."""
     packer = msgpack.Packer(use_bin_type=True)
-    lists: list[tuple[list[bytes], list[bytes]]] = [([], [])]
+    parts: list[tuple[list[bytes], list[bytes]]] = [([], [])]
     used = HEAD_BYTES
     for half, values in enumerate((map(wire_form, records), removals)):
         for value in values:
             packed = packer.pack(value)
             used += len(packed)
             if used > max_bytes and used > HEAD_BYTES + len(packed):
-                lists.append(([], []))
+                parts.append(([], []))
                 used = HEAD_BYTES + len(packed)
-            lists[-1][half].append(packed)
-    bodies = []
-    for at, (upserts, removed) in enumerate(lists):
-        head = [packer.pack_array_header(5), packer.pack(version)]
-        head += [packer.pack(whole and at == 0), packer.pack(at == len(lists) - 1)]
-        head += [packer.pack_array_header(len(upserts)), *upserts]
-        bodies.append(b"".join([*head, packer.pack_array_header(len(removed)), *removed]))
-    return bodies
+            parts[-1][half].append(packed)
+    return parts
+
+
+def _body(
+    owner: str,
+    incarnation: int,
+    base: int,
+    version: int,
+    first: bool,
+    last: bool,
+    part: tuple[list[bytes], list[bytes]],
+) -> bytes:
+    packer = msgpack.Packer(use_bin_type=True)
+    head = [packer.pack_array_header(8), *map(packer.pack, (owner, incarnation, base, version, first, last))]
+    records, removals = part
+    head += [packer.pack_array_header(len(records)), *records]
+    return b"".join([*head, packer.pack_array_header(len(removals)), *removals])
 
 
 def wire_form(record: AgentRecord) -> tuple[Any, ...]:
@@ -190,46 +253,78 @@ def wire_form(record: AgentRecord) -> tuple[Any, ...]:
     return (*plain, {HEALTH_KEY: record.health}) if record.health else plain
 
 
+# -- PULL
+
+
+def write_pulls(wanted: Sequence[tuple[str, int, int]]) -> list[bytes]:
+    """Owner, incarnation and version that is held of each list, as bodies of PULL frames."""
+    size = BODY_BYTES // WANTED_BYTES
+    return [pack(wanted[at : at + size]) for at in range(0, len(wanted), size)]
+
+
+def read_pull(body: bytes | memoryview) -> list[tuple[str, int, int]]:
+    """What the body of a PULL frame asks for."""
+    wanted = []
+    for item in expect_list("PULL", unpack("PULL", body)):
+        owner, incarnation, version = expect_list("PULL list", item, range(3, 4))
+        wanted.append(
+            (
+                expect_name("PULL owner", owner),
+                expect_int("PULL incarnation", incarnation, 0, U64_MAX),
+                expect_int("PULL version", version, 0, VERSION_MAX),
+            )
+        )
+    return wanted
+
+
 # -- CONFIRM
 
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """A peer's answer to a version of this node's list.
+    """A peer's answer to a version of a node's list, for that node.
 
     ``conflicts``: ids that it did not take, with the node that keeps them, or "" where a limit of
     the peer's config refused them. ``last``: the version is confirmed; before that, there is more.
     """
 
+    owner: str
+    incarnation: int
     version: int
     last: bool = True
     conflicts: tuple[tuple[int, str], ...] = ()
 
     def encode(self) -> bytes:
         """The body of a CONFIRM frame."""
-        return pack([self.version, self.last, self.conflicts])
+        return pack([self.owner, self.incarnation, self.version, self.last, self.conflicts])
 
     @classmethod
     def decode(cls, body: bytes | memoryview) -> Confirm:
         """The Confirm in the body of a CONFIRM frame."""
-        version, last, items = expect_list("CONFIRM", unpack("CONFIRM", body), range(3, 4))
+        values = expect_list("CONFIRM", unpack("CONFIRM", body), range(5, 6))
+        owner, incarnation, version, last, items = values
         conflicts = []
         for item in expect_list("CONFIRM conflicts", items):
-            agent_id, owner = expect_list("CONFIRM conflict", item, range(2, 3))
+            agent_id, keeper = expect_list("CONFIRM conflict", item, range(2, 3))
             expect_int("CONFIRM agent id", agent_id, 1, U64_MAX)
-            conflicts.append((agent_id, owner if owner == "" else expect_name("CONFIRM owner", owner)))
-        expect_int("CONFIRM version", version, 0, U64_MAX)
-        return cls(version, expect_bool("CONFIRM last", last), tuple(conflicts))
+            conflicts.append((agent_id, keeper if keeper == "" else expect_name("CONFIRM keeper", keeper)))
+        return cls(
+            expect_name("CONFIRM owner", owner),
+            expect_int("CONFIRM incarnation", incarnation, 0, U64_MAX),
+            expect_int("CONFIRM version", version, 0, VERSION_MAX),
+            expect_bool("CONFIRM last", last),
+            tuple(conflicts),
+        )
 
 
-def write_confirms(version: int, last: bool, conflicts: list[tuple[int, str]], max_bytes: int) -> list[bytes]:
-    """The answer to one AGENTS frame as bodies of CONFIRM frames: none if it says nothing."""
+def write_confirms(
+    owner: str, incarnation: int, version: int, conflicts: list[tuple[int, str]], max_bytes: int
+) -> list[bytes]:
+    """The answer to a version of a list as bodies of CONFIRM frames, at least one."""
     size = max(1, max_bytes // CONFLICT_BYTES)
-    parts = [tuple(conflicts[at : at + size]) for at in range(0, len(conflicts), size)]
-    if last and not parts:
-        parts = [()]
+    parts = [tuple(conflicts[at : at + size]) for at in range(0, len(conflicts), size)] or [()]
     end = len(parts) - 1
-    return [Confirm(version, last and at == end, part).encode() for at, part in enumerate(parts)]
+    return [Confirm(owner, incarnation, version, at == end, part).encode() for at, part in enumerate(parts)]
 
 
 # -- checks of one value

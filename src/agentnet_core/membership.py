@@ -70,6 +70,7 @@ class Membership(Census):
         self._events_missed = 0
         self._news: dict[str, str | None] = {}
         self._passed_on_ns = 0
+        self._lists: dict[str, str] = {}
         self._probes: list[tuple[str, str]] = []
         self._syncs: list[str] = []
         self._sync_ns = NEVER
@@ -155,7 +156,18 @@ class Membership(Census):
         syncs, self._syncs = self._syncs, []
         return syncs
 
+    def drain_lists(self) -> list[tuple[str, str]]:
+        """Of whose life or list of agents something was heard since the last call, and who told it."""
+        lists, self._lists = self._lists, {}
+        return list(lists.items())
+
     # -- news
+
+    def note_list(self, node_id: str, incarnation: int, version: int) -> None:
+        """The node has a list of agents of that version: told on with all else, but no news by itself."""
+        node = self._nodes.get(node_id)
+        if node is not None and node.record.incarnation == incarnation and node.record.listed < version:
+            self._hold(node, replace(node.record, listed=version))
 
     def bootstrap(self, addresses: Iterable[str], now_ns: int) -> None:
         """Dial these addresses, whoever is there."""
@@ -221,6 +233,7 @@ class Membership(Census):
         else:
             # What is held against it stays until it has heard of that, and cleared itself.
             record = replace(node.record, addresses=record.addresses)
+            self._lists[node_id] = node_id
         if node.record != record and node.told:
             self._news[node_id] = node_id
         self._hold(node, record)
@@ -441,6 +454,8 @@ class Membership(Census):
             if record.accusers:
                 self._detector.accused(node_id, now_ns)
                 self._look_ns = now_ns
+        if source is not None and (record.listed or record.standing is Standing.LEFT):
+            self._lists[node_id] = source
         return True
 
     def _learn_of_self(self, record: NodeRecord, now_ns: int) -> None:
@@ -474,7 +489,8 @@ class Membership(Census):
                 self._news[record.node_id] = source
             return
         merged = merge(old, record)
-        if merged == old:
+        if merged == replace(old, listed=merged.listed):
+            self._hold(node, merged)
             return
         self._news[record.node_id] = source
         if merged.version > old.version:
@@ -483,6 +499,7 @@ class Membership(Census):
             node.heard_ns = now_ns
             if node.lost:
                 self._put_back(node, now_ns)
+                self._lists[record.node_id] = source or record.node_id
         self._hold(node, merged)
         if node.record.accusers:
             self._detector.accused(record.node_id, now_ns)
@@ -491,15 +508,12 @@ class Membership(Census):
     def _replace(self, node: Node, record: NodeRecord, now_ns: int) -> None:
         """A higher incarnation of the node is here, so the known one is dead."""
         self._detector.clear(record.node_id)
-        if node.told:
-            self._tell_lost(node, f"replaced by incarnation {record.incarnation}")
+        self._tell_lost(node, f"replaced by incarnation {record.incarnation}")
         node.linked = node.lost = node.hung_up = False
         self._linked.pop(record.node_id, None)
         self._lost.pop(record.node_id, None)
         self._hold(node, record)
         self._place(node, now_ns)
-
-    # -- neighbours
 
     # -- events
 
@@ -515,6 +529,7 @@ class Membership(Census):
         self._tell(Event(Event.JOINED, node.record.node_id, detail=f"incarnation {node.record.incarnation}"))
 
     def _tell_lost(self, node: Node, detail: str) -> None:
+        self._lists[node.record.node_id] = ""
         if node.told:
             node.told = False
             self._tell(Event(Event.LOST, node.record.node_id, detail=detail))

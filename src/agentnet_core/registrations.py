@@ -44,6 +44,19 @@ class Registrations:
         """Nobody waits for that node any more."""
         return self._told(self._confirmations.lost(node_id))
 
+    def awaits(self, node_id: str) -> bool:
+        """Whether somebody waits for that node."""
+        return bool(self._confirmations.awaits(node_id))
+
+    def replace(
+        self, node_id: str, keepers: Callable[[Iterable[int]], Iterable[str]]
+    ) -> tuple[list[str], Told]:
+        """The node is gone: wait for ``keepers`` of its ids in its stead; which are new, and what is told."""
+        more: list[str] = []
+        for version, agent_ids in self._confirmations.awaits(node_id):
+            more += self._confirmations.extend(version, keepers(agent_ids))
+        return more, self.lost(node_id)
+
     def outdone(self, agent_id: int, owner: str) -> None:
         """An own agent has lost its id to ``owner``."""
         self._confirmations.outdone(agent_id, owner)

@@ -3,7 +3,8 @@
 MEMBERS  [[node id, incarnation, version, [address, ...]],
           [node id, incarnation, version, [address, ...], standing, [accuser, ...], [witness, ...]], ...]
 
-The shorter form is of a node in good standing that nobody accuses.
+The shorter form is of a node in good standing that nobody accuses.  Each may end with one number
+more, the version of the node's list of agents, if it has one.
 
 Only the node itself raises its incarnation, once each start, and its version, whenever it has news
 or clears itself of an accusation.  What others say (that they cannot hear it, that its process is
@@ -17,7 +18,7 @@ here that is the identity of a process, and stays for its lifetime.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import msgpack
@@ -33,10 +34,8 @@ from agentnet_core.body import (
     pack,
     unpack,
 )
-from agentnet_core.config import BODY_BYTES
+from agentnet_core.config import BODY_BYTES, VERSION_MAX
 
-VERSION_MAX = 2**53
-"""A node that clears itself a million times a second reaches it after three centuries."""
 ACCUSERS_MAX = 8
 """Names that are kept of those who accuse: nobody asks for more."""
 HEAD_BYTES = 8
@@ -54,7 +53,7 @@ class Standing(IntEnum):
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
     """A node as MEMBERS tells of it. ``accusers`` do not hear it; ``witnesses``, some of them, saw its
-    process end: their link was reset and their dial refused."""
+    process end: their link was reset and their dial refused. ``listed``: the version of its agents' list."""
 
     node_id: str
     incarnation: int
@@ -63,6 +62,7 @@ class NodeRecord:
     standing: Standing = Standing.ALIVE
     accusers: tuple[str, ...] = ()
     witnesses: tuple[str, ...] = ()
+    listed: int = 0
 
     def accused(self, by: str, *, witness: bool = False) -> NodeRecord:
         """The record with one more accuser."""
@@ -89,6 +89,7 @@ class NodeRecord:
             standing,
             self.accusers,
             self.witnesses,
+            self.listed,
         )
 
 
@@ -97,8 +98,10 @@ def merge(one: NodeRecord, other: NodeRecord) -> NodeRecord:
     if one == other:
         return one
     older, newer = sorted((one, other), key=_age)
-    if _age(older) != _age(newer):
+    if older.incarnation != newer.incarnation:
         return newer
+    if _age(older) != _age(newer):
+        return newer if newer.listed >= older.listed else replace(newer, listed=older.listed)
     return NodeRecord(
         one.node_id,
         one.incarnation,
@@ -107,6 +110,7 @@ def merge(one: NodeRecord, other: NodeRecord) -> NodeRecord:
         max(one.standing, other.standing),
         _joined(one.accusers, other.accusers),
         _joined(one.witnesses, other.witnesses),
+        max(one.listed, other.listed),
     )
 
 
@@ -150,9 +154,10 @@ def pack_record(record: NodeRecord) -> bytes:
 def wire_form(record: NodeRecord) -> list[object]:
     """One record of a MEMBERS body, unpacked."""
     plain = [record.node_id, record.incarnation, record.version, list(record.addresses)]
+    listed = [record.listed] if record.listed else []
     if record.standing is Standing.ALIVE and not record.accusers:
-        return plain
-    return [*plain, int(record.standing), list(record.accusers), list(record.witnesses)]
+        return plain + listed
+    return [*plain, int(record.standing), list(record.accusers), list(record.witnesses), *listed]
 
 
 def decode_members(body: bytes | memoryview) -> list[NodeRecord]:
@@ -168,8 +173,9 @@ def unpack_members(body: bytes | memoryview) -> list[object]:
 def read_record(item: object) -> NodeRecord:
     """The record that an item of `unpack_members` is; ProtocolError if it is none."""
     values = expect_list("MEMBERS record", item)
-    if len(values) not in (4, 7):
+    if len(values) not in (4, 5, 7, 8):
         expect_list("MEMBERS record", item, range(4, 5))
+    listed = values.pop() if len(values) in (5, 8) else 0
     node_id, incarnation, version, addresses = values[:4]
     standing, accusers, witnesses = values[4:] or (0, [], [])
     return NodeRecord(
@@ -180,6 +186,7 @@ def read_record(item: object) -> NodeRecord:
         Standing(expect_int("MEMBERS standing", standing, Standing.ALIVE, Standing.LEFT)),
         _read_names("MEMBERS accusers", accusers),
         _read_names("MEMBERS witnesses", witnesses),
+        expect_int("MEMBERS listed", listed, 0, VERSION_MAX),
     )
 
 

@@ -277,9 +277,12 @@ class Tree:
                 unasked.append(broadcast)
         self._ask(unasked, now_ns)
 
-    def publish(self, payload: bytes, now_ns: int) -> BroadcastId:
-        """Send ``payload`` to all nodes but this one. MessageTooLarge before anything is sent."""
-        if len(payload) > self._bytes_max:
+    def publish(self, payload: bytes, now_ns: int, *, own: bool = False) -> BroadcastId:
+        """Send ``payload`` to all nodes but this one. MessageTooLarge before anything is sent.
+
+        ``own``: it is the network's, so no user's limit holds; it fits a frame.
+        """
+        if len(payload) > self._bytes_max and not own:
             raise MessageTooLarge(
                 f"broadcast of {len(payload)} bytes: expected at most broadcast_bytes_max={self._bytes_max}"
             )

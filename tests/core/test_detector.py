@@ -24,9 +24,9 @@ def test_a_silent_node_is_asked_after_accused_and_lost() -> None:
     assert news(one)[None][0].accusers == ("m",)
     one.learn(encode_members([NodeRecord("e", 1, ("tcp://e:1",), accusers=("a", "b"))])[0], 2002 * MS, "a")
     tick(3501 * MS - 1)
-    assert not one.is_lost("e")
+    assert one.living("e") is not None
     tick(3501 * MS)
-    assert one.is_lost("e")
+    assert one.living("e") is None
     assert one.drain_events()[-1].detail == "silent for 3501 ms, also to a, b, m"
     assert news(one)[None][0].standing is Standing.LOST
 
@@ -40,10 +40,10 @@ def test_one_accuser_is_not_enough_where_others_could_accuse() -> None:
     one.vouched("a", Vouch("b", None), 2001 * MS)
     for now in range(2001, 60_000, 250):
         tick(now * MS)
-    assert not one.is_lost("b")
+    assert one.living("b") is not None
     one.learn(encode_members([NodeRecord("b", 1, (), accusers=("a",))])[0], 60_000 * MS, "a")
     tick(60_000 * MS)
-    assert one.is_lost("b")
+    assert one.living("b") is None
 
 
 def test_whom_a_helper_hears_is_not_accused_until_that_is_old() -> None:
@@ -96,12 +96,12 @@ def test_two_witnesses_are_proof() -> None:
     one.dial_failed(dial, "refused", 20, refused=True)
     one.tick(20)
     assert news(one)[None][0].witnesses == ("m",)
-    assert not one.is_lost("b")
+    assert one.living("b") is not None
     one.learn(
         encode_members([NodeRecord("b", 1, ("tcp://b:1",), accusers=("a",), witnesses=("a",))])[0], 30, "a"
     )
     one.tick(30)
-    assert one.is_lost("b")
+    assert one.living("b") is None
     assert "its process ended, as a, m saw" in one.drain_events()[-1].detail
 
 

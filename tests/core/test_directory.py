@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentnet_core.config import EngineConfig
-from agentnet_core.directory import LOG_IDS_MIN, Applied, Directory
+from agentnet_core.config import BODY_BYTES, EngineConfig
+from agentnet_core.directory import Applied, Directory
 from agentnet_core.errors import AgentExists, LimitReached, NoSuchAgent, ProtocolError, UsageError
-from agentnet_core.listing import Capabilities, Confirm, read_update, wire_form, write_update
+from agentnet_core.listing import Capabilities, Confirm, read_update, wire_form
 from agentnet_core.records import AgentRecord, agent_id_of
 
 CONFIG = EngineConfig()
@@ -27,8 +27,9 @@ def agent(agent: int | str, *capabilities: str, **fields: Any) -> AgentRecord:
 
 
 def directory(node_id: str, *agents: int | str, **limits: int) -> Directory:
-    made = Directory(node_id, EngineConfig(**limits))
+    made = Directory(node_id, 1, EngineConfig(**limits))
     made.register([agent(a) for a in agents])
+    made.take_changes()
     return made
 
 
@@ -36,8 +37,18 @@ def feed(to: Directory, node_id: str, bodies: Iterable[bytes]) -> Applied:
     """The last of what the frames did."""
     applied = Applied()
     for body in bodies:
-        applied = to.apply(node_id, body)
+        applied = to.apply(node_id, to.read(body))
     return applied
+
+
+def whole(one: Directory, body_bytes: int = BODY_BYTES) -> list[bytes]:
+    """Its own list, in frames of that size."""
+    one.body_bytes = body_bytes
+    return one.whole_list(one.node_id)
+
+
+def confirm(version: int, conflicts: tuple[tuple[int, str], ...] = ()) -> Confirm:
+    return Confirm("b", 1, version, conflicts=conflicts)
 
 
 def ids(records: Iterable[AgentRecord]) -> list[int]:
@@ -133,17 +144,18 @@ def test_registering_again_replaces_and_unregistering_removes() -> None:
     assert one.find("read") == []
     assert len(one.find("write")) == len(one) == 1
     gone = one.unregister([agent_id_of("reader")])
-    assert gone.version == one.version == 3
+    assert one.version == 3
     assert ids(gone.removed) == [agent_id_of("reader")]
     assert one.find("write") == []
     with pytest.raises(NoSuchAgent, match="on 'a'"):
         one.unregister([agent_id_of("reader")])
-    assert one.register([]) == one.unregister([]).version == 3
+    assert one.register([]) == one.version == 3
+    assert one.unregister([]) == Applied()
 
 
 def test_the_owner_of_a_taken_id_is_named() -> None:
     a, b = directory("a", "reader", 7), directory("b")
-    feed(b, "a", a.snapshot_frames())
+    feed(b, "a", whole(a))
     with pytest.raises(AgentExists, match="agent reader is registered on node 'a' already"):
         b.register([agent(1), agent("reader")])
     assert not b.is_mine(1), "all or none"
@@ -187,7 +199,7 @@ def test_what_cannot_be_registered_is_said(record: AgentRecord, error: type[Exce
 
 def test_agents_max_counts_all_nodes() -> None:
     a, b = directory("a", 1, 2), directory("b", 3, agents_max=4)
-    feed(b, "a", a.snapshot_frames())
+    feed(b, "a", whole(a))
     b.register([agent(3), agent(4)])
     with pytest.raises(LimitReached, match="agents_max=4: 4 agents are known, 1 more do not fit"):
         b.register([agent(4), agent(5)])
@@ -198,62 +210,62 @@ def test_agents_max_counts_all_nodes() -> None:
 # -- updates
 
 
-def test_an_update_holds_what_changed_since() -> None:
+def test_a_change_holds_what_changed() -> None:
     a, b = directory("a", 1, 2, 3), directory("b")
-    feed(b, "a", a.snapshot_frames())
-    before = a.version
+    feed(b, "a", whole(a))
     a.register([agent(4, metadata={"k": "v"}, broadcasts=False), agent(1, "new")])
     a.unregister([2])
     a.register([agent(5)])
     a.unregister([5])
-    frames = a.updates_since(before)
-    assert len(frames) == 1
-    applied = b.apply("a", frames[0])
-    assert (applied.version, applied.last) == (a.version, True)
-    assert (ids(applied.added), ids(applied.changed), ids(applied.removed)) == ([4], [1], [2])
+    frames = a.take_changes()
+    applied = [feed(b, "a", [frame]) for frame in frames]
+    assert [one.version for one in applied] == [2, 3, 4, 5]
+    assert [ids(one.added) for one in applied] == [[4], [], [5], []]
+    assert [ids(one.changed) for one in applied] == [[1], [], [], []]
+    assert [ids(one.removed) for one in applied] == [[], [2], [], [5]]
     assert list(map(wire_form, b.agents())) == list(map(wire_form, a.agents()))
-    assert [Confirm.decode(body) for body in applied.confirms] == [Confirm(a.version)]
-    assert a.updates_since(a.version) == []
+    answers = [Confirm.decode(body) for one in applied for body in one.confirms]
+    assert answers == [Confirm("a", 1, version) for version in (2, 3, 4, 5)]
+    assert a.take_changes() == []
+    assert b.held("a") == (1, a.version)
 
 
-def test_a_version_that_is_not_kept_brings_the_whole_list() -> None:
-    a = directory("a", 1)
-    a.register([agent(i) for i in range(2, LOG_IDS_MIN + 3)])
-    assert a.updates_since(1) == a.updates_since(0) == a.updates_since(99) == a.snapshot_frames()
-    later = a.version
-    a.register([agent(1, "x")])
-    assert len(a.updates_since(later)) == 1
-    for i in range(2 * LOG_IDS_MIN):
-        a.register([agent(1, str(i % 7))])
-    assert a.updates_since(later) == a.snapshot_frames()
-    assert len(a.updates_since(a.version - 1)[0]) < 30
+def test_a_change_over_one_frame_is_several_versions() -> None:
+    a, b = directory("a"), directory("b")
+    a.body_bytes = 300
+    assert a.register([agent(i) for i in range(1, 101)]) == a.version > 3
+    frames = a.take_changes()
+    assert max(map(len, frames)) <= 300
+    for version, frame in enumerate(frames, 1):
+        assert feed(b, "a", [frame]).version == version, "each by itself"
+    assert ids(b.owned_by("a")) == list(range(1, 101))
 
 
 def test_a_whole_list_again_changes_only_what_changed() -> None:
     a, b = directory("a", 1, 2, 3), directory("b")
-    feed(b, "a", a.snapshot_frames())
+    feed(b, "a", whole(a))
     kept = b.get(1)
     a.unregister([2])
     a.register([agent(3, "x"), agent(4)])
-    applied = feed(b, "a", a.snapshot_frames())
+    applied = feed(b, "a", whole(a))
     assert (ids(applied.added), ids(applied.changed), ids(applied.removed)) == ([4], [3], [2])
     assert b.get(1) is kept
 
 
 def test_a_long_list_is_cut_into_frames_and_swept_at_the_last() -> None:
     a, b = directory("a", *range(1, 400)), directory("b")
-    frames = a.snapshot_frames(500)
+    frames = whole(a, 500)
     assert len(frames) > 5
     assert max(map(len, frames)) <= 500
     for body in frames:
-        applied = b.apply("a", body)
-        assert bool(applied.confirms) is applied.last is (body is frames[-1])
+        applied = feed(b, "a", [body])
+        assert bool(applied.confirms) is bool(applied.version) is (body is frames[-1])
     a.unregister(range(2, 400))
     a.register([agent(i) for i in range(1000, 1300)])
-    first, *rest = a.snapshot_frames(500)
-    assert b.apply("a", first).removed == []
+    first, *rest = whole(a, 500)
+    assert feed(b, "a", [first]).removed == []
     assert b.get(399) is not None, "not before the list has ended"
-    broken_off = b.apply("a", rest[0])
+    broken_off = feed(b, "a", [rest[0]])
     assert broken_off.removed == []
     feed(b, "a", [first, *rest])
     assert list(map(wire_form, b.agents())) == list(map(wire_form, a.agents()))
@@ -263,50 +275,36 @@ def test_a_long_list_is_cut_into_frames_and_swept_at_the_last() -> None:
 def test_a_record_larger_than_a_frame_goes_alone() -> None:
     a = directory("a")
     a.register([agent(1), agent(2, metadata={"k": "v" * 900}), agent(3)])
-    assert [len(body) > 100 for body in a.snapshot_frames(100)] == [False, True, False]
-
-
-def test_updates_out_of_order_are_refused() -> None:
-    a, b = directory("a", 1), directory("b")
-    before = a.version
-    a.register([agent(2)])
-    change = a.updates_since(before)[0]
-    with pytest.raises(ProtocolError, match="expected the whole list of node 'a' first"):
-        b.apply("a", change)
-    feed(b, "a", a.snapshot_frames())
-    with pytest.raises(ProtocolError, match="AGENTS version: expected 2 or more, got 1"):
-        b.apply("a", write_update(1, False, [], [2], 1000)[0])
-    assert b.get(2) is not None
+    assert [len(body) > 100 for body in whole(a, 100)] == [False, True, False]
 
 
 def test_a_node_that_is_forgotten_takes_its_agents_along() -> None:
     a, b = directory("a", 1, 2), directory("b", 3)
-    feed(b, "a", a.snapshot_frames())
+    feed(b, "a", whole(a))
     assert ids(b.forget("a").removed) == [1, 2]
     assert b.forget("a").removed == []
     assert ids(b.agents()) == [3]
     assert b.owned_by("a") == []
     assert b.register([agent(1)])
-    with pytest.raises(ProtocolError, match="whole list"):
-        b.apply("a", write_update(9, False, [], [], 1000)[0])
+    assert b.held("a") == (0, 0)
 
 
 def test_a_record_over_a_limit_is_not_taken_and_reported_to_both() -> None:
     a = directory("a", 1, 2, 3)
     b = directory("b", agents_max=2)
-    applied = feed(b, "a", a.snapshot_frames())
+    applied = feed(b, "a", whole(a))
     assert [(r.agent_id, why) for r, why in applied.refused] == [(3, "agents_max=2 is reached")]
     assert conflicts(applied) == [(3, "")]
     c = directory("c", metadata_bytes_max=20)
-    feed(c, "a", a.snapshot_frames())
+    feed(c, "a", whole(a))
     a.register([agent(1, metadata={"k": "v" * 20}), agent(2, metadata={"k": "v"})])
-    applied = feed(c, "a", a.updates_since(1))
+    applied = feed(c, "a", a.take_changes())
     assert [r.agent_id for r, _ in applied.refused] == [1]
     assert "over metadata_bytes_max=20" in applied.refused[0][1]
     assert c.get(1) is None, "what it was is not true any more"
     assert ids(c.agents()) == [2, 3]
     a.register([agent(1)])
-    assert ids(feed(c, "a", a.updates_since(2)).added) == [1]
+    assert ids(feed(c, "a", a.take_changes()).added) == [1]
 
 
 # -- one owner
@@ -314,22 +312,22 @@ def test_a_record_over_a_limit_is_not_taken_and_reported_to_both() -> None:
 
 def test_the_lower_node_keeps_the_id_and_the_other_is_told() -> None:
     a, b = directory("a", 7), directory("b", 7, 8)
-    told_b = feed(b, "a", a.snapshot_frames())
+    told_b = feed(b, "a", whole(a))
     assert [(r.agent_id, owner) for r, owner in told_b.lost_mine] == [(7, "a")]
     assert ids(told_b.added) == [7]
     assert told_b.removed == told_b.conflicts == []
     assert not b.is_mine(7)
-    told_a = feed(a, "b", directory("b", 7, 8).snapshot_frames())
+    told_a = feed(a, "b", whole(directory("b", 7, 8)))
     assert told_a.conflicts == conflicts(told_a) == [(7, "a")]
     assert ids(told_a.added) == [8]
-    feed(a, "b", b.snapshot_frames())
+    feed(a, "b", whole(b))
     assert list(map(wire_form, a.agents())) == list(map(wire_form, b.agents()))
     assert [r.node_id for r in a.agents()] == [r.node_id for r in b.agents()] == ["a", "b"]
 
 
 def test_a_name_that_hashes_to_a_taken_id_is_a_conflict_too() -> None:
     a, b = directory("a", agent_id_of("reader")), directory("b", "reader")
-    assert len(feed(b, "a", a.snapshot_frames()).lost_mine) == 1
+    assert len(feed(b, "a", whole(a)).lost_mine) == 1
     assert b.get("reader") is None
     assert b.get(agent_id_of("reader")) is not None
 
@@ -342,7 +340,7 @@ def test_a_third_node_follows_whatever_comes_first(order: tuple[str, ...]) -> No
     for node_id in order:
         one = directory(node_id)
         one.register([agent(7, node_id)])
-        frames[node_id] = one.snapshot_frames()
+        frames[node_id] = whole(one)
         feed(third, node_id, frames[node_id])
         for capability in "abc":
             expected = min(frames) == capability
@@ -355,25 +353,25 @@ def test_a_third_node_follows_whatever_comes_first(order: tuple[str, ...]) -> No
 
 def test_a_claim_behind_the_owner_takes_over_when_it_goes() -> None:
     a, b, c = directory("a", 7), directory("b"), directory("c")
-    feed(c, "a", a.snapshot_frames())
+    feed(c, "a", whole(a))
     b.register([agent(7)])  # has seen that `a` gave it up, `c` has not
-    applied = feed(c, "b", b.snapshot_frames())
+    applied = feed(c, "b", whole(b))
     assert applied.conflicts == [(7, "a")]
     (confirm,) = map(Confirm.decode, applied.confirms)
     assert b.concede("c", confirm).lost_mine == [], "hearsay"
     assert b.is_mine(7)
     a.unregister([7])
-    applied = feed(c, "a", a.updates_since(1))
+    applied = feed(c, "a", a.take_changes())
     assert [r.node_id for r in applied.added] == ["b"]
     assert [r.node_id for r in applied.removed] == ["a"]
 
 
 def test_the_owners_own_word_counts() -> None:
     b = directory("b", 7, 8)
-    applied = b.concede("a", Confirm(1, conflicts=((7, "a"), (7, "a"), (8, ""), (9, "a"))))
+    applied = b.concede("a", confirm(1, ((7, "a"), (7, "a"), (8, ""), (9, "a"))))
     assert [(r.agent_id, owner) for r, owner in applied.lost_mine] == [(7, "a")]
     assert applied.removed == []
-    assert applied.version == b.version == 2
+    assert b.version == 2
     assert b.get(7) is None
     assert b.is_mine(8)
 
@@ -382,15 +380,16 @@ def test_the_owners_own_word_counts() -> None:
 def test_a_conflict_that_cannot_be_is_refused(owner: str) -> None:
     b = directory("b", 7)
     with pytest.raises(ProtocolError, match="expected a node id below 'b'"):
-        b.concede("a", Confirm(1, conflicts=((7, owner),)))
+        b.concede("a", confirm(1, ((7, owner),)))
     with pytest.raises(ProtocolError, match="CONFIRM version: expected at most 1, got 2"):
-        b.concede("a", Confirm(2))
+        b.concede("a", confirm(2))
     assert b.is_mine(7)
 
 
 def test_many_conflicts_are_cut_into_frames() -> None:
     a, b = directory("a", *range(1, 301)), directory("b", *range(1, 301))
-    applied = a.apply("b", b.snapshot_frames()[0], 1000)
+    a.body_bytes = 1000
+    applied = feed(a, "b", whole(b))
     answers = [Confirm.decode(body) for body in applied.confirms]
     assert max(map(len, applied.confirms)) <= 1000
     assert [answer.last for answer in answers] == [False] * (len(answers) - 1) + [True]
@@ -402,31 +401,32 @@ class Trio:
 
     def __init__(self) -> None:
         self.nodes = {node_id: directory(node_id) for node_id in "abc"}
-        self.sent = dict.fromkeys(permutations("abc", 2), 0)
-        self.queues: dict[tuple[str, str], deque[tuple[str, bytes]]] = {p: deque() for p in self.sent}
-        self.cut = dict.fromkeys(self.sent, True)
-        for pair in self.sent:
+        for one in self.nodes.values():
+            one.body_bytes = 100
+        self.queues: dict[tuple[str, str], deque[tuple[str, bytes]]]
+        self.queues = {pair: deque() for pair in permutations("abc", 2)}
+        self.cut = dict.fromkeys(self.queues, True)
+        for pair in self.queues:
             self.link(*pair)
 
     def publish(self, source: str) -> None:
+        changes = self.nodes[source].take_changes()
         for to in self.nodes:
             if to != source and not self.cut[source, to]:
-                for body in self.nodes[source].updates_since(self.sent[source, to], 60):
-                    self.queues[source, to].append(("agents", body))
-                self.sent[source, to] = self.nodes[source].version
+                self.queues[source, to].extend(("agents", body) for body in changes)
 
     def link(self, one: str, other: str) -> None:
         for source, to in ((one, other), (other, one)):
             self.queues[source, to].clear()
             self.cut[source, to] = False
-            self.sent[source, to] = self.nodes[source].version
-            for body in self.nodes[source].snapshot_frames(60):
+            for body in self.nodes[source].whole_list(source):
                 self.queues[source, to].append(("agents", body))
 
     def lose(self, one: str, other: str) -> None:
         for source, to in ((one, other), (other, one)):
             self.queues[source, to].clear()
             self.cut[source, to] = True
+            self.nodes[to].interrupt(source)
             self.nodes[to].forget(source)
 
     def register(self, node_id: str, agent_id: int, capability: str) -> None:
@@ -447,7 +447,7 @@ class Trio:
             return False
         kind, body = queue.popleft()
         if kind == "agents":
-            applied = self.nodes[to].apply(source, body, 100)
+            applied = feed(self.nodes[to], source, [body])
             for confirm in applied.confirms:
                 self.queues[to, source].append(("confirm", confirm))
         else:

@@ -13,12 +13,14 @@ import pytest
 from harness import (
     AGENTS,
     CLOSE,
+    CONFIRM,
     HELLO,
     MEMBERS,
     MESSAGE,
     MS,
     PING,
     PONG,
+    PULL,
     UUID,
     WELCOME,
     Node,
@@ -40,6 +42,7 @@ from agentnet_core.errors import (
     ProtocolError,
 )
 from agentnet_core.handshake import Hello, Welcome
+from agentnet_core.listing import Confirm, write_whole
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import Event
 
@@ -294,7 +297,7 @@ AFTER: list[tuple[str, Callable[[Stranger], None], str]] = [
     ("a second welcome", lambda s: s.say(WELCOME, Welcome(UUID).encode()), "kind 1 after WELCOME"),
     ("unknown kind", lambda s: s.say(77, b""), "kind 77 after WELCOME"),
     ("members", lambda s: s.say(MEMBERS, b"\x91\x05"), "MEMBERS record: expected a list"),
-    ("agents", lambda s: s.say(AGENTS, b"\x95\x00\x05\x00\x00\x00"), "AGENTS"),
+    ("agents", lambda s: s.say(AGENTS, b"\x98\x05\x00\x00\x00\x00\x00\x00\x00"), "AGENTS owner"),
     ("garbage message", lambda s: s.say(MESSAGE, b"\x90"), "message: array of 9"),
     ("ping with a tail", lambda s: s.say(PING, b"\x01\x02"), "kind 3: expected one unsigned integer"),
     ("stop of a text", lambda s: s.say(6, b"\xa1x"), "kind 6: expected one unsigned integer"),
@@ -308,7 +311,19 @@ AFTER: list[tuple[str, Callable[[Stranger], None], str]] = [
         lambda s: s.say(17, b"\x95\x01\x02\x03\x04\xc4\x00\x00"),
         "REFUSED frame: expected",
     ),
-    ("confirm of the future", lambda s: s.say(10, b"\x93\xcd\xff\xff\xc3\x90"), "CONFIRM version"),
+    (
+        "confirm of the future",
+        lambda s: s.say(CONFIRM, Confirm("m", 1, 9).encode()),
+        "CONFIRM version: expected at most 1, got 9",
+    ),
+    ("confirm of another", lambda s: s.say(CONFIRM, Confirm("n", 1, 0).encode()), "CONFIRM owner"),
+    ("confirm of another life", lambda s: s.say(CONFIRM, Confirm("m", 2, 0).encode()), "CONFIRM owner"),
+    (
+        "agents of our own",
+        lambda s: s.say(AGENTS, write_whole("m", 1, 9, [], 999)[0]),
+        "is told of version 9 of its own list: expected at most 1",
+    ),
+    ("pull of nothing", lambda s: s.say(PULL, b"\x91\x05"), "PULL list: expected a list"),
     ("over the limit", lambda s: s.say(MESSAGE, bytes(128 * 1024)), "frame of 131078 bytes"),
 ]
 

@@ -26,6 +26,7 @@ from harness import (
     MESSAGE,
     PING,
     PROBE,
+    PULL,
     RETIRE,
     STAY,
     UUID,
@@ -33,16 +34,28 @@ from harness import (
     WELCOME,
     Node,
     World,
+    address_of,
 )
 from strangers import Stranger, frame
 
+from agentnet_core import tree
+from agentnet_core.broadcasts import KINDS as TREE
 from agentnet_core.config import EngineConfig
 from agentnet_core.framing import KINDS, Arena, Decoder, check_msgpack
 from agentnet_core.handshake import Close, Hello, Welcome
-from agentnet_core.listing import Capabilities, Confirm, read_update, write_update
+from agentnet_core.listing import (
+    Capabilities,
+    Confirm,
+    read_pull,
+    read_update,
+    write_change,
+    write_pulls,
+    write_whole,
+)
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import AgentRecord, agent_id_of
 from agentnet_core.roster import (
+    NodeRecord,
     Vouch,
     decode_digest,
     decode_members,
@@ -71,14 +84,18 @@ def spoken() -> list[str]:
     node.control.found(UUID)
     stranger = Stranger(world, node, name="a")
     stranger.introduce()
-    (body,) = write_update(1, True, [AgentRecord(THERE, "a", "there", ("c",), {"k": "v"})], [], 4096)
+    (body,) = write_whole("a", 1, 1, [AgentRecord(THERE, "a", "there", ("c",), {"k": "v"})], 4096)
     stranger.say(AGENTS, body)
     sink = node.make("sink", capabilities=["read", "write"])
-    node.register(sink)
-    node.control.report_health(sink, "quota gone")
+    spare = node.make(77)
+    node.register(sink, spare)
+    node.control.catalogue.report_health(sink, "quota gone")
     world.run(1)
-    stranger.say(CONFIRM, Confirm(2).encode())
+    stranger.say(CONFIRM, Confirm("m", 1, 1).encode())
     stranger.say(PING, msgpack.packb(7))
+    stranger.say(MEMBERS, encode_members([NodeRecord("a", 1, (address_of("a"),), listed=2)])[0])
+    stranger.say(PULL, write_pulls([("m", 1, 0)])[0])
+    node.unregister(spare)
     world.run(50)
     assert stranger.close is None, stranger.close
     node.engine.ping(node.link("a").session)
@@ -114,9 +131,17 @@ def spoken() -> list[str]:
     unused = let_go(world, node)
     node.control.leave()
     world.run(50)
-    heard = stranger.heard + [it for it in unused.heard if it[0] in (RETIRE, CLOSE)]
-    lines = [f"{KINDS[kind]} {flags} {body.hex()}" for kind, flags, body in heard]
+    said = [it for it in unused.heard if it[0] in (RETIRE, CLOSE)]
+    said += [*stranger.heard, *((kind, 0, body) for kind, body in map(tree.encode, on_the_tree()))]
+    lines = [f"{KINDS[kind]} {flags} {body.hex()}" for kind, flags, body in said]
     return sorted(set(lines))
+
+
+def on_the_tree() -> list[tree.Frame]:
+    """What it takes a network to say: a tree that is broken and mended."""
+    ids = (tree.BroadcastId("m", 1, 7), tree.BroadcastId("a", 2, 300))
+    gossip = tree.Gossip(ids[0], 2, 1500, True, b"\x01all")
+    return [gossip, tree.Ihave(ids), tree.Graft(ids), tree.Prune(), tree.Gone(ids)]
 
 
 def let_go(world: World, node: Node) -> Stranger:
@@ -169,10 +194,15 @@ def test_what_was_said_is_read(number: int) -> None:
     elif kind == CONFIRM:
         assert Confirm.decode(body).encode() == body
     elif kind == AGENTS:
-        update = read_update("m", body, Capabilities())
+        update = read_update(body, Capabilities())
         assert update.last
-        again = write_update(update.version, update.first, update.records, update.removals, 4096)
-        assert again == [body]
+        head = update.owner, update.incarnation
+        whole = write_whole(*head, update.version, update.records, 4096)
+        assert body in whole + write_change(*head, update.base, update.records, update.removals, 4096)
+    elif kind in TREE:
+        assert tree.encode(tree.decode(kind, body)) == (kind, body)
+    elif kind == PULL:
+        assert write_pulls(read_pull(body)) == [body]
     elif kind == MESSAGE:
         assert AgentMessage.decode(body).encode() == body or b"\x0c\x92\xce" in body  # a fragment is a part
     elif kind in (RETIRE, STAY):

@@ -271,9 +271,9 @@ def test_metadata_bytes_max(beyond: bool) -> None:
     metadata = {"k": "x" * (100 - 1 - 1 - 2 - 2 + beyond)}
     if beyond:
         with pytest.raises(LimitReached, match="take 101 bytes, over metadata_bytes_max=100"):
-            Directory("a", config).register([AgentRecord(7, "a", metadata=metadata)])
+            Directory("a", 1, config).register([AgentRecord(7, "a", metadata=metadata)])
     else:
-        Directory("a", config).register([AgentRecord(7, "a", metadata=metadata)])
+        Directory("a", 1, config).register([AgentRecord(7, "a", metadata=metadata)])
     world = World()
     roomy, strict = world.node("a"), world.node("b", config=config)
     roomy.control.found(UUID)

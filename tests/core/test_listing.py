@@ -9,27 +9,55 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentnet_core.body import pack
-from agentnet_core.config import EngineConfig
+from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.directory import Directory
 from agentnet_core.errors import ProtocolError
-from agentnet_core.listing import INTERNED_MAX, Capabilities, Confirm, health_text, read_update, wire_form
+from agentnet_core.listing import (
+    INTERNED_MAX,
+    WANTED_BYTES,
+    Capabilities,
+    Confirm,
+    health_text,
+    read_pull,
+    read_update,
+    wire_form,
+    write_pulls,
+)
 from agentnet_core.records import AgentRecord, agent_id_of
 
 
 def directory(node_id: str, *agent_ids: int) -> Directory:
-    made = Directory(node_id, EngineConfig())
+    made = Directory(node_id, 1, EngineConfig())
     made.register([AgentRecord(agent_id, node_id) for agent_id in agent_ids])
     return made
 
 
-def body(*records: Any, version: Any = 1, first: Any = True, last: Any = True, removals: Any = ()) -> bytes:
-    return pack([version, first, last, records, removals])
+def feed(to: Directory, body: bytes) -> None:
+    to.apply("a", to.read(body))
+
+
+def body(
+    *records: Any,
+    owner: Any = "a",
+    base: Any = 0,
+    version: Any = 2,
+    first: Any = True,
+    last: Any = True,
+    removals: Any = (),
+    more: Any = (),
+) -> bytes:
+    return pack([owner, 1, base, version, first, last, records, removals, *more])
 
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (body(version=-1), "AGENTS version: expected an integer from 0"),
+        (body(owner=""), "AGENTS owner: expected 1 to 64 of A-Z"),
+        (body(base=-1), "AGENTS base: expected an integer from 0"),
+        (body(base=3), "AGENTS version: expected an integer from 3"),
+        (body(base=1, last=False), "AGENTS base: expected 0 where a list comes in parts, got 1"),
+        (body(base=1, first=False), "AGENTS base: expected 0 where a list comes in parts, got 1"),
+        (body(more=({63: 0},)), "AGENTS fields: expected only numbers from 64, got 63"),
         (body(first=1), "AGENTS first: expected true or false, got 1"),
         (body(last=None), "AGENTS last: expected true or false, got None"),
         (body(removals=[0]), "AGENTS removed id: expected an integer from 1"),
@@ -55,22 +83,22 @@ def body(*records: Any, version: Any = 1, first: Any = True, last: Any = True, r
             body([1, None, [], None, 1, {64: "x" * 257}]),
             "AGENTS health: expected a text of at most 256 bytes",
         ),
-        (b"\x90", "AGENTS: expected a list of 5 values"),
-        (b"\x05", "AGENTS: expected a list of 5 values"),
-        (b"\x95\x01\xc3\xc3\x05\x90", "AGENTS: expected a list of records"),
+        (b"\x90", "AGENTS: expected a list of 8 to 9 values"),
+        (b"\x05", "AGENTS: expected a list of 8 to 9 values"),
+        (b"\x98\xa1a\x01\x00\x02\xc3\xc3\x05\x90", "AGENTS: expected a list of records"),
     ],
 )
 def test_a_wrong_list_is_refused_and_changes_nothing(wrong: bytes, said: str) -> None:
     b = directory("b")
-    b.apply("a", directory("a", 5).snapshot_frames()[0])
+    feed(b, directory("a", 5).whole_list("a")[0])
     with pytest.raises(ProtocolError, match=said):
-        b.apply("a", wrong)
+        feed(b, wrong)
     assert [record.agent_id for record in b.agents()] == [5]
 
 
 def test_a_later_release_may_say_more_of_an_agent() -> None:
     b = directory("b")
-    b.apply("a", body([1, None, ["x"], {"k": "v"}, 0, {65: "more"}]))
+    feed(b, body([1, None, ["x"], {"k": "v"}, 0, {65: "more"}], more=({64: b"signed"},)))
     record = b.get(1)
     assert record is not None
     assert wire_form(record) == (1, None, ("x",), {"k": "v"}, 0)
@@ -106,10 +134,17 @@ values = st.recursive(
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(values | st.tuples(st.integers(0, 3), st.booleans(), st.booleans(), values, values), st.binary())
+@given(
+    values
+    | st.tuples(
+        *(st.sampled_from("ab"), st.integers(0, 2), st.integers(0, 3), st.integers(0, 3)),
+        *(st.booleans(), st.booleans(), values, values),
+    ),
+    st.binary(),
+)
 def test_garbage_is_taken_or_a_protocol_error(value: Any, tail: bytes) -> None:
     for bytes_in in (pack(value), tail, pack(value) + tail):
-        for read in (lambda b: directory("b", 1).apply("a", b), Confirm.decode):
+        for read in (lambda b: feed(directory("b", 1), b), Confirm.decode, read_pull):
             try:
                 read(bytes_in)
             except ProtocolError:
@@ -134,17 +169,27 @@ published = st.builds(
 def test_a_directory_reads_what_another_wrote(records: list[AgentRecord], max_bytes: int) -> None:
     a, b = directory("a"), directory("b")
     a.register(records)
-    for part in a.snapshot_frames(max_bytes):
-        b.apply("a", part)
+    a.body_bytes = max_bytes
+    for part in a.whole_list("a"):
+        feed(b, part)
     assert list(map(wire_form, b.agents())) == list(map(wire_form, a.agents()))
 
 
 def test_equal_capabilities_are_held_once() -> None:
     known = Capabilities()
-    frames = directory("a").snapshot_frames()
-    update = read_update("a", body([1, None, ["x", "y"], None, 1], [2, None, ["x", "y"], None, 1]), known)
+    frames = directory("a").whole_list("a")
+    update = read_update(body([1, None, ["x", "y"], None, 1], [2, None, ["x", "y"], None, 1]), known)
     assert update.records[0].capabilities is update.records[1].capabilities
     for i in range(INTERNED_MAX + 1):
-        read_update("a", body([1, None, [str(i)], None, 1]), known)
+        read_update(body([1, None, [str(i)], None, 1]), known)
     assert len(known._known) <= INTERNED_MAX
-    assert read_update("a", frames[0], known).records == []
+    assert read_update(frames[0], known).records == []
+
+
+def test_what_is_asked_for_is_read() -> None:
+    wanted = [(f"{i:064}", 2**64 - 1, 2**53) for i in range(1000)]
+    bodies = write_pulls(wanted)
+    assert max(map(len, bodies)) <= BODY_BYTES
+    assert [item for body in bodies for item in read_pull(body)] == wanted
+    assert write_pulls(wanted[: BODY_BYTES // WANTED_BYTES]) == bodies[:1]
+    assert write_pulls([]) == []

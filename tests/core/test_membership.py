@@ -224,7 +224,7 @@ def test_a_node_that_was_never_linked_is_lost_without_a_word() -> None:
     for now in range(0, 6000, 500):
         one.tick(now * MS)
     assert kinds(one) == []
-    assert one.is_lost("z")
+    assert one.living("z") is None
     assert one.joined(6000 * MS)
 
 
@@ -302,7 +302,7 @@ def test_no_more_than_nodes_max_are_known() -> None:
     assert "one too many for nodes_max=3 of 'm'" in reason
     one.learn(encode_members([NodeRecord("b", 1, (), accusers=("a", "x"))])[0], 0, "a")
     one.tick(20_000 * MS)
-    assert one.is_lost("b")
+    assert one.living("b") is None
     up(one, "c", 20_000 * MS)  # the lost one makes room
     assert list(status(one)) == ["a", "c", "m"]
     assert one.refusal("b", 1) is not None
@@ -445,7 +445,7 @@ def test_who_is_heard_is_not_lost_whatever_others_say() -> None:
     up(one, "b")
     one.learn(encode_members([NodeRecord("a", 1, (), 0, Standing.LOST, ("x", "y"), ("x", "y"))])[0], 0, "b")
     one.tick(1)
-    assert not one.is_lost("a")
+    assert one.living("a") is not None
     assert status(one)["a"] is NodeStatus.ACTIVE
     assert [record.standing for record in one.records() if record.node_id == "a"] == [Standing.LOST], (
         "it will be told, and clear itself"
@@ -461,12 +461,12 @@ def test_a_lost_node_that_clears_itself_is_dialled_at_once() -> None:
     one.link_down("a", 0)
     one.learn(encode_members([NodeRecord("a", 1, (), 0, Standing.LOST, ("b", "c"))])[0], 0, "b")
     (dial,) = one.tick(3000 * MS)
-    assert one.is_lost("a")
+    assert one.living("a") is None
     one.dial_failed(dial, "no", 19_999 * MS)
     assert one.tick(20_000 * MS) == []
     one.learn(told_version("a", 1), 20_000 * MS, "b")
     assert one.tick(20_000 * MS) == [Dial("tcp://a:1", "a")]
-    assert not one.is_lost("a")
+    assert one.living("a") is not None
 
 
 def test_who_left_is_told_of_and_known_to_have_left() -> None:

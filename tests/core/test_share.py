@@ -7,7 +7,7 @@ from harness import AGENTS, CREDIT, MESSAGE, MS, UUID, Weather, World
 from strangers import Stranger
 
 from agentnet_core.config import EngineConfig
-from agentnet_core.listing import write_update
+from agentnet_core.listing import write_whole
 from agentnet_core.records import AgentRecord
 
 FRAGMENT = 64 * 1024
@@ -38,7 +38,7 @@ def test_a_slow_reader_is_sent_little_ahead(most: int) -> None:
     node.control.found(UUID)
     stranger = Stranger(world, node, name="a")
     stranger.introduce()
-    (body,) = write_update(1, True, [AgentRecord(77, "a")], [], 4096)
+    (body,) = write_whole("a", 1, 1, [AgentRecord(77, "a")], 4096)
     stranger.say(AGENTS, body)
     world.run(10)
     source = node.make("source")

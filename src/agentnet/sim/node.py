@@ -291,7 +291,7 @@ class Node:
         rng = Random(self.clock.rng.random())
         self.control = Control(self.engine, self.config, rng=rng, network_uuid=uuid)
         self.engine.control = self.control
-        self.control.watched = True
+        self.control.catalogue.watched = True
         self.control.admission.offer_liveness = lambda: OFFER if self.has_ports else None
         self.control.set_addresses((address_of(self.name),))
 
@@ -439,7 +439,7 @@ class Node:
         return Agent(self.engine, self, record, handle, service_ns)
 
     def register(self, *agents: Agent, timeout_ms: int = 10_000) -> Token:
-        return self.do(lambda token: self.control.register(list(agents), token, timeout_ms * MS))
+        return self.do(lambda token: self.control.catalogue.register(list(agents), token, timeout_ms * MS))
 
     def agent(self, agent: int | str, handle: Handle | None = None, **options: Any) -> Agent:
         """An agent that every linked node knows; ``options`` as of `make`."""
@@ -451,7 +451,7 @@ class Node:
 
     def unregister(self, *agents: Agent) -> None:
         self.engine.now_ns = self.clock.now_ns
-        self.control.unregister(list(agents))
+        self.control.catalogue.unregister(list(agents))
 
     def leave(self) -> None:
         """Tell the others, close the links, and be gone once the last byte is written."""

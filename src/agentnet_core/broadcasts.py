@@ -1,0 +1,101 @@
+"""What reaches every node over the broadcast tree: the tree between links and those who publish.
+
+In: bodies to publish, frames of the tree's kinds, links that come and go.  Out: frames in the control
+lane, and each body of another node once, to whoever takes its kind.  A payload is one byte that says
+what it is, then the body; what is not known here is passed on and not delivered.
+
+A peer answers for what it says in its own name: bad bytes close its link.  Those of an origin further
+away are counted (`refused`) and let go, for whoever passed them on is not to blame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from agentnet_core.config import EngineConfig
+from agentnet_core.errors import ProtocolError
+from agentnet_core.tree import GONE, GOSSIP, Gossip, Tree, decode, encode
+
+if TYPE_CHECKING:
+    from agentnet_core.engine import Engine
+    from agentnet_core.session import Session
+
+KINDS = range(GOSSIP, GONE + 1)
+CHANGES = 1
+"""What a payload is: a change of a list of agents, as in an AGENTS frame."""
+
+Deliver = Callable[[str, str, bytes], None]
+"""Called with the linked node that brought a body, the node that published it, and the body."""
+
+
+class Broadcasts:
+    """The tree of one engine. ``refused``: bodies that came from afar and were not what they should be."""
+
+    def __init__(self, engine: Engine, config: EngineConfig) -> None:
+        self.engine = engine
+        self.refused = 0
+        self._tree = Tree(engine.node_id, engine.incarnation, config)
+        self._peers: dict[str, None] = {}
+        self._takers: dict[int, Deliver] = {}
+
+    def take(self, what: int, deliver: Deliver) -> None:
+        """Let ``deliver`` have the bodies of that kind."""
+        self._takers[what] = deliver
+
+    def publish(self, what: int, body: bytes) -> None:
+        """Send a body of the network's own to all nodes but this one."""
+        self._tree.publish(bytes((what,)) + body, self.engine.now_ns, own=True)
+        self._flush()
+
+    def link_up(self, node_id: str) -> None:
+        """A link to a neighbour is welcomed: broadcasts go over it."""
+        self._peers[node_id] = None
+        self._tree.link_up(node_id, self.engine.now_ns)
+        self._flush()
+
+    def link_down(self, node_id: str) -> None:
+        """The link to that node is gone."""
+        if node_id in self._peers:
+            del self._peers[node_id]
+            self._tree.link_down(node_id, self.engine.now_ns)
+            self._flush()
+
+    def receive(self, session: Session, kind: int, body: bytes) -> None:
+        """A frame of the tree; whoever sends one is a neighbour."""
+        source = session.node_id
+        frame = decode(kind, body)
+        if source not in self._peers:
+            self.link_up(source)
+        self._tree.receive(source, frame, self.engine.now_ns)
+        self._flush()
+        for gossip in self._tree.drain_delivered():
+            self._deliver(source, gossip)
+
+    def tick(self, now_ns: int) -> int:
+        """Mend the tree; the time of the next thing."""
+        self._tree.tick(now_ns)
+        self._flush()
+        return self._tree.next_deadline_ns()
+
+    def _deliver(self, source: str, gossip: Gossip) -> None:
+        origin = gossip.broadcast.origin
+        deliver = self._takers.get(gossip.payload[0]) if gossip.payload else None
+        if deliver is None:
+            self.refused += 1
+            return
+        try:
+            deliver(source, origin, gossip.payload[1:])
+        except ProtocolError:
+            if source == origin:
+                raise
+            self.refused += 1
+
+    def _flush(self) -> None:
+        for names, frame in self._tree.drain_frames():
+            kind, body = encode(frame)
+            for name in names:
+                session = self.engine.sessions.get(name)
+                if session is not None:
+                    self.engine.put_control(session, kind, body)
+        self.engine.wake_by(self._tree.next_deadline_ns())
