@@ -34,7 +34,6 @@ from agentnet_core.records import AgentRecord, agent_id_of
 
 HELLO, WELCOME, CLOSE, PING, PONG, CREDIT, STOP, GO = range(8)
 MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST = range(8, 14)
-STATUS = 15
 MESSAGE, REFUSED = 16, 17
 
 CHECKED = 2
