@@ -15,6 +15,7 @@ import pytest
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from apart import keep_only
 from harness import (
     AGENTS,
     CLOSE,
@@ -121,7 +122,7 @@ def spoken() -> list[str]:
 
 def let_go(world: World, node: Node) -> Stranger:
     """A peer that is no neighbour: its link is kept when it asks for that, and given up when it says so."""
-    node.control.membership.keeps_link = lambda node_id: node_id != "c"  # type: ignore[method-assign]
+    keep_only(node, "a", "b")
     unused = Stranger(world, node, name="c")
     unused.introduce()
     world.until(lambda: any(unused.bodies(RETIRE)), ms=1_500)
