@@ -40,7 +40,9 @@ def keep_only(node: Node, *names: str) -> None:
     """The node keeps its links to these, and would dial them; to all others there are links on demand."""
     membership = node.control.membership
     # Who is a neighbour is for the overlay to say, and not at issue here.
-    membership.keeps_link = lambda node_id: node_id in names  # type: ignore[method-assign]
+    membership.neighbours = lambda: {  # type: ignore[method-assign]
+        node_id: node for node_id, node in type(membership).neighbours(membership).items() if node_id in names
+    }
 
 
 def part(world: World, *nodes: Node) -> None:

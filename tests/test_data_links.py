@@ -19,7 +19,7 @@ async def apart(cluster: Cluster, *node_ids: str, idle_ms: int = 60) -> list[Age
     for net in nodes:
         await net.register_agent(net.node_id, handler=echo)
     for net in nodes:
-        net.control.membership.keeps_link = lambda node_id: False  # type: ignore[method-assign]
+        net.control.membership.neighbours = dict  # type: ignore[method-assign]
     await until(lambda: not any(net.engine.links for net in nodes))
     return nodes
 

@@ -78,8 +78,9 @@ class TestTwoNodes:
 
         def of_tomorrow() -> Any:
             identity = of_today(newcomer)
-            hello = newcomer.control._hello
-            newcomer.control._hello = lambda secure: replace(hello(secure), protocol_min=2, protocol_max=3)  # type: ignore[method-assign]
+            admission = newcomer.control.admission
+            hello = admission._hello
+            admission._hello = lambda secure: replace(hello(secure), protocol_min=2, protocol_max=3)  # type: ignore[method-assign]
             return identity
 
         newcomer._start = of_tomorrow  # type: ignore[method-assign]

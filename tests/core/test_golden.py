@@ -15,6 +15,7 @@ import pytest
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from apart import keep_only
 from harness import (
     AGENTS,
     CLOSE,
@@ -146,7 +147,7 @@ def on_the_tree() -> list[tree.Frame]:
 
 def let_go(world: World, node: Node) -> Stranger:
     """A peer that is no neighbour: its link is kept when it asks for that, and given up when it says so."""
-    node.control.membership.keeps_link = lambda node_id: node_id != "c"  # type: ignore[method-assign]
+    keep_only(node, "a", "b")
     unused = Stranger(world, node, name="c")
     unused.introduce()
     world.until(lambda: any(unused.bodies(RETIRE)), ms=1_500)

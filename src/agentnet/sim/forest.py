@@ -20,6 +20,9 @@ from agentnet_core.config import EngineConfig
 from agentnet_core.overlay import Rings
 from agentnet_core.tree import NEVER, BroadcastId, Frame, Gossip, Tree
 
+MESH_NODES_MAX = 50
+"""A forest of more nodes than this is no mesh, unless its config says otherwise."""
+
 
 class Wire:
     """One direction of a link. ``cut``: nothing more arrives."""
@@ -82,7 +85,7 @@ class Forest:
         delay_ns: tuple[int, int] = (1 * MS, 20 * MS),
     ) -> None:
         self.clock = clock
-        self.config = config if config is not None else EngineConfig()
+        self.config = config if config is not None else EngineConfig(mesh_nodes_max=MESH_NODES_MAX)
         self.nodes = {name: LightNode(name, self.config) for name in names}
         """Those that live."""
         self.rings = Rings(self.config, self.nodes)
