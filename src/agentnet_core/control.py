@@ -231,10 +231,10 @@ class Control:
             engine.put_control(session, MEMBERS, body)
         if session.closed:  # it was too much for it at once
             return
+        self._reach.welcomed(session)
         if self.membership.keeps_link(node_id):
             self.broadcasts.link_up(node_id)
         self.catalogue.link_up(session)
-        self._reach.welcomed(session)
         self._turn(engine.now_ns)
 
     def refusal(self, node_id: str, incarnation: int) -> str | None:

@@ -454,7 +454,7 @@ class Membership(Census):
             if record.accusers:
                 self._detector.accused(node_id, now_ns)
                 self._look_ns = now_ns
-        if source is not None and (record.listed or record.standing is Standing.LEFT):
+        if source is not None and record.listed:
             self._lists[node_id] = source
         return True
 
@@ -477,6 +477,7 @@ class Membership(Census):
         self._detector.clear(node.record.node_id)
         self._bury(node.record.node_id, incarnation)
         self._news[node.record.node_id] = source
+        self._lists[node.record.node_id] = ""
         if node.told:
             self._tell(Event(Event.LEFT, node.record.node_id))
 

@@ -102,19 +102,19 @@ def test_agents_are_found_by_all_that_is_asked(asked: dict[str, Any], found: lis
 
 def test_the_health_of_an_agent_goes_out_alone() -> None:
     one, two = directory("a", "reader", 7, 9), directory("b")
-    feed(two, "a", one.snapshot_frames())
-    before = one.version
+    feed(two, "a", whole(one))
+    one.take_changes()
     assert one.say_health(7, "quota gone")
     assert not one.say_health(7, "quota gone")
     assert not one.say_health(8, "nobody")
-    (body,) = one.updates_since(before)
-    update = read_update("a", body, Capabilities())
+    (body,) = one.take_changes()
+    update = read_update(body, Capabilities())
     assert [(record.agent_id, record.health) for record in update.records] == [(7, "quota gone")]
     applied = feed(two, "a", [body])
     assert (ids(applied.changed), applied.added, applied.removed) == ([7], [], [])
     assert {record.agent_id: record.health for record in two.agents() if record.health} == {7: "quota gone"}
     assert one.say_health(7, "")
-    feed(two, "a", one.updates_since(one.version - 1))
+    feed(two, "a", one.take_changes())
     assert [record.health for record in two.agents()] == ["", "", ""]
 
 

@@ -120,7 +120,7 @@ def test_a_health_is_cut_to_what_fits(text: str | None, told: str) -> None:
     assert health_text(text) == told
     a, b = directory("a", 5), directory("b")
     assert a.say_health(5, told) is bool(told)
-    b.apply("a", a.snapshot_frames()[0])
+    feed(b, a.whole_list("a")[0])
     (record,) = b.agents()
     assert record.health == told
     assert len(wire_form(record)) == 5 + bool(told)
