@@ -32,7 +32,7 @@ agentnet_core.records
 agentnet_core.framing
 agentnet_core.body agentnet_core.message agentnet_core.index
 agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake agentnet_core.roster agentnet_core.dials
-agentnet_core.overlay agentnet_core.tree agentnet_core.keepers
+agentnet_core.overlay agentnet_core.tree agentnet_core.keepers agentnet_core.lookups
 agentnet_core.directory agentnet_core.confirmations agentnet_core.detector agentnet_core.joining
 agentnet_core.census
 agentnet_core.membership agentnet_core.registrations agentnet_core.pulls

@@ -79,17 +79,13 @@ class Registry:
 
         def begin(token: Any) -> None:
             net.control.catalogue.register(made, token, timeout_ns)
-            for agent, spec in zip(made, specs, strict=True):
-                if spec.health is not None:
-                    net.health_checks.start(agent, spec.health)
 
-        replaced = [engine.ports.get(agent.agent_id) for agent in made]
         try:
             await net.wait_settled(begin)
         finally:
-            for old in replaced:
-                if isinstance(old, Agent) and engine.ports.get(old.agent_id) is not old:
-                    old.cancel()
+            for agent, spec in zip(made, specs, strict=True):
+                if spec.health is not None and engine.ports.get(agent.agent_id) is agent:
+                    net.health_checks.start(agent, spec.health)
         return made
 
     async def register_late(self, spec: AgentSpec) -> None:

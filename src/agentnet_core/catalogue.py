@@ -9,8 +9,10 @@ broadcast tree.  Nobody is sent a list unasked: MEMBERS say which version each n
 who hears of one that it does not hold asks for it.  If it holds an older one it waits `pull_delay_ms`
 first: the change may be on its way.
 
-In a network of more than `mesh_nodes_max` a registration waits for the keepers of its ids alone, whom this
-node asks itself; one that is lost meanwhile gives way to the next.
+In a network of more than `mesh_nodes_max` each id has some keepers.  Before a registration they are asked
+whose the ids are, so that nobody's agent loses its id to a later one; then it waits for them alone to
+confirm, and one that is lost meanwhile gives way to the next.  Messages to an agent that is unknown here
+wait while its keepers are asked: `seek`.
 
 Lists are taken of nodes that membership knows to live, of no other incarnation: a list that is passed
 on cannot bring back the dead.  What a node says in its own name over its own link is true of it; what
@@ -20,18 +22,21 @@ others pass on is hearsay that a signature will have to prove, in `_may_take`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from agentnet_core.body import wrong
+from agentnet_core.body import U64_MAX, wrong
 from agentnet_core.broadcasts import CHANGES, Broadcasts
 from agentnet_core.config import EngineConfig
 from agentnet_core.directory import Applied, Directory
-from agentnet_core.errors import AgentExists, NoSuchAgent
+from agentnet_core.errors import AgentExists, AgentUnreachable, NetworkError, NoSuchAgent
 from agentnet_core.keepers import Keepers
 from agentnet_core.listing import Confirm, Update, health_text, read_pull, write_pulls
+from agentnet_core.lookups import Lookups, Question, read_there, read_where, write_there
 from agentnet_core.membership import Membership
 from agentnet_core.pulls import Pulls
-from agentnet_core.records import AgentRecord, Event
+from agentnet_core.reach import Say
+from agentnet_core.records import AgentRecord, Event, agent_id_of
 from agentnet_core.registrations import Registrations, Told
 
 if TYPE_CHECKING:
@@ -39,7 +44,8 @@ if TYPE_CHECKING:
     from agentnet_core.port import Port
     from agentnet_core.session import Session
 
-AGENTS, CONFIRM, PULL = 9, 10, 19
+AGENTS, CONFIRM = 9, 10
+PULL, WHERE, THERE = range(19, 22)
 
 MS = 1_000_000
 
@@ -53,7 +59,7 @@ class Catalogue:
         config: EngineConfig,
         membership: Membership,
         broadcasts: Broadcasts,
-        reach: Callable[[str, int, bytes], None],
+        say: Say,
     ) -> None:
         self.engine = engine
         self.directory = Directory(engine.node_id, engine.incarnation, config)
@@ -67,7 +73,12 @@ class Catalogue:
         self._delay_ns = config.pull_delay_ms * MS
         self._keepers = Keepers(config)
         self._mesh_nodes_max = config.mesh_nodes_max
-        self._reach = reach
+        self._network = config.network
+        self._say_to = say
+        self._lookups = Lookups(config)
+        self._lookup_ns = config.lookup_ms_max * MS
+        self._sought: dict[int | str, Question] = {}
+        """The agents, by id or name, that messages wait for."""
         self._met: dict[str, bool] = {}
         """Whether a linked node has told which nodes and lists it knows."""
 
@@ -81,15 +92,44 @@ class Catalogue:
     def register(self, ports: Sequence[Port], token: Any, timeout_ns: int) -> None:
         """Take agents of this node; the token settles when all who keep them have confirmed them.
 
-        AgentExists or LimitReached, definite, are raised before anything has changed.
+        AgentExists or LimitReached, definite, are raised before anything has changed, or are what the token
+        settles with where the keepers had to be asked.
         """
+        self.directory.check([port.record for port in ports])
+        deadline_ns = self.engine.now_ns + timeout_ns
+        new = [port.agent_id for port in ports if not self.directory.is_mine(port.agent_id)]
+        if new and self._is_large:
+            go_on = partial(self._register_if_free, ports, token, deadline_ns)
+            self._ask(go_on, min(timeout_ns, self._lookup_ns), new)
+        else:
+            self._register(ports, token, deadline_ns)
+
+    def _register_if_free(
+        self, ports: Sequence[Port], token: Any, deadline_ns: int, question: Question
+    ) -> None:
+        """Go on with a registration when it is known whose the ids are."""
+        for agent_id, place in question.found.items():
+            taken = place.owner != self.engine.node_id
+            if taken and not self._membership.is_gone(place.owner, place.incarnation):
+                self._lookups.close(question)
+                label = next(port.record.label for port in ports if port.agent_id == agent_id)
+                text = f"agent {label} is registered on node {place.owner!r} already"
+                return self.engine.settle(token, AgentExists(text))
+        if question.is_over or question.is_late:
+            self._lookups.close(question)
+            if not token.cancelled():
+                try:
+                    self._register(ports, token, deadline_ns)
+                except NetworkError as error:  # what is known here has changed meanwhile
+                    self.engine.settle(token, error)
+
+    def _register(self, ports: Sequence[Port], token: Any, deadline_ns: int) -> None:
         version = self.directory.register([port.record for port in ports])
         for port in ports:
             self.engine.add_port(port)
-            self._agent_event(Event.AGENT_REGISTERED, port.record)
+            self._appeared(port.record)
         self._publish()
         ids = [port.record.agent_id for port in ports]
-        deadline_ns = self.engine.now_ns + timeout_ns
         keepers = self._keepers_of(ids)
         self._settle(self.registrations.begin(version, keepers, ids, token, deadline_ns))
         self._remind(keepers)
@@ -134,6 +174,7 @@ class Catalogue:
         for owner in self.directory.interrupt(node_id):
             self._compare(owner, "")
         self._pull()
+        self._lookups.lost(node_id)
 
     def met(self, node_id: str) -> None:
         """A linked node has told what it knows."""
@@ -182,6 +223,24 @@ class Catalogue:
         for owner, held in wanted.items():
             self._say(session.node_id, AGENTS, self.directory.whole_list(owner, *held))
 
+    def on_where(self, session: Session, body: bytes) -> None:
+        """A WHERE frame of a welcomed link: tell what is known of these ids."""
+        number, ids = read_where(body)
+        places = [place for place in map(self.directory.place, ids) if place is not None]
+        self._say(session.node_id, THERE, [write_there(number, places)])
+
+    def on_there(self, session: Session, body: bytes) -> None:
+        """A THERE frame of a welcomed link."""
+        number, places = read_there(body)
+        for _, owner, incarnation, version in places:
+            living = self._membership.living(owner)
+            if living is not None and living.incarnation == incarnation:
+                self._want(owner, incarnation, version, session.node_id)
+        self._pull()
+        question = self._lookups.there(session.node_id, number, places)
+        if question is not None:
+            question.tell(question)
+
     def on_confirm(self, session: Session, body: bytes) -> None:
         """A CONFIRM frame of a welcomed link."""
         confirm = Confirm.decode(body)
@@ -195,7 +254,10 @@ class Catalogue:
         """Tell those whose time is over; the time of the next thing."""
         self._settle(self.registrations.late(now_ns))
         self._pull()
-        return min(self.registrations.next_deadline_ns(), self._pulls.next_deadline_ns())
+        for question in self._lookups.tick(now_ns):
+            question.tell(question)
+        nexts = self.registrations, self._pulls, self._lookups
+        return min(each.next_deadline_ns() for each in nexts)
 
     # -- the lists of others
 
@@ -215,12 +277,16 @@ class Catalogue:
             more, told = self.registrations.replace(owner, self._keepers_of)
             self._remind(more)
             return self._settle(told)
-        incarnation, version = self.directory.held(owner)
-        if incarnation != living.incarnation:
+        self._want(owner, living.incarnation, living.listed, teller)
+
+    def _want(self, owner: str, incarnation: int, listed: int, teller: str) -> None:
+        """There is that version of a list: ask for it, if it is not here and does not come by itself."""
+        held, version = self.directory.held(owner)
+        if held != incarnation:
             version = 0
-        if version < living.listed:
+        if version < listed:
             due_ns = self.engine.now_ns + (self._delay_ns if version else 0)
-            self._pulls.want(owner, living.incarnation, living.listed, teller, due_ns)
+            self._pulls.want(owner, incarnation, listed, teller, due_ns)
 
     def _pull(self) -> None:
         """Ask for the lists that are due."""
@@ -240,6 +306,11 @@ class Catalogue:
     def _is_large(self) -> bool:
         return len(self._membership.alive()) > self._mesh_nodes_max
 
+    @property
+    def _is_linked_to_all(self) -> bool:
+        """Whether every node is."""
+        return len(self._membership.alive()) <= len(self.engine.sessions) + 1
+
     def _keepers_of(self, agent_ids: Iterable[int]) -> list[str]:
         """The other nodes that keep one of these ids; in a small network all that are linked do."""
         if not self._is_large:
@@ -252,7 +323,83 @@ class Catalogue:
     def _remind(self, node_ids: Iterable[str]) -> None:
         """Let these nodes confirm the own list: nobody else does who got it from others."""
         for node_id in node_ids if self._is_large else ():
-            self._reach(node_id, AGENTS, self.directory.reminder())
+            self._say_to(node_id, AGENTS, self.directory.reminder())
+
+    # -- agents that are unknown here
+
+    def seek(self, agent: int | str) -> AgentRecord:
+        """Ask whose that agent is; what stands in for its record until `Engine.found` or `missing` follows.
+
+        NoSuchAgent if the agents of all nodes are known here; Congested if too many are looked for.
+        """
+        nobody = NoSuchAgent(
+            f"no agent {agent!r} is registered in network {self._network!r}, as far as node "
+            f"{self.engine.node_id} knows: register it, or look at net.agents()"
+        )
+        try:
+            agent_id = agent_id_of(agent)
+        except UnicodeEncodeError:
+            raise nobody from None
+        hides = self.directory.get(agent_id) is not None  # a name that hashes to the id of another agent
+        told_all = self._is_linked_to_all and not self._is_large
+        if hides or told_all or not 0 < agent_id <= U64_MAX:
+            raise nobody
+        self._sought[agent] = self._ask(partial(self._go_on, agent, nobody), self._lookup_ns, [agent_id])
+        return AgentRecord(agent_id, "", agent if isinstance(agent, str) else None)
+
+    def _ask(self, tell: Callable[[Question], None], wait_ns: int, agent_ids: Iterable[int]) -> Question:
+        """Ask who keeps these ids. ``tell`` is not called before this has returned."""
+        asked: dict[str, list[int]] = {}
+        for agent_id in agent_ids:
+            for node_id in self._keepers_of([agent_id]):
+                asked.setdefault(node_id, []).append(agent_id)
+        question = Question(tell, wait_ns)
+        for node_id, number, body in self._lookups.ask(question, asked):
+            self._say_to(node_id, WHERE, body, partial(self._unasked, number))
+        self.engine.wake_by(self.engine.now_ns)
+        return question
+
+    def _unasked(self, number: int, _: NetworkError) -> None:
+        self._lookups.unasked(number)
+        self.engine.wake_by(self.engine.now_ns)
+
+    def _go_on(self, agent: int | str, nobody: NetworkError, question: Question) -> None:
+        """There is news of an agent that messages wait for: fail them, if it is that none is to come."""
+        if question.found and not question.is_late:
+            return  # whose it is, is known: its list is on its way
+        if not (question.is_over or question.is_late):
+            return
+        error = nobody
+        if question.found:
+            (place,) = question.found.values()
+            error = AgentUnreachable(
+                f"agent {agent!r} is on node {place.owner}, whose list has not come yet; nothing was sent"
+            )
+        elif not question.answered:
+            error = AgentUnreachable(
+                f"agent {agent!r} is not known on node {self.engine.node_id}, and who would know it did not "
+                f"answer: {', '.join(question.silent) or 'there is nobody'}; nothing was sent"
+            )
+        del self._sought[agent]
+        self._lookups.close(question)
+        self.engine.missing(agent, error)
+
+    def end(self) -> None:
+        """This node leaves: nobody is looked for any more."""
+        for agent, question in list(self._sought.items()):
+            del self._sought[agent]
+            self._lookups.close(question)
+            self.engine.missing(agent, AgentUnreachable("this node leaves the network; nothing was sent"))
+
+    def _appeared(self, record: AgentRecord) -> None:
+        """An agent is known from now on."""
+        self._agent_event(Event.AGENT_REGISTERED, record)
+        if self._sought:
+            for agent in (record.agent_id, record.name or 0):
+                question = self._sought.pop(agent, None)
+                if question is not None:
+                    self._lookups.close(question)
+                    self.engine.found(agent)
 
     # -- what follows
 
@@ -264,7 +411,7 @@ class Catalogue:
             self.engine.drop_routes(record)
             self._agent_event(Event.AGENT_GONE, record)
         for record in applied.added:
-            self._agent_event(Event.AGENT_REGISTERED, record)
+            self._appeared(record)
         for record, owner in applied.lost_mine:
             self.registrations.outdone(record.agent_id, owner)
             port = self.engine.ports.get(record.agent_id)
@@ -293,7 +440,7 @@ class Catalogue:
         self._membership.listed = self.directory.version
         changes = self.directory.take_changes()
         linked = list(self.engine.sessions)
-        if len(self._membership.alive()) <= len(linked) + 1:
+        if self._is_linked_to_all:
             for node_id in linked:
                 self._say(node_id, AGENTS, changes)
         else:

@@ -105,6 +105,13 @@ class Census:
         node = self._nodes.get(node_id)
         return None if node is None or node.lost else node.record
 
+    def is_gone(self, node_id: str, incarnation: int) -> bool:
+        """Whether another node, in that incarnation, is known to be lost, replaced or gone."""
+        if self._left.get(node_id, -1) >= incarnation:
+            return True
+        node = self._nodes.get(node_id)
+        return node is not None and (node.lost or node.record.incarnation > incarnation)
+
     def alive(self) -> list[str]:
         """This node and all that are not lost."""
         return [self.node_id, *(node_id for node_id, node in self._nodes.items() if not node.lost)]

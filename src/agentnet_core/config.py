@@ -139,6 +139,11 @@ class EngineConfig:
     keepers: int = 3
     """Nodes that keep an agent id in a network of more than `mesh_nodes_max`: a registration waits for them.
     In a smaller one every node does."""
+    lookup_ms_max: int = 1_000
+    """How long they are asked whose an id is: before it is registered, and when it is unknown where a message
+    is sent."""
+    lookups_max: int = 4_096
+    """Agents that are looked for at the same time; for one more, Congested."""
     join_ms_max: int = 10_000
     register_ms_max: int = 10_000
     leave_ms_max: int = 10_000

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentnet_core.admission import CLOSE, Admission
 from agentnet_core.broadcasts import KINDS, Broadcasts
-from agentnet_core.catalogue import AGENTS, CONFIRM, PULL, Catalogue
+from agentnet_core.catalogue import AGENTS, CONFIRM, PULL, THERE, WHERE, Catalogue
 from agentnet_core.config import EngineConfig
 from agentnet_core.dials import Dial
 from agentnet_core.errors import (
@@ -63,7 +63,7 @@ class Control:
         self.reach, self.say = self._reach.reach, self._reach.say
         self.broadcasts = Broadcasts(engine, config)
         self.catalogue = Catalogue(engine, config, self.membership, self.broadcasts, self.say)
-        self.directory = self.catalogue.directory
+        self.directory, self.seek = self.catalogue.directory, self.catalogue.seek
         self.liveness = Liveness(engine, config)
         self.admission = Admission(
             engine, self, self.liveness, config, network_uuid=network_uuid, plaintext=plaintext
@@ -121,6 +121,7 @@ class Control:
         """Tell every node that this one goes for good; the driver flushes and closes."""
         self.leaving = True
         self._reach.end()
+        self.catalogue.end()
         for session in list(self.engine.links):
             if session.welcomed:
                 # The last word on what was taken, so that nothing handled counts as lost.
@@ -208,6 +209,10 @@ class Control:
             self.broadcasts.receive(session, kind, body)
         elif kind == PULL and session.welcomed:
             self.catalogue.on_pull(session, body)
+        elif kind == WHERE and session.welcomed:
+            self.catalogue.on_where(session, body)
+        elif kind == THERE and session.welcomed:
+            self.catalogue.on_there(session, body)
         elif kind in (RETIRE, STAY) and session.welcomed:
             self._reach.receive(session, kind, body)
         elif kind == CONFIRM and session.welcomed:

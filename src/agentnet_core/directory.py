@@ -42,6 +42,7 @@ from agentnet_core.listing import (
     write_reminder,
     write_whole,
 )
+from agentnet_core.lookups import Place
 from agentnet_core.records import AgentRecord, describe
 
 
@@ -149,7 +150,21 @@ class Directory(Index):
             return []
         return write_whole(node_id, *held, claims.records.values(), self.body_bytes)
 
+    def place(self, agent_id: int) -> Place | None:
+        """Whose the agent is, if it is known."""
+        record = self._winners.get(agent_id)
+        if record is None:
+            return None
+        if record.node_id == self.node_id:
+            return Place(agent_id, self.node_id, self.incarnation, self.version)
+        claims = self._claims[record.node_id]
+        return Place(agent_id, record.node_id, claims.incarnation, claims.version)
+
     # -- the own list
+
+    def check(self, records: Iterable[AgentRecord]) -> None:
+        """Raise what `register` would."""
+        self._checked(records)
 
     def register(self, records: Iterable[AgentRecord]) -> int:
         """Take agents of this node, all or none; the version of its list that holds them.
@@ -157,19 +172,9 @@ class Directory(Index):
         An id that is this node's already gets the new record. The directory owns the records from
         now on. AgentExists names the other owner; LimitReached names the limit.
         """
-        taken: dict[int, AgentRecord] = {}
-        for record in records:
-            self._check_mine(record)
-            if record.agent_id in taken:
-                raise AgentExists(f"agent {record.label} is named twice in one registration")
-            taken[record.agent_id] = record
+        taken = self._checked(records)
         mine = self._mine.records
-        more = sum(agent_id not in mine for agent_id in taken)
-        if self._held + more > self._agents_max:
-            raise LimitReached(
-                f"agents_max={self._agents_max}: {self._held} agents are known, {more} more do not fit"
-            )
-        self._held += more
+        self._held += sum(agent_id not in mine for agent_id in taken)
         for agent_id, record in taken.items():
             mine[agent_id] = record
             self._crown(agent_id, record)
@@ -286,6 +291,21 @@ class Directory(Index):
         return applied
 
     # -- records in
+
+    def _checked(self, records: Iterable[AgentRecord]) -> dict[int, AgentRecord]:
+        """Agents of this node, by id, all of which can be taken."""
+        taken: dict[int, AgentRecord] = {}
+        for record in records:
+            self._check_mine(record)
+            if record.agent_id in taken:
+                raise AgentExists(f"agent {record.label} is named twice in one registration")
+            taken[record.agent_id] = record
+        more = sum(agent_id not in self._mine.records for agent_id in taken)
+        if self._held + more > self._agents_max:
+            raise LimitReached(
+                f"agents_max={self._agents_max}: {self._held} agents are known, {more} more do not fit"
+            )
+        return taken
 
     def _check_mine(self, record: AgentRecord) -> None:
         limit = self._over_limit(self._capabilities.check_own(record))

@@ -362,7 +362,7 @@ cdef class Engine(Links):
         if old is not None:         # what waits for it, here and at other nodes, goes to the new one
             port.stopped_sessions = old.stopped_sessions
             port.inherit(old)
-            self.remove_port(old)
+            self.lose_port(old)
         self.ports[agent_id] = port
         self.routes[agent_id] = port
         self.last_port = None
@@ -392,7 +392,7 @@ cdef class Engine(Links):
             message = port.next_message()
 
     def lose_port(self, Port port not None):
-        """The agent lost its id to another node: as `remove_port`, and the driver ends its runner."""
+        """The agent lost its id to another: as `remove_port`, and the driver ends its runner."""
         self.remove_port(port)
         self.now_ready.stop.append(port)
         self.rouse()

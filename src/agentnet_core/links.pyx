@@ -5,8 +5,8 @@ given up.  Out: sessions to write and to close, and the outcome of what waited a
 it goes by the next one if surely nothing of it was sent, else it fails, as unknown where some of it
 was.  A session that stands in for a link to come holds what waits, and sends nothing.
 
-Held here: every open link, and a stand-in for each node that is written to without one, whose messages
-are bounded as all that wait.
+Held here: every open link, and a stand-in for each node that is written to without one and for each
+agent that is sought, whose messages are bounded as all that wait.
 """
 
 from libc.stdint cimport uint64_t
@@ -17,7 +17,9 @@ from agentnet_core.outflow cimport MAINTENANCE
 from agentnet_core.calls cimport Pending
 from agentnet_core.route cimport Route, Waiting
 
-from agentnet_core.errors import AgentUnreachable, Congested, DuplicateLink, LinkLost, MessageTooLarge
+from agentnet_core.errors import (
+    AgentUnreachable, Congested, DuplicateLink, LinkLost, MessageTooLarge, NetworkError,
+)
 from agentnet_core.records import Event
 
 
@@ -70,6 +72,46 @@ cdef class Links(Calls):
             self.control.reach(node_id)
             self.awaited[node_id] = self.stand_in(node_id)
         return self.awaited[node_id]
+
+    cdef Route seek(self, to):
+        """Where messages wait to an agent that is not known here; NoSuchAgent if nobody else knows more."""
+        record = self.control.seek(to)
+        session = self.awaited[sought(to)] = self.stand_in(sought(to))
+        route = self.routes[to] = Route(record, session)
+        return route
+
+    def found(self, to):
+        """An agent is known that was sought: what waits for it goes its way."""
+        cdef Session awaited = self.awaited.pop(sought(to))
+        cdef Route route = self.routes[to]
+        cdef Pending pending
+        cdef Waiting waiting
+        if route.session is awaited:    # else it is an agent of this node
+            del self.routes[to]
+        try:
+            route = self.resolve(to)
+        except NetworkError as error:
+            self.strand(awaited, error, error)
+            return
+        for pending in self.pending.values():
+            if pending.route.session is awaited:
+                pending.route = route
+        for waiting in awaited.blocked:
+            if waiting.dropped:
+                continue
+            waiting.move(route)
+            try:
+                self.check_size(waiting.message, route.session)
+            except MessageTooLarge as error:
+                self.fail_waiting(waiting, error)
+            else:
+                self.line_up(waiting)
+        if route.session is None:
+            self.drain_local(route)
+
+    def missing(self, to, error):
+        """There is no such agent, or it cannot be found: what waits for it fails with `error`."""
+        self.unreachable(sought(to), error)
 
     cdef Session stand_in(self, str node_id):
         cdef Session session = Session(self.arena, True, False, f"node {node_id}", None, self.now_ns)
@@ -240,6 +282,11 @@ cdef class Links(Calls):
         session.paused = False
         if not session.closed:
             self.mark(session)
+
+
+cdef str sought(to):
+    """The place in `awaited` of an agent that is sought: no node has such a name."""
+    return f"?{to!r}"
 
 
 cdef bint is_quiet(Session session) except -1:

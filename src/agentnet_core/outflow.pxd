@@ -42,7 +42,7 @@ cdef class Outflow:
     cdef Ready now_ready, spare_ready
     cdef readonly dict routes        # id or name -> Route
     cdef readonly dict sessions      # node id -> welcomed Session
-    cdef readonly dict awaited       # node id -> Session that stands for its link until there is one
+    cdef readonly dict awaited       # node id, or agent sought -> Session that stands in until there is a link
     cdef list stamped, waits         # with a ttl, and waiting, since the driver set the clock last
     cdef uint64_t seq
     cdef readonly int64_t unflushed
@@ -60,6 +60,7 @@ cdef class Outflow:
     cdef int put_credit(self, Session session) except -1
     cdef int on_credit(self, Session session, Frame* frame) except -1
     cdef Route resolve(self, to)
+    cdef Route seek(self, to)
     cdef Session await_link(self, record)
     cdef int put_plain(self, Session session, uint64_t from_id, uint64_t to_id, uint64_t correlation,
                        uint8_t type, uint8_t level, bytes payload) except -1
@@ -75,6 +76,7 @@ cdef class Outflow:
     cdef bint may_follow(self, Route route, AgentMessage message) except -1
     cdef bint is_full(self, Route route, Py_ssize_t size) noexcept
     cdef Waiting queue(self, Route route, AgentMessage message, token, int64_t wait_ns)
+    cdef int line_up(self, Waiting waiting) except -1
     cdef Waiting wait(self, Route route, AgentMessage message, token)
     cdef bint settled(self, Waiting waiting) except -1
     cdef int finish_waiting(self, Waiting waiting) except -1

@@ -22,8 +22,7 @@ from agentnet_core.session cimport PART_OVERHEAD_BYTES
 
 from agentnet_core.config import OPTIONAL_BYTES_MAX
 from agentnet_core.errors import (
-    AgentUnreachable, ConfigError, Congested, Expired, InternalError, MessageTooLarge, NoSuchAgent,
-    ProtocolError,
+    AgentUnreachable, ConfigError, Congested, Expired, InternalError, MessageTooLarge, ProtocolError,
 )
 from agentnet_core.route import SENT, Pause
 
@@ -207,8 +206,7 @@ cdef class Outflow:
             return <Route>found
         record = self.control.directory.get(to)
         if record is None:
-            raise NoSuchAgent(f"no agent {to!r} is registered in network {self.config.network!r}, as far as "
-                              f"node {self.node_id} knows: register it, or look at net.agents()")
+            return self.seek(to)
         route = self.routes.get(record.agent_id)
         if route is None:
             session = self.sessions.get(record.node_id)
@@ -354,11 +352,17 @@ cdef class Outflow:
 
     cdef Waiting queue(self, Route route, AgentMessage message, token, int64_t wait_ns):
         cdef Waiting waiting = Waiting(message, route, token, wait_ns)
-        cdef Session session = route.session
         waiting.deadline_ns = self.now_ns + wait_ns
         self.waits.append(waiting)
         self.wake_for(waiting)
         self.rouse()                # the driver sets its timer, and the clock
+        self.line_up(waiting)
+        return waiting
+
+    cdef int line_up(self, Waiting waiting) except -1:
+        """Let it wait behind all that waits for the same."""
+        cdef Route route = waiting.route
+        cdef Session session = route.session
         if session is None or route.stopped:
             if route.waiting is None:
                 route.waiting = deque()
@@ -367,7 +371,7 @@ cdef class Outflow:
             session.blocked.append(waiting)
             session.clear = False
             self.drain(session)
-        return waiting
+        return 0
 
     cdef bint settled(self, Waiting waiting) except -1:
         """Whether nobody waits for it any more, or its time is over; it was not sent."""
@@ -392,6 +396,10 @@ cdef class Outflow:
     cdef int fail_waiting(self, Waiting waiting, error) except -1:
         """It was not sent: `Calls` knows whose it is."""
         raise InternalError("an Outflow alone keeps no requests")
+
+    cdef Route seek(self, to):
+        """Where messages wait to an agent that is not known here: `Engine` can ask for it."""
+        raise InternalError("an Outflow alone knows nobody to ask")
 
     cdef Session await_link(self, record):
         """Where messages to an agent wait whose node has no link now: `Engine` can ask for one."""

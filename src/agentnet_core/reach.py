@@ -53,6 +53,13 @@ NOTHING = b"\x90"
 """The body of RETIRE and STAY: an empty list."""
 
 Unsaid = Callable[[NetworkError], None]
+"""Called with the error if a control frame surely was not put on any link."""
+
+
+class Say(Protocol):
+    """`Reach.say`: put a control frame on the link to a node, once there is one."""
+
+    def __call__(self, node_id: str, kind: int, body: bytes, unsaid: Unsaid | None = None, /) -> None: ...
 
 
 class Engine(Protocol):
