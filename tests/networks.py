@@ -144,8 +144,8 @@ class Watch:
             if event.kind == kind and all(getattr(event, name) == value for name, value in fields.items())
         ]
 
-    async def wait(self, kind: str, **fields: Any) -> Event:
-        event: Event = (await until(lambda: self.of(kind, **fields)))[0]
+    async def wait(self, kind: str, seconds: float = SECONDS, **fields: Any) -> Event:
+        event: Event = (await until(lambda: self.of(kind, **fields), seconds))[0]
         return event
 
     async def close(self) -> None:
