@@ -21,7 +21,7 @@ from agentnet import (
     RequestTimeout,
 )
 from agentnet.testing import RealNetwork, Weather
-from agentnet.testing.relay import reserve_port
+from agentnet.testing.relay import Stream, reserve_port
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes are stopped by signals")
 
@@ -234,3 +234,16 @@ def test_a_reserved_port_is_for_a_listener_only() -> None:
         other.bind(("127.0.0.1", port))
         other.listen()
     give_back()
+
+
+async def test_what_has_ended_already_can_be_reset() -> None:
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(hold, "127.0.0.1", 0)
+    async with server:
+        stream = Stream(*await asyncio.open_connection(*server.sockets[0].getsockname()))
+        for _ in range(5):
+            stream.reset()
+            await asyncio.sleep(0)

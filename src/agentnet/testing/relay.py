@@ -173,7 +173,7 @@ class Stream:
 
     def reset(self) -> None:
         sock = self.writer.get_extra_info("socket")
-        if sock is not None:  # uvloop has none of a transport that has ended
+        if sock is not None and sock.fileno() >= 0:  # uvloop has none, or a closed one, of what has ended
             with suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self.writer.transport.abort()
