@@ -445,11 +445,32 @@ class NodeProcess:
     def __init__(self, process: asyncio.subprocess.Process, ready: dict[str, Any]) -> None:
         self.process = process
         self.addresses: list[str] = ready["addresses"]
+        self.events: list[tuple[str, str]] = []
+        """Kind and node of each event that it told of."""
+        self._reading = asyncio.create_task(self._read(), name="read events")
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            kind, node_id = json.loads(line)
+            self.events.append((kind, node_id))
+
+    def told(self, kind: str) -> list[str]:
+        """The nodes that it told that of, in order of their names."""
+        return sorted(node_id for told, node_id in self.events if told == kind)
+
+    def told_last(self, node_id: str) -> str:
+        """What it told last of that node: that it has joined, is lost or has left."""
+        kinds = (Event.JOINED, Event.LOST, Event.LEFT)
+        return [kind for kind, about in self.events if about == node_id and kind in kinds][-1]
 
     @classmethod
-    async def start(cls, node_id: str, bootstrap: Iterable[str], settings: dict[str, Any]) -> NodeProcess:
+    async def start(
+        cls, node_id: str, bootstrap: Iterable[str], settings: dict[str, Any], prefix: Iterable[str] = ()
+    ) -> NodeProcess:
         order = json.dumps({"node_id": node_id, "bootstrap": list(bootstrap), "settings": settings})
         process = await asyncio.create_subprocess_exec(
+            *prefix,
             sys.executable,
             str(Path(__file__).with_name("node_process.py")),
             order,
@@ -472,14 +493,16 @@ class NodeProcess:
             self.process.kill()
         assert self.process.stdin is not None
         self.process.stdin.close()
-        await soon(self.process.communicate())
+        await soon(self.process.wait())
+        await soon(self._reading)
 
 
 @asynccontextmanager
 async def node_process(
-    node_id: str, bootstrap: Iterable[str] = (), **settings: Any
+    node_id: str, bootstrap: Iterable[str] = (), *, prefix: Iterable[str] = (), **settings: Any
 ) -> AsyncIterator[NodeProcess]:
-    process = await NodeProcess.start(node_id, bootstrap, settings)
+    """``prefix``: what goes before its command."""
+    process = await NodeProcess.start(node_id, bootstrap, settings, prefix)
     try:
         yield process
     finally:

@@ -1,6 +1,7 @@
 """A node in a process of its own, for tests: joins, says where it is, runs until its input ends.
 
-In: one argument, JSON: node_id, bootstrap, settings of NetworkConfig.  Out: one line, JSON: addresses.
+In: one argument, JSON: node_id, bootstrap, settings of NetworkConfig.  Out: lines of JSON: first the
+addresses, then each event as [kind, node id].
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import ctypes
 import json
 import sys
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
-from agentnet import AgentMessage, AgentNetworkManager, NetworkConfig, run
+from agentnet import AgentMessage, AgentNetworkManager, Event, NetworkConfig, run
 
 
 def sleep(seconds: float) -> None:
@@ -31,6 +33,11 @@ def hold(seconds: float) -> None:
 
 
 BLOCKS = {"sleep": sleep, "spin": spin, "hold": hold}
+
+
+async def tell(events: AsyncIterator[Event]) -> None:
+    async for event in events:
+        print(json.dumps([event.kind, event.node_id]), flush=True)
 
 
 async def main(order: dict[str, Any]) -> None:
@@ -57,9 +64,12 @@ async def main(order: dict[str, Any]) -> None:
             how, seconds = message.payload.decode().split()
             BLOCKS[how](float(seconds))
 
+        events = net.events()
         await net.join_network(order["bootstrap"])
         print(json.dumps({"addresses": net.addresses}), flush=True)
+        telling = asyncio.create_task(tell(events))
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+        telling.cancel()
 
 
 if __name__ == "__main__":
