@@ -104,7 +104,7 @@ async def register(net: AgentNetworkManager) -> None:
 
     kept: Callable[[AgentMessage], Coroutine[Any, Any, dict[str, int]]] = counter
     net.agent("shouter")(shout)
-    net.agent(7, concurrency=4, broadcasts=False)(count)
+    net.agent(7, concurrency=4, broadcasts=False, groups=["even"])(count)
     net.agent("counter", concurency=4)(count)  # type: ignore[call-arg]
 
     assert_type(await net.register_agent("reader", ["read"], kept, metadata={"model": "small"}), Agent)
@@ -113,6 +113,11 @@ async def register(net: AgentNetworkManager) -> None:
         list[Agent],
     )
     await net.register_agent(1.5)  # type: ignore[arg-type]
+    agent = await net.register_agent("reader", groups=["readers"])
+    assert_type(await agent.join_group("others", timeout=1), None)
+    await agent.leave_group("others")
+    await agent.join_group(7)  # type: ignore[arg-type]
+    assert_type(agent.groups, tuple[str, ...])
     await net.unregister_agent("reader")
 
 
@@ -130,6 +135,9 @@ async def use() -> str:
         assert_type(net.events(), AsyncIterator[Event])
         await net.send_message(AgentMessage(b"", to_agent="reader"), sender="a")
         await net.broadcast_message({"any": "value"})
+        await net.multicast("readers", {"any": "value"}, sender="a")
+        assert_type(AgentMessage(b"", group="readers").group, str | None)
+        assert_type(net.agents(group="readers")[0].groups, list[str])
         assert_type(await net.request("reader", b"", timeout=1), Any)
         net.request("reader", b"", timout=1)  # type: ignore[call-arg]
         await net.join_network(8)  # type: ignore[arg-type]

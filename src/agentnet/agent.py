@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
@@ -26,12 +26,13 @@ from agentnet.handlers import (
 from agentnet.payload import to_bytes
 from agentnet.runner import Runner
 from agentnet_core.errors import ConfigError, HandlerFailed, HandlerStuck, PayloadMismatch
-from agentnet_core.message import AgentMessage
+from agentnet_core.message import AgentMessage, check_group
 from agentnet_core.port import Port
 from agentnet_core.records import AgentRecord, Event, MessagePriority, agent_id_of, describe
 from agentnet_core.route import Pause
 
 if TYPE_CHECKING:
+    from agentnet.config import NetworkConfig
     from agentnet.host import Host
     from agentnet_core.control import Control
     from agentnet_core.engine import Engine
@@ -45,12 +46,14 @@ if TYPE_CHECKING:
         handlers_failed: int
         turned_ns: int
         control: Control
+        config: NetworkConfig
 
         @property
         def health_checks(self) -> HealthChecks: ...
 
         @property
         def engine(self) -> Engine: ...
+        async def wait_settled(self, start: Callable[[Any], None]) -> None: ...
 
     class HealthChecks(Protocol):
         """What an agent asks of those who ask it how it is."""
@@ -64,6 +67,7 @@ log = logging.getLogger("agentnet.agent")
 
 LOG_INTERVAL_NS = 1_000_000_000
 """An agent's failures are logged at most this often; the rest are counted."""
+MS = 1_000_000
 STOP_S_MAX = 1.0
 """How long handlers that were cancelled are waited for."""
 
@@ -79,14 +83,15 @@ class AgentSpec:
     concurrency: int = 1
     broadcasts: bool = True
     health: Health | None = None
+    groups: Iterable[str] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.capabilities, str):
-            raise ConfigError(
-                f"agent {self.agent}: capabilities={self.capabilities!r}: expected a list, write [...]"
-            )
-        if type(self.capabilities) is not tuple:
-            object.__setattr__(self, "capabilities", tuple(self.capabilities))
+        for name in ("capabilities", "groups"):
+            words = getattr(self, name)
+            if isinstance(words, str):
+                raise ConfigError(f"agent {self.agent}: {name}={words!r}: expected a list, write [...]")
+            if type(words) is not tuple:
+                object.__setattr__(self, name, tuple(words))
 
 
 class AgentOptions(TypedDict, total=False):
@@ -96,6 +101,7 @@ class AgentOptions(TypedDict, total=False):
     concurrency: int
     broadcasts: bool
     health: Health | None
+    groups: Iterable[str]
 
 
 class RequestOptions(TypedDict, total=False):
@@ -131,6 +137,11 @@ class Agent(Port):
     @property
     def name(self) -> str | None:
         return self.record.name
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that it is in."""
+        return tuple(self.record.groups)
 
     if TYPE_CHECKING:
         # At run time this is the Port's own; here its token is known to be a future.
@@ -195,6 +206,32 @@ class Agent(Port):
             raise ConfigError(f"agent {self.record.label}: health {describe(text)}: expected a text or None")
         self._net.engine  # noqa: B018 - which raises once the node has left
         self._net.control.catalogue.report_health(self, text)
+
+    async def join_group(self, group: str, *, timeout: float | None = None) -> None:
+        """Get what is sent to that group with `net.multicast`; to be in it already is fine.
+
+        Returns when every linked node knows it, as `register_agent` does, and raises Unconfirmed, and it is
+        in the group all the same, for those that do not after ``timeout`` seconds. In a network of more than
+        ``mesh_nodes_max`` nodes the keepers of the agent are waited for; who else sends to the group learns
+        of it within a moment. ConfigError and LimitReached are definite: a name or a number of groups that
+        cannot be.
+        """
+        check_group(group)
+        before = self.groups
+        await self._regroup(before if group in before else (*before, group), timeout)
+
+    async def leave_group(self, group: str, *, timeout: float | None = None) -> None:
+        """Get nothing more that is sent to that group, but for what is on its way; errors as of `join_group`.
+
+        Not to be in it is fine.
+        """
+        check_group(group)
+        await self._regroup(tuple(other for other in self.groups if other != group), timeout)
+
+    async def _regroup(self, groups: tuple[str, ...], timeout: float | None) -> None:
+        net, engine = self._net, self._net.engine
+        timeout_ns = net.config.register_ms_max * MS if timeout is None else engine.nanoseconds(timeout)
+        await net.wait_settled(lambda token: net.control.catalogue.regroup(self, groups, token, timeout_ns))
 
     def wake(self) -> None:
         """There is mail and nobody to handle it: called by the manager."""
@@ -352,7 +389,13 @@ def make_agent(
         raise ConfigError(f"agent {agent}: concurrency={spec.concurrency}: expected 1 or more")
     name = agent if isinstance(agent, str) else None
     record = AgentRecord(
-        agent_id_of(agent), net.node_id, name, tuple(spec.capabilities), spec.metadata, spec.broadcasts
+        agent_id_of(agent),
+        net.node_id,
+        name,
+        tuple(spec.capabilities),
+        spec.metadata,
+        spec.broadcasts,
+        groups=tuple(spec.groups),
     )
     handler = spec.handler
     if handler is not None:

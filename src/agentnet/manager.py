@@ -39,7 +39,7 @@ from agentnet_core.errors import (
     NotRunning,
     OutageError,
 )
-from agentnet_core.message import AgentMessage
+from agentnet_core.message import AgentMessage, check_group
 from agentnet_core.records import AgentNode, Event, Member, MessageType, agent_id_of
 
 MS = 1_000_000
@@ -392,7 +392,7 @@ class AgentNetworkManager:
         function runs in a thread.  ``concurrency``: messages that it may work on at once.
         ``health``: a function of no argument, plain or async, that is asked every
         ``health_interval_ms``: None when the agent is well, else a short text that says why not, which
-        every node shows as `AgentNode.health`.
+        every node shows as `AgentNode.health`.  ``groups``: whose multicasts it gets (`Agent.join_group`).
         Registering one's own agent again replaces it.  AgentExists if it is another node's;
         Unconfirmed, and it is registered all the same, names the nodes that had not confirmed after
         ``timeout`` seconds or have no room for it.
@@ -462,7 +462,7 @@ class AgentNetworkManager:
         return first if isinstance(first, Agent) else self._node
 
     async def send_message(self, message: AgentMessage, sender: Agent | int | str | None = None) -> None:
-        """Send a message of any type; ``to_agent=None`` makes it a broadcast.
+        """Send a message of any type; ``to_agent=None`` makes it a broadcast, or one to its ``group``.
 
         It comes from ``sender``, else from its ``from_agent``, else from the first agent of this
         node, else from the node itself (id 0).  Errors as of `Agent.send`.
@@ -482,14 +482,30 @@ class AgentNetworkManager:
         message = AgentMessage(body, message_type=MessageType.BROADCAST)
         await self._broadcast(message, self._sender(sender).agent_id, content)
 
+    async def multicast(self, group: str, payload: Any, sender: Agent | int | str | None = None) -> None:
+        """Send a payload to every agent of a group, the sender too if it is in it; see `Agent.join_group`.
+
+        Only nodes that have agents in the group get it, once for all of them. NoSuchAgent, definite, if
+        nobody is in it, as far as this node knows; errors as of `broadcast_message`, but definite if surely
+        no node got it.
+        """
+        body, content = to_bytes(payload)
+        message = AgentMessage(body, message_type=MessageType.BROADCAST, group=check_group(group))
+        await self._broadcast(message, self._sender(sender).agent_id, content)
+
     async def _broadcast(self, message: AgentMessage, from_agent: int, content: int = 0) -> None:
-        tokens = self.engine.broadcast(message, from_agent, content)
+        reached = True  # the agents of this node have it
+        if message.group is None:
+            tokens = self.engine.broadcast(message, from_agent, content)
+        else:
+            tokens, reached = self.engine.multicast(message, from_agent, content)
         outcomes = await asyncio.gather(*tokens, return_exceptions=True)
         failed = [outcome for outcome in outcomes if isinstance(outcome, NetworkError)]
         if failed:
             reasons = "; ".join(str(error) for error in failed[:8])
-            # The agents of this node, and those of the others, have it.
-            raise type(failed[0])(f"some nodes did not get the broadcast: {reasons}", definite=False)
+            definite = not reached and len(failed) == len(tokens) and all(error.definite for error in failed)
+            who = "no node got the message" if definite else "some nodes did not get the broadcast"
+            raise type(failed[0])(f"{who}: {reasons}", definite=definite)
 
     def request(self, to: int | str, payload: Any, **options: Unpack[RequestOptions]) -> asyncio.Future[Any]:
         """As `Agent.request`, from the first agent of this node or the node itself; its errors, too."""
@@ -513,6 +529,7 @@ class AgentNetworkManager:
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
         healthy: bool | None = None,
+        group: str | None = None,
     ) -> list[AgentNode]:
         """The agents known, in the order of their ids: all, or those to which all applies that is given.
 
@@ -520,7 +537,7 @@ class AgentNetworkManager:
         as they say themselves, False for those that are not; nothing is said of their nodes.
         """
         directory = cast(Control, self.engine.control).directory
-        return AgentNode.all_of(directory.select(capability, name, metadata, healthy), self.members())
+        return AgentNode.all_of(directory.select(capability, name, metadata, healthy, group), self.members())
 
     def stats(self) -> dict[str, int]:
         """Every counter of this node, by name."""

@@ -129,7 +129,22 @@ class Catalogue:
             self.engine.add_port(port)
             self._appeared(port.record)
         self._publish()
-        ids = [port.record.agent_id for port in ports]
+        self._confirm(version, [port.agent_id for port in ports], token, deadline_ns)
+
+    def regroup(self, port: Port, groups: Iterable[str], token: Any, timeout_ns: int) -> None:
+        """Let an agent of this node be in these groups; the token settles as that of `register` does.
+
+        UsageError or LimitReached, definite, are raised before anything has changed.
+        """
+        if self.engine.ports.get(port.agent_id) is not port or not self.directory.is_mine(port.agent_id):
+            raise NoSuchAgent(f"agent {port.record.label} is not registered any more, so it is in no group")
+        before, version = self.directory.regroup(port.agent_id, groups)
+        self.engine.regroup(port, before, port.record.groups)
+        self._publish()
+        self._confirm(version, [port.agent_id], token, self.engine.now_ns + timeout_ns)
+
+    def _confirm(self, version: int, ids: list[int], token: Any, deadline_ns: int) -> None:
+        """Settle the token when those who keep these ids have confirmed that version."""
         keepers = self._keepers_of(ids)
         self._settle(self.registrations.begin(version, keepers, ids, token, deadline_ns))
         self._remind(keepers)

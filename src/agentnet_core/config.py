@@ -25,6 +25,8 @@ VERSION_MAX = 2**53
 RINGS_MAX = 8
 LAG_MS_MIN = 300
 """An event loop is looked at four times a second: what is less is no lag."""
+GROUP_BYTES_MAX = 128
+"""The name of a group of agents, as UTF-8."""
 OPTIONAL_BYTES_MAX = 4096
 """What a message may be on the wire beside its payload."""
 MS_MAX = 10**12
@@ -127,7 +129,7 @@ class EngineConfig:
     agents_max: int = 1_000_000
     """Agents known; a registration beyond raises LimitReached, a peer's is not taken and an event tells."""
     metadata_bytes_max: int = 4_096
-    """Capabilities and metadata of one agent, encoded; more raises LimitReached."""
+    """Capabilities, groups and metadata of one agent, encoded; more raises LimitReached."""
     changes_early_max: int = 256
     """Changes of lists that are kept until what lies before them comes; the oldest go, and are pulled."""
     pull_delay_ms: int = 200

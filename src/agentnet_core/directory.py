@@ -203,6 +203,22 @@ class Directory(Index):
         self._changed((agent_id,))
         return True
 
+    def regroup(self, agent_id: int, groups: Iterable[str]) -> tuple[tuple[str, ...], int]:
+        """Let an agent of this node be in these groups; the groups before, and the version of the list now.
+
+        UsageError or LimitReached, and nothing has changed.
+        """
+        record = self._mine.records[agent_id]
+        before, record.groups = record.groups, self._capabilities.own_groups(groups)
+        limit = self._over_limit(self._capabilities.record_bytes(record))
+        after, record.groups = record.groups, before
+        if limit is not None:
+            raise LimitReached(f"agent {record.label}: {limit}")
+        self._part(record)
+        record.groups = after
+        self._meet(record)
+        return before, self._changed((agent_id,))
+
     def reminder(self) -> bytes:
         """A change of nothing, as the body of an AGENTS frame: who holds the newest version confirms it, who
         does not will ask for it."""
@@ -324,7 +340,7 @@ class Directory(Index):
 
     def _fits_surely(self, record: AgentRecord) -> bool:
         return (
-            record.metadata is None
+            not (record.metadata or record.groups)
             and len(record.capabilities) <= self._capabilities_fit
             and self._held < self._agents_max
         )
@@ -333,7 +349,7 @@ class Directory(Index):
         if size <= self._metadata_bytes_max:
             return None
         limit = f"metadata_bytes_max={self._metadata_bytes_max}"
-        return f"capabilities and metadata take {size} bytes, over {limit}"
+        return f"capabilities, groups and metadata take {size} bytes, over {limit}"
 
     # -- what comes, and when
 

@@ -53,35 +53,83 @@ cdef class Engine(Links):
         self.make_token, self.to_bytes, self.wake = make_token, to_bytes, wake
         self.arena = Arena(config.frame_bytes_max)
         self.ports = self.doors = {}
+        self.groups = {}
         self.limit(config)
         self.control_bytes_max = config.control_bytes_max
         self.pending_max = config.requests_pending_max
         self.request_timeout_ns = config.request_timeout_ms * MS
         self.answer_wait_ns = config.answer_wait_ms_max * MS
 
-    # -- sending to all
+    # -- sending to all, or to a group
 
     def broadcast(self, AgentMessage message not None, uint64_t from_agent, int content=0):
         """Send to all agents of all nodes; tokens of the nodes that have no room yet."""
-        cdef AgentMessage copy = copy_message(message)
-        cdef list tokens = []
-        self.check_size(message, None)
+        cdef AgentMessage copy = self.addressed(message, from_agent, content)
         for session in self.sessions.values():
             self.check_size(message, session)
-        copy.from_agent, copy.to_all, copy.content = from_agent, True, message.content or content
-        for session in list(self.sessions.values()):
-            route = self.everyone(session)
-            if not self.offer(route, copy):
-                token = self.make_token()
-                tokens.append(token)
-                try:
-                    self.wait(route, copy, token)
-                except Congested as error:
-                    self.settle(token, error)
-        if copy.seq == 0:
-            self.stamp(copy)
+        self.stamp(copy)
+        tokens = [self.send_there(session, copy) for session in list(self.sessions.values())]
         self.spread(copy)
-        return tokens
+        return [token for token in tokens if token is not None]
+
+    def multicast(self, AgentMessage message not None, uint64_t from_agent, int content=0):
+        """Send to the agents of the message's group; as of `broadcast`, and whether some have it already.
+
+        Only nodes that have agents in the group get a frame, and are linked for that. NoSuchAgent,
+        definite, if there are none.
+        """
+        cdef AgentMessage copy = self.addressed(message, from_agent, content)
+        cdef str group = message.group
+        cdef list nodes = self.control.directory.nodes_of(group)
+        cdef list tokens = []
+        cdef bint reached = group in self.groups
+        if not (nodes or reached):
+            raise NoSuchAgent(f"no agent is in group {group!r} of network {self.config.network!r}, as far as "
+                              f"node {self.node_id} knows: join_group, or look at net.agents(group=...)")
+        for node_id in nodes:
+            self.check_size(message, self.sessions.get(node_id))
+        self.stamp(copy)
+        for node_id in nodes:
+            if node_id == self.node_id:
+                continue
+            token = self.send_to_node(node_id, copy)
+            if token is None:
+                reached = True
+            else:
+                tokens.append(token)
+        self.spread(copy)
+        return tokens, reached
+
+    cdef AgentMessage addressed(self, AgentMessage message, uint64_t from_agent, int content):
+        """A copy to send to many."""
+        cdef AgentMessage copy = copy_message(message)
+        self.check_size(message, None)
+        copy.from_agent, copy.to_all, copy.content = from_agent, True, message.content or content
+        return copy
+
+    cdef object send_to_node(self, str node_id, AgentMessage message):
+        """As `send_there`, by a link that is made for it if there is none."""
+        cdef Session session = self.sessions.get(node_id)
+        if session is None:
+            try:
+                session = self.await_link(AgentRecord(0, node_id))
+            except AgentUnreachable as error:
+                token = self.make_token()
+                self.settle(token, error)
+                return token
+        return self.send_there(session, message)
+
+    cdef object send_there(self, Session session, AgentMessage message):
+        """Send one frame for many agents of a node; a token if there is no room yet."""
+        cdef Route route = self.everyone(session)
+        if self.offer(route, message):
+            return None
+        token = self.make_token()
+        try:
+            self.wait(route, message, token)
+        except Congested as error:
+            self.settle(token, error)
+        return token
 
     cdef Route everyone(self, Session session):
         """Where broadcasts to the agents of a peer wait, so that they are counted like those to one."""
@@ -196,11 +244,16 @@ cdef class Engine(Links):
         return 0
 
     cdef int spread(self, AgentMessage message) except -1:
-        """A copy of a broadcast to each agent of this node that takes them."""
+        """A copy to each agent of this node in the message's group; of a broadcast, to who takes them."""
         cdef Port port
         cdef AgentMessage copy
-        for port in self.ports.values():
-            if not port.record.broadcasts:
+        cdef str group = None if message.extras is None else message.group
+        cdef dict ports = self.ports if group is None else self.groups.get(group)
+        if ports is None:           # they have left it, and the sender did not know
+            self.multicasts_dropped += 1
+            return 0
+        for port in ports.values():
+            if group is None and not port.record.broadcasts:
                 continue
             if is_full(port.mailbox()):
                 self.broadcasts_dropped += 1
@@ -365,6 +418,7 @@ cdef class Engine(Links):
             self.lose_port(old)
         self.ports[agent_id] = port
         self.routes[agent_id] = port
+        self.regroup(port, (), port.record.groups)
         self.last_port = None
         if port.stopped_sessions is not None or port.waiting:
             port.go()
@@ -376,6 +430,7 @@ cdef class Engine(Links):
         if self.ports.get(port.agent_id) is not port:
             return
         del self.ports[port.agent_id]
+        self.regroup(port, port.record.groups, ())
         self.last_port = None
         port.stopped, port.stopped_sessions = False, None       # no GO: there is nobody any more
         port.forgive()
@@ -390,6 +445,17 @@ cdef class Engine(Links):
         while message is not None:
             self.refuse(message, port.record, error)
             message = port.next_message()
+
+    def regroup(self, Port port not None, before, after):
+        """The agent was in those groups, and is in these now."""
+        for group in before:
+            members = self.groups.get(group)
+            if members is not None:
+                members.pop(port.agent_id, None)
+                if not members:
+                    del self.groups[group]
+        for group in after:
+            self.groups.setdefault(group, {})[port.agent_id] = port
 
     def lose_port(self, Port port not None):
         """The agent lost its id to another: as `remove_port`, and the driver ends its runner."""
@@ -469,6 +535,7 @@ cdef class Engine(Links):
             "messages_local": self.messages_local, "bytes_received": self.bytes_received,
             "messages_expired": self.messages_expired, "messages_undeliverable": self.messages_undeliverable,
             "messages_unconfirmed": self.messages_unconfirmed, "broadcasts_dropped": self.broadcasts_dropped,
+            "multicasts_dropped": self.multicasts_dropped,
             "replies_late": self.replies_late, "replies_lost": self.replies_lost,
             "requests_pending": len(self.pending), "links": len(self.links), "links_lost": self.links_lost,
             "links_refused": self.links_refused, "links_retired": self.links_retired,

@@ -43,7 +43,8 @@ class ConfigError(UsageError):
 
 
 class NoSuchAgent(UsageError):
-    """Nobody is registered under that id or name, as far as this node's directory knows."""
+    """Nobody is registered under that id or name, or is in that group, as far as this node's directory
+    knows."""
 
     code = 102
 

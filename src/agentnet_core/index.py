@@ -1,8 +1,9 @@
-"""The agents that count, by id, by name, by capability and by what they say of themselves.
+"""The agents that count, by id, by name, by capability, by group and by what they say of themselves.
 
 In: for an id, the record that counts from now on.  Out: records, in id order, the same on every node that
 knows the same.  The agents of a capability that was asked for are kept at hand, `FOUND_MAX` capabilities of
-them, and sorted again when somebody asks after a change.
+them, and sorted again when somebody asks after a change.  The members of a group are kept by node, for
+those who send to it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Index:
     def __init__(self) -> None:
         self._winners: dict[int, AgentRecord] = {}
         self._found: dict[str, _Found] = {}
+        self._groups: dict[str, dict[str, dict[int, AgentRecord]]] = {}
 
     def __len__(self) -> int:
         return len(self._winners)
@@ -69,28 +71,49 @@ class Index:
             found.dirty = False
         return found.records.copy()
 
+    def nodes_of(self, group: str) -> list[str]:
+        """The nodes that have agents in that group."""
+        return list(self._groups.get(group, ()))
+
+    def members(self, group: str) -> list[AgentRecord]:
+        """The agents in that group, in id order."""
+        nodes = self._groups.get(group, {})
+        return sorted((record for members in nodes.values() for record in members.values()), key=_by_id)
+
     def select(
         self,
         capability: str | None = None,
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
         healthy: bool | None = None,
+        group: str | None = None,
     ) -> list[AgentRecord]:
         """The agents to which all of that applies that is given, in id order."""
         if name is not None:
             record = self.get(name)
             found = [] if record is None else [record]
-            found = [r for r in found if capability is None or capability in r.capabilities]
+        elif group is not None:
+            found = self.members(group)
+        elif capability is not None:
+            found, capability = self.find(capability), None
         else:
-            found = self.agents() if capability is None else self.find(capability)
+            found = self.agents()
+        if capability is not None:
+            found = [r for r in found if capability in r.capabilities]
+        if group is not None:
+            found = [r for r in found if group in r.groups]
         if metadata:
             found = [r for r in found if metadata.items() <= (r.metadata or {}).items()]
         return found if healthy is None else [r for r in found if healthy is not bool(r.health)]
 
     def _crown(self, agent_id: int, record: AgentRecord | None) -> None:
         """Let ``record`` be the one that counts for its id."""
+        before = self._winners.get(agent_id)
+        if before is not None and before.groups:
+            self._part(before)
+        if record is not None and record.groups:
+            self._meet(record)
         if self._found:
-            before = self._winners.get(agent_id)
             for capability in before.capabilities if before is not None else ():
                 if capability in self._found:
                     self._found[capability].dirty = True
@@ -100,6 +123,21 @@ class Index:
             del self._winners[agent_id]
         else:
             self._winners[agent_id] = record
+
+    def _meet(self, record: AgentRecord) -> None:
+        """It is in its groups from now on."""
+        for group in record.groups:
+            self._groups.setdefault(group, {}).setdefault(record.node_id, {})[record.agent_id] = record
+
+    def _part(self, record: AgentRecord) -> None:
+        """It is in none of its groups any more."""
+        for group in dict.fromkeys(record.groups):
+            nodes = self._groups[group]
+            del nodes[record.node_id][record.agent_id]
+            if not nodes[record.node_id]:
+                del nodes[record.node_id]
+            if not nodes:
+                del self._groups[group]
 
     def _refind(self, capability: str, record: AgentRecord | None) -> None:
         found = self._found.get(capability)

@@ -129,6 +129,9 @@ cdef class Links(Calls):
                 if route.waiting:
                     old.blocked.extend(route.waiting)
                     route.waiting = None
+        if old.everyone is not None and new.everyone is None:
+            (<Route>old.everyone).session = new
+            new.everyone, old.everyone = old.everyone, None
         for waiting in old.blocked:
             if waiting.dropped:
                 continue

@@ -12,11 +12,12 @@ that version to the next, one frame, and means nothing to who does not hold the 
 A sixth element of a record and a ninth of AGENTS are maps of numbered fields, by the law of the
 Hello: 0 to 63 must be understood, from 64 they are ignored where they are not known.  64 of a record is
 the health of an agent that is not well, a text of at most 256 bytes; of AGENTS it is kept for the
-owner's signature.
+owner's signature.  65 of a record is a list of the groups that the agent is in: who does not know groups
+cannot send to one, so may ignore it.
 
-A name has the id that it hashes to, and at most 256 bytes; an agent has at most 64 capabilities of
-at most 128 bytes each; metadata are texts.  What breaks this is a ProtocolError from a peer, a
-UsageError or LimitReached from here: so the errors are arguments of the checks.
+A name has the id that it hashes to, and at most 256 bytes; an agent has at most 64 capabilities, and is
+in at most 64 groups, of at most 128 bytes each; metadata are texts.  What breaks this is a ProtocolError
+from a peer, a UsageError or LimitReached from here: so the errors are arguments of the checks.
 """
 
 from __future__ import annotations
@@ -39,16 +40,18 @@ from agentnet_core.body import (
     unpack,
     wrong,
 )
-from agentnet_core.config import BODY_BYTES, VERSION_MAX
+from agentnet_core.config import BODY_BYTES, GROUP_BYTES_MAX, VERSION_MAX
 from agentnet_core.errors import LimitReached, NetworkError, ProtocolError, UsageError
 from agentnet_core.records import AgentRecord, agent_id_of, describe
 
 NAME_BYTES_MAX = 256
 CAPABILITIES_MAX = 64
 CAPABILITY_BYTES_MAX = 128
+GROUPS_MAX = 64
 HEALTH_BYTES_MAX = 256
 KEY_MUST_KNOW_MAX = 63
 HEALTH_KEY = 64
+GROUPS_KEY = 65
 
 FLAG_BROADCASTS = 1
 FLAGS_KNOWN = FLAG_BROADCASTS
@@ -62,37 +65,59 @@ WANTED_BYTES = 96
 """What one list in a PULL takes, at most."""
 
 
-class Capabilities:
-    """One copy of each tuple of capabilities, because many agents have the same."""
+class _Words:
+    """One copy of each tuple of words, because many agents have the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, one: str, many: str, count_max: int, bytes_max: int) -> None:
+        self._one, self._many = one, many
+        self._count_max, self._bytes_max = count_max, bytes_max
         self._known: dict[tuple[str, ...], tuple[tuple[str, ...], int]] = {}
 
     def intern(
-        self, capabilities: tuple[Any, ...], bad: type[NetworkError], over: type[NetworkError]
+        self, words: tuple[Any, ...], bad: type[NetworkError], over: type[NetworkError]
     ) -> tuple[tuple[str, ...], int]:
         """The one copy and its size in bytes as MessagePack; checked when first seen."""
         try:
-            known = self._known.get(capabilities)
+            known = self._known.get(words)
         except TypeError:
             known = None  # holds something without a hash, so no text: refused below
         if known is None:
-            _check_capabilities(capabilities, bad, over)
-            known = capabilities, len(pack(capabilities))
+            self._check(words, bad, over)
+            known = words, len(pack(words))
             if len(self._known) >= INTERNED_MAX:
                 self._known.clear()
-            self._known[capabilities] = known
+            self._known[words] = known
         return known
 
+    def _check(self, words: tuple[Any, ...], bad: type[NetworkError], over: type[NetworkError]) -> None:
+        if len(words) > self._count_max:
+            raise over(f"{self._many}: {len(words)}, expected at most {self._count_max}")
+        for word in words:
+            if type(word) is not str or not word:
+                raise bad(f"{self._one}: expected a text, not empty, got {describe(word)}")
+            size = _text_bytes(self._one, word, bad)
+            if size > self._bytes_max:
+                raise over(f"{self._one} {describe(word)}: {size} bytes, expected at most {self._bytes_max}")
+
+
+class Capabilities:
+    """The capabilities and groups of many agents, and the checks of both."""
+
+    def __init__(self) -> None:
+        self.words = _Words("capability", "capabilities", CAPABILITIES_MAX, CAPABILITY_BYTES_MAX)
+        self.groups = _Words("group", "groups", GROUPS_MAX, GROUP_BYTES_MAX)
+
     def record_bytes(self, record: AgentRecord) -> int:
-        """The size of a checked record's capabilities and metadata."""
-        _, size = self.intern(record.capabilities, ProtocolError, ProtocolError)
+        """The size of a checked record's capabilities, groups and metadata."""
+        _, size = self.words.intern(record.capabilities, ProtocolError, ProtocolError)
+        if record.groups:
+            size += self.groups.intern(record.groups, ProtocolError, ProtocolError)[1]
         return size if record.metadata is None else size + len(pack(record.metadata))
 
     def check_own(self, record: AgentRecord) -> int:
         """Check a record that this node is about to publish; its capabilities become the one copy.
 
-        The size of its capabilities and metadata, as of `record_bytes`.
+        Its size as of `record_bytes`.
         """
         agent_id = record.agent_id
         if type(agent_id) is not int or not 0 < agent_id <= U64_MAX:
@@ -101,9 +126,14 @@ class Capabilities:
             _check_name(record.name, agent_id, UsageError, LimitReached)
         if record.metadata is not None:
             _check_metadata(record.metadata, UsageError)
-        record.capabilities, size = self.intern(tuple(record.capabilities), UsageError, LimitReached)
+        record.capabilities, _ = self.words.intern(tuple(record.capabilities), UsageError, LimitReached)
+        record.groups = self.own_groups(record.groups)
         record.metadata = record.metadata or None
-        return size if record.metadata is None else size + len(pack(record.metadata))
+        return self.record_bytes(record)
+
+    def own_groups(self, groups: Iterable[str]) -> tuple[str, ...]:
+        """The one copy of the groups of an agent of this node, once they are checked."""
+        return self.groups.intern(tuple(groups), UsageError, LimitReached)[0]
 
 
 # -- AGENTS
@@ -158,17 +188,19 @@ def _read_record(node_id: str, item: Any, known: Capabilities) -> AgentRecord:
         _check_metadata(metadata, ProtocolError)
     if type(flags) is not int or not 0 <= flags <= FLAGS_KNOWN:
         raise wrong("AGENTS flags", f"an integer from 0 to {FLAGS_KNOWN}", flags)
-    health = _read_health(item[5]) if len(item) == 6 else ""
-    interned, _ = known.intern(tuple(capabilities), ProtocolError, ProtocolError)
-    return AgentRecord(agent_id, node_id, name, interned, metadata or None, flags == FLAG_BROADCASTS, health)
+    interned, _ = known.words.intern(tuple(capabilities), ProtocolError, ProtocolError)
+    record = AgentRecord(agent_id, node_id, name, interned, metadata or None, flags == FLAG_BROADCASTS)
+    if len(item) == 6:
+        _check_fields("AGENTS record fields", item[5])
+        record.health = _read_health(item[5].get(HEALTH_KEY, ""))
+        groups = item[5].get(GROUPS_KEY, ())
+        if type(groups) not in (list, tuple):
+            raise wrong("AGENTS groups", "a list", groups)
+        record.groups, _ = known.groups.intern(tuple(groups), ProtocolError, ProtocolError)
+    return record
 
 
-def _read_health(item: Any) -> str:
-    fields = expect_map("AGENTS record fields", item)
-    for key in fields:
-        if key <= KEY_MUST_KNOW_MAX:
-            raise wrong("AGENTS record fields", f"only numbers from {KEY_MUST_KNOW_MAX + 1}", key)
-    health = fields.get(HEALTH_KEY, "")
+def _read_health(health: Any) -> str:
     if type(health) is not str or _text_bytes("AGENTS health", health, ProtocolError) > HEALTH_BYTES_MAX:
         raise wrong("AGENTS health", f"a text of at most {HEALTH_BYTES_MAX} bytes", health)
     return health
@@ -250,7 +282,12 @@ def wire_form(record: AgentRecord) -> tuple[Any, ...]:
     """What of a record crosses the wire; equal for two records that say the same."""
     flags = FLAG_BROADCASTS if record.broadcasts else 0
     plain = record.agent_id, record.name, record.capabilities, record.metadata, flags
-    return (*plain, {HEALTH_KEY: record.health}) if record.health else plain
+    if not (record.health or record.groups):
+        return plain
+    fields: dict[int, Any] = {HEALTH_KEY: record.health} if record.health else {}
+    if record.groups:
+        fields[GROUPS_KEY] = record.groups
+    return (*plain, fields)
 
 
 # -- PULL
@@ -338,20 +375,6 @@ def _check_name(name: Any, agent_id: int, bad: type[NetworkError], over: type[Ne
         raise over(f"agent name {describe(name)}: {size} bytes, expected at most {NAME_BYTES_MAX}")
     if agent_id_of(name) != agent_id:
         raise bad(f"agent {describe(name)}: expected the id {agent_id_of(name)}, got {agent_id}")
-
-
-def _check_capabilities(
-    capabilities: tuple[Any, ...], bad: type[NetworkError], over: type[NetworkError]
-) -> None:
-    if len(capabilities) > CAPABILITIES_MAX:
-        raise over(f"capabilities: {len(capabilities)}, expected at most {CAPABILITIES_MAX}")
-    for capability in capabilities:
-        if type(capability) is not str or not capability:
-            raise bad(f"capability: expected a text, not empty, got {describe(capability)}")
-        size = _text_bytes("capability", capability, bad)
-        if size > CAPABILITY_BYTES_MAX:
-            text = describe(capability)
-            raise over(f"capability {text}: {size} bytes, expected at most {CAPABILITY_BYTES_MAX}")
 
 
 def _check_metadata(metadata: Any, bad: type[NetworkError]) -> None:

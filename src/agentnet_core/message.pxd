@@ -14,6 +14,7 @@ cdef enum:
 
 cdef enum Field:
     FIELD_MESSAGE_ID = 1
+    FIELD_GROUP = 8
     FIELD_FRAGMENT = 12
     FIELD_CONTENT_TYPE = 14
     FIELD_FAILURE = 15

@@ -20,9 +20,9 @@ class Origin:
 class AgentMessage:
     """One message between agents.
 
-    `to_agent`: id or name of the receiver, None for all agents. `ttl`: seconds until it is no longer
-    worth executing, 0 never. `timestamp`: nanoseconds since the epoch, 0 to have it stamped when sent.
-    `message_id`: any string, or None to have one generated when it is read.
+    `to_agent`: id or name of the receiver, None for all agents, or for those of `group`. `ttl`: seconds
+    until it is no longer worth executing, 0 never. `timestamp`: nanoseconds since the epoch, 0 to have it
+    stamped when sent. `message_id`: any string, or None to have one generated when it is read.
     """
 
     timestamp: int
@@ -37,12 +37,17 @@ class AgentMessage:
         ttl: float = 0.0,
         message_id: str | None = None,
         timestamp: int = 0,
+        group: str | None = None,
     ) -> None: ...
     @property
     def payload(self) -> bytes: ...
     @property
     def to_agent(self) -> int | None:
-        """Id of the receiver; None for a broadcast."""
+        """Id of the receiver; None for a broadcast, and for a message to a group."""
+
+    @property
+    def group(self) -> str | None:
+        """Name of the group of agents that it goes to; None if it goes to one agent, or to all."""
 
     @property
     def from_agent(self) -> int: ...
@@ -91,5 +96,8 @@ class AgentMessage:
     @staticmethod
     def decode(data: bytes, origin: Origin = ...) -> AgentMessage:
         """The message in `data`, as `encode` or another MessagePack library wrote it; ProtocolError."""
+
+def check_group(group: str) -> str:
+    """The name of a group, if it can be one; ConfigError otherwise."""
 
 def unpack_value(data: bytes) -> Any: ...

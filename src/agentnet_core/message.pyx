@@ -6,7 +6,8 @@ later features, and is written and read as fixed offsets.  An optional field bel
 understood by whoever reads it: an unknown one refuses the frame.  From 64 on it passes through.
 
 In: any bytes. Out: a message, or ProtocolError with the field that is wrong. A message id that
-the user gave travels as field 1; a generated one is `node:incarnation:seq`, made when read.
+the user gave travels as field 1; a generated one is `node:incarnation:seq`, made when read.  A message
+to a group has no receiver, and field 8, which is kept encoded: no other message pays for it.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -24,6 +25,7 @@ from agentnet_core.framing cimport (
 
 import msgpack
 
+from agentnet_core.config import GROUP_BYTES_MAX
 from agentnet_core.errors import ConfigError, ProtocolError
 from agentnet_core.framing import check_msgpack
 from agentnet_core.records import MessagePriority, MessageType, agent_id_of, describe
@@ -35,13 +37,14 @@ cdef enum:
     FIELDS_BYTES_MAX = 1024
     FIELDS_CARRIED_MAX = OPTIONAL_FIELDS_MAX - 4
 
+cdef uint32_t group_bytes_max = GROUP_BYTES_MAX     # the config's, for C
 cdef tuple TYPES = tuple(MessageType)
 cdef tuple PRIORITIES = tuple(MessagePriority)
 
 # What field 1..15 are for; those that nothing here reads yet are carried as they are.
 FIELDS = {
     1: "message id", 2: "origin", 3: "hops left", 4: "call chain", 5: "delivery", 6: "sealing",
-    7: "authorisation token", 8: "group or capability", 9: "operation id", 10: "vector clock",
+    7: "authorisation token", 8: "group", 9: "operation id", 10: "vector clock",
     11: "deadline of the chain", 12: "fragment", 13: "stream", 14: "content type", 15: "failure",
     64: "traceparent",
 }
@@ -62,9 +65,10 @@ cdef Origin _nowhere = NOWHERE
 cdef class AgentMessage:
     """One message between agents.
 
-    `to_agent`: id or name of the receiver, None for all agents (a broadcast). `ttl`: seconds until
-    it is no longer worth executing, 0 never. `timestamp`: nanoseconds since the epoch, 0 to have
-    it stamped when sent. `message_id`: any string, or None to have one generated when it is read.
+    `to_agent`: id or name of the receiver, None for all agents (a broadcast), or for those of `group`
+    (a multicast). `ttl`: seconds until it is no longer worth executing, 0 never. `timestamp`:
+    nanoseconds since the epoch, 0 to have it stamped when sent. `message_id`: any string, or None
+    to have one generated when it is read.
 
     >>> AgentMessage(b"hi", to_agent=7).priority
     <MessagePriority.NORMAL: 1>
@@ -76,7 +80,7 @@ cdef class AgentMessage:
         self.origin = _nowhere
 
     def __init__(self, bytes payload not None=b"", *, to_agent=None, from_agent=0, message_type=1,
-                 priority=1, ttl=0.0, message_id=None, timestamp=0):
+                 priority=1, ttl=0.0, message_id=None, timestamp=0, group=None):
         cdef int kind = small(message_type), level = small(priority)
         cdef double seconds = real(ttl)
         if not 0 <= kind < len(TYPES):
@@ -98,13 +102,23 @@ cdef class AgentMessage:
             self.ttl_ms = 1             # 0 would be never
         self.id = None if message_id is None else _checked_id(message_id)
         self.timestamp = _nanoseconds(timestamp)
+        if group is not None:
+            if to_agent is not None:
+                raise ConfigError(f"group={describe(group)}: expected None for a message to agent "
+                                  f"{to_agent!r}: it goes to one agent or to a group")
+            self.extras, self.extras_count = _group_pair(check_group(group)), 1
 
     # -- what users read
 
     @property
     def to_agent(self):
-        """Id of the receiver; None for a broadcast."""
+        """Id of the receiver; None for a broadcast, and for a message to a group."""
         return None if self.to_all else self.to_id
+
+    @property
+    def group(self):
+        """Name of the group of agents that it goes to; None if it goes to one agent, or to all."""
+        return None if self.extras is None else _find_group(self.extras)
 
     @property
     def message_type(self):
@@ -166,7 +180,8 @@ cdef class AgentMessage:
                 read_uint(&c, &key)
                 start = c.at
                 skip_value(&c, DEPTH_MAX)
-                found[key] = unpack_value(PyBytes_FromStringAndSize(<const char*>start, c.at - start))
+                if key != FIELD_GROUP:
+                    found[key] = unpack_value(PyBytes_FromStringAndSize(<const char*>start, c.at - start))
         return found
 
     def with_fields(self, dict fields not None):
@@ -182,6 +197,8 @@ cdef class AgentMessage:
             except (ProtocolError, TypeError, ValueError, OverflowError) as error:
                 raise ConfigError(f"optional field {key}: {error}") from None
             pairs.append((key, msgpack.packb(key) + packed))
+        if self.group is not None:
+            pairs.append((FIELD_GROUP, _group_pair(self.group)))
         extras = b"".join([pair for _, pair in sorted(pairs)])
         if len(extras) > FIELDS_BYTES_MAX or len(pairs) > FIELDS_CARRIED_MAX:
             raise ConfigError(f"{len(pairs)} optional fields of {len(extras)} bytes: expected at most "
@@ -355,6 +372,36 @@ cdef str _checked_id(message_id):
                       f"got {describe(message_id)}")
 
 
+def check_group(group):
+    """The name of a group, if it can be one; ConfigError otherwise."""
+    try:
+        if isinstance(group, str) and 0 < len(group.encode()) <= GROUP_BYTES_MAX:
+            return str(group)
+    except UnicodeEncodeError:
+        pass
+    raise ConfigError(f"group {describe(group)}: expected a text of 1 to {GROUP_BYTES_MAX} bytes as UTF-8")
+
+
+cdef bytes _group_pair(str group):
+    return msgpack.packb(FIELD_GROUP) + msgpack.packb(group)
+
+
+cdef str _find_group(bytes extras):
+    cdef Cursor c
+    cdef uint64_t key = 0
+    cdef const uint8_t* data = NULL
+    cdef uint32_t n = 0
+    c.at = <const uint8_t*>PyBytes_AS_STRING(extras)
+    c.end = c.at + PyBytes_GET_SIZE(extras)
+    while c.at < c.end:     # was checked when it was made or read
+        read_uint(&c, &key)
+        if key == FIELD_GROUP:
+            read_str(&c, &data, &n)
+            return PyUnicode_DecodeUTF8(<char*>data, n, NULL)
+        skip_value(&c, DEPTH_MAX)
+    return None
+
+
 cdef inline AgentMessage blank(Origin origin):
     cdef AgentMessage message = AgentMessage.__new__(AgentMessage)
     message.origin = origin
@@ -441,7 +488,7 @@ cdef int read_any_width(AgentMessage message, Cursor* c) except -1:
 
 
 cdef inline bint is_carried(key):
-    return (1 <= key <= FIELD_RESERVED_MAX and key not in (1, 12, 14, 15)) or key >= FIELD_IGNORABLE_MIN
+    return (1 <= key <= FIELD_RESERVED_MAX and key not in (1, 8, 12, 14, 15)) or key >= FIELD_IGNORABLE_MIN
 
 
 cdef int read_optional(AgentMessage message, Cursor* c) except -1:
@@ -461,7 +508,7 @@ cdef int read_optional(AgentMessage message, Cursor* c) except -1:
         if key == FIELD_MESSAGE_ID:
             ok = read_str(c, &data, &n) and n <= ID_BYTES_MAX
             if ok:
-                message.id = _text(data, n)
+                message.id = _text("id", data, n)
         elif key == FIELD_FRAGMENT:
             ok = read_array(c, &n) and n == 2 and read_uint(c, &value) and value < 0xffffffff
             message.fragment = <uint32_t>value
@@ -475,8 +522,12 @@ cdef int read_optional(AgentMessage message, Cursor* c) except -1:
             ok = ok and read_bin(c, &data, &n)
             if ok:
                 message.failure = (<int>value, PyBytes_FromStringAndSize(<const char*>data, n))
-        elif is_carried(key):
-            ok = skip_value(c, DEPTH_MAX)
+        elif key == FIELD_GROUP or is_carried(key):
+            if key == FIELD_GROUP:
+                ok = message.to_all and read_str(c, &data, &n) and 0 < n <= group_bytes_max
+                ok = ok and _text("group", data, n) is not None
+            else:
+                ok = skip_value(c, DEPTH_MAX)
             if ok:
                 carried = carried or []
                 carried.append(PyBytes_FromStringAndSize(<const char*>pair, c.at - pair))
@@ -505,11 +556,11 @@ cdef AgentMessage copy_message(AgentMessage message):
     return other
 
 
-cdef str _text(const uint8_t* data, uint32_t n):
+cdef str _text(str what, const uint8_t* data, uint32_t n):
     try:
         return PyUnicode_DecodeUTF8(<char*>data, n, NULL)
     except UnicodeDecodeError as error:
-        raise ProtocolError(f"message: its id is not UTF-8 at byte {error.start}") from None
+        raise ProtocolError(f"message: its {what} is not UTF-8 at byte {error.start}") from None
 
 
 def unpack_value(bytes data not None):

@@ -45,10 +45,13 @@ class NodeStatus(Enum):
 class AgentRecord:
     """One registered agent as the directory keeps it: slots, because there are many.
 
-    ``health``: why it cannot work now, in its own words; empty when it is well.
+    ``health``: why it cannot work now, in its own words; empty when it is well. ``groups``: whose
+    multicasts it gets.
     """
 
-    __slots__ = ("agent_id", "broadcasts", "capabilities", "health", "metadata", "name", "node_id")
+    __slots__ = (
+        *("agent_id", "broadcasts", "capabilities", "groups", "health", "metadata", "name", "node_id"),
+    )
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class AgentRecord:
         metadata: dict[str, str] | None = None,
         broadcasts: bool = True,
         health: str = "",
+        groups: tuple[str, ...] = (),
     ) -> None:
         self.agent_id = agent_id
         self.node_id = node_id
@@ -67,6 +71,7 @@ class AgentRecord:
         self.metadata = metadata
         self.broadcasts = broadcasts
         self.health = health
+        self.groups = groups
 
     @property
     def label(self) -> str:
@@ -134,6 +139,7 @@ class AgentNode:
     rtt_ms: float | None = None
     proven: int = 0
     load: int = 0
+    groups: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, record: AgentRecord, member: Member, place: tuple[str, int]) -> AgentNode:
@@ -152,6 +158,7 @@ class AgentNode:
             rtt_ms=member.rtt_ms,
             proven=member.proven,
             load=member.load,
+            groups=list(record.groups),
         )
 
     @classmethod

@@ -134,6 +134,7 @@ def spoken() -> list[str]:
     world.run(50)
     said = [it for it in unused.heard if it[0] in (RETIRE, CLOSE)]
     said += [*stranger.heard, *((kind, 0, body) for kind, body in map(tree.encode, on_the_tree()))]
+    said += [it for it in in_groups() if it[0] in (AGENTS, MESSAGE)]
     lines = [f"{KINDS[kind]} {flags} {body.hex()}" for kind, flags, body in said]
     return sorted(set(lines))
 
@@ -143,6 +144,25 @@ def on_the_tree() -> list[tree.Frame]:
     ids = (tree.BroadcastId("m", 1, 7), tree.BroadcastId("a", 2, 300))
     gossip = tree.Gossip(ids[0], 2, 1500, True, b"\x01all")
     return [gossip, tree.Ihave(ids), tree.Graft(ids), tree.Prune(), tree.Gone(ids)]
+
+
+def in_groups() -> list[tuple[int, int, bytes]]:
+    """An agent that is in groups, and sends to one."""
+    world = World()
+    node = world.node("m")
+    node.control.found(UUID)
+    stranger = Stranger(world, node, name="a")
+    stranger.introduce()
+    (body,) = write_whole("a", 1, 1, [AgentRecord(THERE, "a", "there", groups=("readers",))], 4096)
+    stranger.say(AGENTS, body)
+    sink = node.make("sink", capabilities=["read"], groups=["g", "readers"])
+    node.register(sink)
+    node.control.catalogue.report_health(sink, "quota gone")
+    world.run(50)
+    node.engine.multicast(AgentMessage(b"to some", message_type=5, group="readers"), sink.agent_id)
+    world.run(50)
+    assert stranger.close is None, stranger.close
+    return stranger.heard
 
 
 def let_go(world: World, node: Node) -> Stranger:

@@ -20,12 +20,13 @@ quick = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCh
 
 HERE = Origin("node-1", 7)
 PLAIN = [1, 2, 3, 4, 1, 2, 5000, 1_700_000_000_000_000_000, b"payload"]
+TO_ALL = [1, None, *PLAIN[2:]]
 
 u64 = st.integers(0, 2**64 - 1)
 i64 = st.integers(-(2**63), 2**63 - 1)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 carried = st.dictionaries(
-    st.sampled_from([n for n in range(2, 14) if n != 12]) | st.integers(64, 2**64 - 1),
+    st.sampled_from([n for n in range(2, 14) if n not in (8, 12)]) | st.integers(64, 2**64 - 1),
     st.recursive(
         st.none() | st.integers(-(2**63), 2**64 - 1) | st.binary(max_size=20) | st.text(max_size=20),
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.integers(0, 99), inner, max_size=4),
@@ -174,6 +175,7 @@ def test_a_wrong_field_is_named(array: Any, field: str) -> None:
 BAD_FIELDS: list[tuple[Any, str]] = [
     ({1: 5}, "field 1"),
     ({1: "x" * 1025}, "field 1"),
+    ({8: "group"}, "field 8"),  # of a message to one agent
     ({12: [0]}, "field 12"),
     ({12: [2, 2]}, "field 12"),
     ({12: [0, 0]}, "field 12"),
@@ -220,8 +222,47 @@ def test_reserved_fields_are_carried_and_those_from_64_pass_untouched() -> None:
     assert message.fields == {2: ["n1", 7], 4096: msgpack.ExtType(5, b"z")}
     assert message.encode().endswith(odd[1:])
     for number in FIELDS:
-        if number not in (1, 12, 14, 15):
+        if number not in (1, 8, 12, 14, 15):
             assert read(PLAIN, {number: [1, {2: b"x"}]}).fields == {number: [1, {2: b"x"}]}
+
+
+def test_a_message_to_a_group_has_no_other_receiver() -> None:
+    message = AgentMessage(b"x", group="g\u00fc", message_id="7")
+    assert (message.group, message.to_agent, message.fields) == ("g\u00fc", None, {})
+    assert parts(message) == [[0, None, 0, 0, 1, 1, 0, 0, b"x"], {1: "7", 8: "g\u00fc"}]
+    again = AgentMessage.decode(message.encode(), HERE)
+    assert (again.group, again.encode()) == (message.group, message.encode())
+    assert AgentMessage(b"x").group is AgentMessage(b"x", to_agent=7).group is None
+    for to_agent in (0, 7, "name"):
+        with pytest.raises(ConfigError, match="group='g': expected None for a message to agent"):
+            AgentMessage(b"x", to_agent=to_agent, group="g")
+
+
+@pytest.mark.parametrize("group", ["", 7, b"g", "x" * 129, "\u00fc" * 65, "\udc80", ["g"]])
+def test_what_is_no_name_of_a_group(group: Any) -> None:
+    with pytest.raises(ConfigError, match=r"group .*: expected a text of 1 to 128 bytes"):
+        AgentMessage(b"x", group=group)
+    if group != "\udc80":
+        with pytest.raises(ProtocolError, match="field 8"):
+            read(TO_ALL, {8: group})
+    with pytest.raises(ProtocolError, match="its group is not UTF-8 at byte 1"):
+        AgentMessage.decode(msgpack.packb(TO_ALL) + b"\x81\x08\xa2g\xff")
+
+
+@pytest.mark.parametrize("group", ["x" * 128, "\u00fc" * 64])
+def test_the_longest_name_of_a_group(group: str) -> None:
+    assert read(TO_ALL, {8: group}).group == AgentMessage(b"", group=group).group == group
+
+
+def test_the_group_stays_beside_other_fields() -> None:
+    message = AgentMessage(b"x", group="g").with_fields({3: 5, 64: "t"})
+    assert (message.group, message.fields) == ("g", {3: 5, 64: "t"})
+    assert parts(message)[1] == {3: 5, 8: "g", 64: "t"}
+    assert message.with_fields({}).group == "g"
+    again = read(TO_ALL, {64: "t", 8: "g", 3: 5})
+    assert (again.group, again.fields) == ("g", {64: "t", 3: 5})
+    with pytest.raises(ConfigError, match="optional field 8"):
+        AgentMessage(b"x").with_fields({8: "g"})
 
 
 def test_nothing_may_follow() -> None:

@@ -431,15 +431,21 @@ class Node:
         capabilities: Iterable[str] = (),
         metadata: dict[str, str] | None = None,
         broadcasts: bool = True,
+        groups: Iterable[str] = (),
         service_ns: int = 1_000,
     ) -> Agent:
         """An agent that is not registered yet."""
         name = agent if isinstance(agent, str) else None
         record = AgentRecord(agent_id_of(agent), self.name, name, tuple(capabilities), metadata, broadcasts)
+        record.groups = tuple(groups)
         return Agent(self.engine, self, record, handle, service_ns)
 
     def register(self, *agents: Agent, timeout_ms: int = 10_000) -> Token:
         return self.do(lambda token: self.control.catalogue.register(list(agents), token, timeout_ms * MS))
+
+    def regroup(self, agent: Agent, *groups: str, timeout_ms: int = 10_000) -> Token:
+        """Let an agent be in these groups."""
+        return self.do(lambda token: self.control.catalogue.regroup(agent, groups, token, timeout_ms * MS))
 
     def agent(self, agent: int | str, handle: Handle | None = None, **options: Any) -> Agent:
         """An agent that every linked node knows; ``options`` as of `make`."""
