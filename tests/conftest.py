@@ -11,10 +11,11 @@ and where there is no uvloop, that half is reported as skipped.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from functools import cache
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -40,6 +41,33 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
         return factories
     usual = "uvloop" if "uvloop" in factories else "asyncio"
     return {usual: factories[usual]}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    usual = float(config.getini("timeout"))
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            marker = item.get_closest_marker("timeout")
+            item.obj = ends(item, marker.args[0] if marker is not None else usual)
+
+
+def ends(item: pytest.Function, seconds: float) -> Callable[..., Awaitable[None]]:
+    """The test, cancelled where it stands after so long: an alarm does not get through to an idle uvloop,
+    and one that does is lost in a callback."""
+    test = item.obj
+
+    @wraps(test)
+    async def run(*arguments: Any, **fixtures: Any) -> None:
+        if type(asyncio.get_running_loop()).__module__.startswith("agentnet."):
+            await test(*arguments, **fixtures)  # its time is not ours
+            return
+        cancel_alarm = getattr(item, "cancel_timeout", None)
+        if cancel_alarm is not None:
+            cancel_alarm()
+        async with asyncio.timeout(seconds):
+            await test(*arguments, **fixtures)
+
+    return run
 
 
 @pytest.fixture(scope="session")
