@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentnet_core.body import wrong
-from agentnet_core.broadcasts import CHANGES, Broadcasts
+from agentnet_core.broadcasts import Broadcasts
 from agentnet_core.config import EngineConfig
 from agentnet_core.directory import Applied, Directory
 from agentnet_core.errors import AgentExists, NoSuchAgent
@@ -33,6 +33,7 @@ from agentnet_core.membership import Membership
 from agentnet_core.pulls import Pulls
 from agentnet_core.records import AgentRecord, Event
 from agentnet_core.registrations import Registrations, Told
+from agentnet_core.tree import CHANGES, Gossip
 
 if TYPE_CHECKING:
     from agentnet_core.engine import Engine
@@ -167,9 +168,9 @@ class Catalogue:
         """An AGENTS frame of a welcomed link."""
         self._take(session.node_id, self.directory.read(body))
 
-    def _on_change(self, source: str, origin: str, body: bytes) -> None:
+    def _on_change(self, source: str, gossip: Gossip, body: bytes) -> None:
         """A change of a list that was published on the tree."""
-        update = self.directory.read(body)
+        update, origin = self.directory.read(body), gossip.broadcast.origin
         if update.owner != origin:
             raise wrong("AGENTS owner", f"{origin!r}, who published it", update.owner)
         self._take(source, update)

@@ -159,7 +159,7 @@ def in_groups() -> list[tuple[int, int, bytes]]:
     node.register(sink)
     node.control.catalogue.report_health(sink, "quota gone")
     world.run(50)
-    node.engine.multicast(AgentMessage(b"to some", message_type=5, group="readers"), sink.agent_id)
+    node.engine.broadcast(AgentMessage(b"to some", message_type=5, group="readers"), sink.agent_id)
     world.run(50)
     assert stranger.close is None, stranger.close
     return stranger.heard
