@@ -486,7 +486,8 @@ class AgentNetworkManager:
         await self._broadcast(message, self._sender(sender).agent_id, content)
 
     async def multicast(self, group: str, payload: Any, sender: Agent | int | str | None = None) -> None:
-        """Send a payload to every agent of a group, the sender too if it is in it; see `Agent.join_group`.
+        """Send a payload to every agent of a group, the sender too if it is in it, and those that were
+        registered with ``broadcasts=False``; see `Agent.join_group`.
 
         Only nodes that have agents in the group get it, once for all of them. NoSuchAgent, definite, if
         nobody is in it, as far as this node knows; errors as of `broadcast_message`, but definite if surely

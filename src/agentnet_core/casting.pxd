@@ -10,6 +10,8 @@ cdef class Casting(Links):
     cdef readonly dict groups        # name -> {id: Port} of the agents of this node in it
     cdef Session crowd               # where broadcasts wait for room on the tree, once one has to
     cdef int64_t born_ns
+    cdef bint linked_to_all
+    cdef public bint mesh_known      # that, until nodes or links come or go: the control says when
     cdef int64_t messages_received
 
     cdef Session gather(self)

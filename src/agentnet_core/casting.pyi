@@ -8,6 +8,7 @@ from agentnet_core.port import Port
 
 @disjoint_base
 class Casting(Links):
+    mesh_known: bool  # False: nodes or links have come or gone
     @property
     def groups(self) -> dict[str, dict[int, Port]]: ...
     def broadcast(

@@ -47,7 +47,9 @@ cdef class Casting(Links):
         network that is small enough to link to all, to each node.  MessageTooLarge is definite.
         """
         cdef AgentMessage copy = copy_message(message)
-        cdef str group = message.group
+        cdef str group = None if message.extras is None else message.group
+        cdef Session session
+        cdef list tokens = []
         self.check_size(message, None)
         copy.from_agent, copy.to_all, copy.content = from_agent, True, message.content or content
         if group is not None:
@@ -57,13 +59,18 @@ cdef class Casting(Links):
                                   f"far as node {self.node_id} knows: join_group, or look at "
                                   f"net.agents(group=...)")
             return self.send_to_nodes(nodes, copy, group in self.groups)
-        if self.control.linked_to_all:
+        if not self.mesh_known:
+            self.linked_to_all, self.mesh_known = self.control.linked_to_all, True
+        if self.linked_to_all:
             for session in self.sessions.values():
                 self.check_size(message, session)
             self.stamp(copy)
-            tokens = [self.send_there(session, copy) for session in list(self.sessions.values())]
+            for session in list(self.sessions.values()):
+                token = self.send_there(session, copy)
+                if token is not None:
+                    tokens.append(token)
             self.spread(copy)
-            return [token for token in tokens if token is not None], True
+            return tokens, True
         nodes = self.control.nodes_for(copy)
         return self.send_on_tree(copy) if nodes is None else self.send_to_nodes(nodes, copy, True)
 

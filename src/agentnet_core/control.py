@@ -172,6 +172,7 @@ class Control:
     def closed(self, session: Session, error: NetworkError) -> None:
         """A link is gone."""
         now = self.engine.now_ns
+        self.engine.mesh_known = False
         dial = self.admission.closed(session)
         heard_ns = self.liveness.heard_ns(session)
         self.liveness.closed(session)
@@ -308,6 +309,7 @@ class Control:
     def _turn(self, now_ns: int) -> None:
         """Carry out what the membership wants: dials, questions, news of nodes and for them."""
         engine, membership = self.engine, self.membership
+        engine.mesh_known = False
         if self.leaving:
             return
         for dial in membership.tick(now_ns, self._heard_ns):

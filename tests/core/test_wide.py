@@ -98,7 +98,7 @@ def test_links_that_break_cost_nothing(seed: int) -> None:
     settle(world, lambda: everybody_has(agents, sent), ms=20_000)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_nodes_that_die_take_only_their_own_with_them(seed: int) -> None:
     world, nodes, agents = network(32, seed)
     dying = world.rng.sample(range(32), 8)
@@ -354,8 +354,7 @@ def test_a_peer_that_does_not_read_is_told_later_and_gets_all() -> None:
     assert not any(node.told(Event.LINK_LOST) for node in nodes)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_floods_with_a_slow_receiver_stay_in_bounds_and_drop_no_link(seed: int) -> None:
+def test_floods_with_a_slow_receiver_stay_in_bounds_and_drop_no_link() -> None:
     limits = {
         "broadcast_backlog_bytes_max": 50_000,
         "broadcasts_kept_max": 400,
@@ -363,7 +362,7 @@ def test_floods_with_a_slow_receiver_stay_in_bounds_and_drop_no_link(seed: int) 
         "control_bytes_max": 1_000_000,
         "send_wait_ms_max": 3_000,
     }
-    world, nodes, agents = network(30, seed, weather=Weather(room_bytes=32 * 1024), **limits)
+    world, nodes, agents = network(30, weather=Weather(room_bytes=32 * 1024), **limits)
     slow = nodes[17]
     slow.step_ns = 20 * MS
     tokens: list[Token] = []
@@ -377,7 +376,7 @@ def test_floods_with_a_slow_receiver_stay_in_bounds_and_drop_no_link(seed: int) 
             assert all(s.control.waiting < 400_000 for s in node.engine.sessions.values())
 
     world.each_second(bounded)
-    for i in range(400):
+    for i in range(250):
         for node in nodes[:4]:
             payload = b"%s %d" % (node.name.encode(), i)
             token = send(node, payload + bytes(1000))
