@@ -162,7 +162,7 @@ class Storm:
         """To agents that pass it over: what matters is that it upsets nothing."""
         node = self.world.rng.choice(self.nodes)
         message = AgentMessage(b"tell", message_type=MessageType.BROADCAST)
-        for token in node.engine.broadcast(message, 0):
+        for token in node.engine.broadcast(message, 0)[0]:
             self.expect(token, self.config.send_wait_ms_max, "broadcast")
 
     def come_or_go(self) -> None:

@@ -30,7 +30,7 @@ agentnet_core.errors
 agentnet_core.config
 agentnet_core.records
 agentnet_core.framing
-agentnet_core.body agentnet_core.message agentnet_core.index
+agentnet_core.body agentnet_core.message agentnet_core.index agentnet_core.window
 agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake agentnet_core.roster agentnet_core.dials
 agentnet_core.overlay agentnet_core.tree agentnet_core.keepers agentnet_core.lookups
 agentnet_core.directory agentnet_core.confirmations agentnet_core.detector agentnet_core.joining
@@ -43,6 +43,7 @@ agentnet_core.route
 agentnet_core.outflow
 agentnet_core.calls
 agentnet_core.links agentnet_core.port
+agentnet_core.casting
 agentnet_core.engine
 agentnet_core.broadcasts
 agentnet_core.catalogue

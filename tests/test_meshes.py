@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from networks import Cluster, Inbox, active, echo, soon, until
 
-from agentnet import AgentNetworkManager, ConfigError, NetworkError
+from agentnet import AgentNetworkManager, ConfigError, MessageTooLarge, NetworkError
 
 
 def has_ipv6() -> bool:
@@ -117,6 +117,32 @@ async def test_what_is_registered_is_known_to_all_that_have_joined(cluster: Clus
         outcomes = await soon(asyncio.gather(*guests, return_exceptions=True))
     assert [outcome for outcome in outcomes if outcome is not None] == []
     await until(lambda: active(home) == ["home"])
+
+
+async def test_more_nodes_than_a_mesh(cluster: Cluster) -> None:
+    """Each is linked to a few, and a broadcast of each reaches all, once; a flood waits, and gets there."""
+    limits: dict[str, Any] = {"mesh_nodes_max": 4, "overlay_rings": 1, "redial_ms_min": 10}
+    limits |= {"data_idle_ms": 200, "broadcasts_kept_max": 40, "broadcasts_young_ms": 200}
+    (first,) = await cluster.start("n0", **limits)
+    for number in range(1, 8):
+        await soon(cluster.make(f"n{number}", **limits).join_network(first.addresses))
+    nets = cluster.nets
+    await until(lambda: all(len(active(net)) == 8 for net in nets))
+    boxes = [Inbox() for _ in nets]
+    for net, box in zip(nets, boxes, strict=True):
+        await soon(net.register_agent(f"box-{net.node_id}", handler=box))
+    await until(lambda: all(len(net.engine.sessions) < 7 for net in nets))
+    sent = [b"%d" % number for number in range(30)]
+    for payload in sent:
+        await soon(nets[3].broadcast_message(payload))
+    await soon(asyncio.gather(*(net.broadcast_message(net.node_id.encode()) for net in nets)))
+    sent += [net.node_id.encode() for net in nets]
+    for box in boxes:
+        assert sorted(await box.wait(len(sent))) == sorted(sent)
+    with pytest.raises(MessageTooLarge, match="broadcast_bytes_max") as caught:
+        await nets[0].broadcast_message(bytes(48 * 1024))
+    assert caught.value.definite
+    assert all(net.stats()["broadcasts_missed"] == 0 for net in nets)
 
 
 async def test_twelve_nodes(cluster: Cluster) -> None:

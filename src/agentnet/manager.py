@@ -476,14 +476,18 @@ class AgentNetworkManager:
     async def broadcast_message(self, payload: Any, sender: Agent | int | str | None = None) -> None:
         """Send a payload to every registered agent but those with ``broadcasts=False``.
 
-        Errors as of `Agent.send`; one that names the nodes that did not get it is not definite.
+        Where not every node is linked, it goes from node to node: each agent gets it once, in any order
+        with others, and it may have ``broadcast_bytes_max``.  It returns when it is on its way, and waits
+        while there is no room.  Errors as of `Agent.send`; one that names the nodes that did not get it is
+        not definite.
         """
         body, content = to_bytes(payload)
         message = AgentMessage(body, message_type=MessageType.BROADCAST)
         await self._broadcast(message, self._sender(sender).agent_id, content)
 
     async def multicast(self, group: str, payload: Any, sender: Agent | int | str | None = None) -> None:
-        """Send a payload to every agent of a group, the sender too if it is in it; see `Agent.join_group`.
+        """Send a payload to every agent of a group, the sender too if it is in it, and those that were
+        registered with ``broadcasts=False``; see `Agent.join_group`.
 
         Only nodes that have agents in the group get it, once for all of them. NoSuchAgent, definite, if
         nobody is in it, as far as this node knows; errors as of `broadcast_message`, but definite if surely
@@ -494,11 +498,7 @@ class AgentNetworkManager:
         await self._broadcast(message, self._sender(sender).agent_id, content)
 
     async def _broadcast(self, message: AgentMessage, from_agent: int, content: int = 0) -> None:
-        reached = True  # the agents of this node have it
-        if message.group is None:
-            tokens = self.engine.broadcast(message, from_agent, content)
-        else:
-            tokens, reached = self.engine.multicast(message, from_agent, content)
+        tokens, reached = self.engine.broadcast(message, from_agent, content)
         outcomes = await asyncio.gather(*tokens, return_exceptions=True)
         failed = [outcome for outcome in outcomes if isinstance(outcome, NetworkError)]
         if failed:
@@ -544,6 +544,7 @@ class AgentNetworkManager:
         engine = self._engine if self._engine is not None else self.engine
         return {
             **engine.stats(),
+            **self.control.broadcasts.stats(),
             **self._vitals.stats(),
             "agents": len(self.control.directory),
             "handlers_failed": self.handlers_failed,

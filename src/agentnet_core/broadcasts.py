@@ -4,6 +4,10 @@ In: bodies to publish, frames of the tree's kinds, links that come and go.  Out:
 lane, and each body of another node once, to whoever takes its kind.  A payload is one byte that says
 what it is, then the body; what is not known here is passed on and not delivered.
 
+A user's body goes out when there is room for it among what the tree keeps; until then its sender waits.
+A peer that does not read as fast as broadcasts come is announced them, and asks when it has read that:
+what waits for it in its control lane is bounded.
+
 A peer answers for what it says in its own name: bad bytes close its link.  Those of an origin further
 away are counted (`refused`) and let go, for whoever passed them on is not to blame.
 """
@@ -14,19 +18,21 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from agentnet_core.config import EngineConfig
-from agentnet_core.errors import ProtocolError
+from agentnet_core.errors import MessageTooLarge, ProtocolError
 from agentnet_core.tree import GONE, GOSSIP, Gossip, Tree, decode, encode
 
 if TYPE_CHECKING:
     from agentnet_core.engine import Engine
+    from agentnet_core.message import AgentMessage
     from agentnet_core.session import Session
 
 KINDS = range(GOSSIP, GONE + 1)
-CHANGES = 1
-"""What a payload is: a change of a list of agents, as in an AGENTS frame."""
+MS = 1_000_000
+OFFER_NS = 10 * MS
+"""Those who wait for room are let in some together."""
 
-Deliver = Callable[[str, str, bytes], None]
-"""Called with the linked node that brought a body, the node that published it, and the body."""
+Deliver = Callable[[str, Gossip, bytes], None]
+"""Called with the linked node that brought a body, what brought it, and the body."""
 
 
 class Broadcasts:
@@ -35,7 +41,9 @@ class Broadcasts:
     def __init__(self, engine: Engine, config: EngineConfig) -> None:
         self.engine = engine
         self.refused = 0
-        self._tree = Tree(engine.node_id, engine.incarnation, config)
+        self._tree = Tree(engine.node_id, engine.incarnation, config, self._is_crowded)
+        self._bytes_max = config.broadcast_bytes_max
+        self._backlog_max = min(config.broadcast_backlog_bytes_max, config.control_bytes_max // 2)
         self._peers: dict[str, None] = {}
         self._takers: dict[int, Deliver] = {}
 
@@ -47,6 +55,42 @@ class Broadcasts:
         """Send a body of the network's own to all nodes but this one."""
         self._tree.publish(bytes((what,)) + body, self.engine.now_ns, own=True)
         self._flush()
+
+    def fits(self, message: AgentMessage) -> bool:
+        """Whether the tree takes a user's message of that size."""
+        # The kind is one byte; a payload that is too large by itself need not be encoded to see it.
+        return len(message.payload) < self._bytes_max and len(message.encode()) < self._bytes_max
+
+    def too_large(self, message: AgentMessage) -> MessageTooLarge:
+        """Why it does not."""
+        return MessageTooLarge(
+            f"payload of {len(message.payload)} bytes to all nodes, which are not all linked: expected at "
+            f"most broadcast_bytes_max={self._bytes_max}, less what the message has beside it"
+        )
+
+    def offer(self, what: int, body: bytes) -> int:
+        """Send a user's body to all nodes but this one: 0, or when there may be room for it."""
+        now_ns = self.engine.now_ns
+        due_ns = self._tree.room_ns(len(body) + 1, now_ns)
+        if due_ns > now_ns:
+            return max(due_ns, now_ns + OFFER_NS)
+        self._tree.publish(bytes((what,)) + body, now_ns)
+        self._flush()
+        return 0
+
+    def stats(self) -> dict[str, int]:
+        """Every counter, by name."""
+        tree = self._tree
+        kept, kept_bytes = tree.kept
+        return {
+            "broadcasts_kept": kept,
+            "broadcasts_kept_bytes": kept_bytes,
+            "broadcasts_twice": tree.duplicates,
+            "broadcasts_missed": tree.missed,
+            "broadcasts_unanswered": tree.unanswered,
+            "broadcasts_put_off": tree.put_off,
+            "broadcasts_refused": self.refused + tree.origins_refused + tree.announcements_refused,
+        }
 
     def link_up(self, node_id: str) -> None:
         """A link to a neighbour is welcomed: broadcasts go over it."""
@@ -85,11 +129,16 @@ class Broadcasts:
             self.refused += 1
             return
         try:
-            deliver(source, origin, gossip.payload[1:])
+            deliver(source, gossip, gossip.payload[1:])
         except ProtocolError:
             if source == origin:
                 raise
             self.refused += 1
+
+    def _is_crowded(self, name: str, more: int) -> bool:
+        """Whether that much more would be too much for the peer now."""
+        session = self.engine.sessions.get(name)
+        return session is not None and session.control.waiting + more > self._backlog_max
 
     def _flush(self) -> None:
         for names, frame in self._tree.drain_frames():

@@ -26,7 +26,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agentnet_core.body import U64_MAX, wrong
-from agentnet_core.broadcasts import CHANGES, Broadcasts
+from agentnet_core.broadcasts import Broadcasts
 from agentnet_core.config import EngineConfig
 from agentnet_core.directory import Applied, Directory
 from agentnet_core.errors import AgentExists, AgentUnreachable, NetworkError, NoSuchAgent
@@ -38,6 +38,7 @@ from agentnet_core.pulls import Pulls
 from agentnet_core.reach import Say
 from agentnet_core.records import AgentRecord, Event, agent_id_of
 from agentnet_core.registrations import Registrations, Told
+from agentnet_core.tree import CHANGES, Gossip
 
 if TYPE_CHECKING:
     from agentnet_core.engine import Engine
@@ -208,9 +209,9 @@ class Catalogue:
         """An AGENTS frame of a welcomed link."""
         self._take(session.node_id, self.directory.read(body))
 
-    def _on_change(self, source: str, origin: str, body: bytes) -> None:
+    def _on_change(self, source: str, gossip: Gossip, body: bytes) -> None:
         """A change of a list that was published on the tree."""
-        update = self.directory.read(body)
+        update, origin = self.directory.read(body), gossip.broadcast.origin
         if update.owner != origin:
             raise wrong("AGENTS owner", f"{origin!r}, who published it", update.owner)
         self._take(source, update)
@@ -319,12 +320,12 @@ class Catalogue:
 
     @property
     def _is_large(self) -> bool:
-        return len(self._membership.alive()) > self._mesh_nodes_max
+        return not self._membership.has_at_most(self._mesh_nodes_max)
 
     @property
     def _is_linked_to_all(self) -> bool:
         """Whether every node is."""
-        return len(self._membership.alive()) <= len(self.engine.sessions) + 1
+        return self._membership.has_at_most(len(self.engine.sessions) + 1)
 
     def _keepers_of(self, agent_ids: Iterable[int]) -> list[str]:
         """The other nodes that keep one of these ids; in a small network all that are linked do."""

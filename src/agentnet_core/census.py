@@ -116,6 +116,10 @@ class Census:
         """This node and all that are not lost."""
         return [self.node_id, *(node_id for node_id, node in self._nodes.items() if not node.lost)]
 
+    def has_at_most(self, count: int) -> bool:
+        """Whether no more nodes than that are alive, this one among them."""
+        return len(self._nodes) < count or sum(not node.lost for node in self._nodes.values()) < count
+
     def neighbours(self) -> Mapping[str, Node]:
         """The nodes to be linked with, which watch each other and pass on what they learn; none is lost."""
         if self._moved_ns is not None:

@@ -158,9 +158,13 @@ class EngineConfig:
     """In a network of more nodes than this, a node links to its neighbours on the rings only. It then knows
     all nodes, but as yet the agents of those alone that it has links to: so not below `nodes_max` for now."""
 
-    # -- broadcast tree: of `agentnet sim forest`; broadcasts go on each link as yet
+    # -- broadcast tree: what goes to all nodes where not all are linked
     broadcast_bytes_max: int = 48 * 1024
-    """A larger payload of a broadcast is refused at its origin with MessageTooLarge."""
+    """A larger broadcast, with what the message has beside its payload, is refused at its origin with
+    MessageTooLarge; in a network of at most `mesh_nodes_max` it goes to each node by a link of its own."""
+    broadcast_backlog_bytes_max: int = 1024 * 1024
+    """Control frames that wait for one peer; beyond it, or half of `control_bytes_max`, broadcasts are
+    announced to it when it has read, not sent at once."""
     broadcast_window_max: int = 4_096
     """Broadcasts of one origin, up to the newest, of which each is known to be there or not; what is
     not there when it leaves the window is counted as missed."""
@@ -170,6 +174,9 @@ class EngineConfig:
     """Broadcasts kept for links that missed them; the oldest go."""
     broadcasts_kept_bytes_max: int = 16 * 1024 * 1024
     """Bytes of payload of the broadcasts that are kept; likewise."""
+    broadcasts_young_ms: int = 2_000
+    """The age to which no user's broadcast pushes another out: its sender waits, as for any room, and also
+    while the young ones of its node take more than a quarter of those two."""
     broadcasts_kept_ms: int = 60_000
     """The age to which a broadcast is kept; an origin of which nothing came for twice as long is silent."""
     broadcasts_announced_max: int = 8_192

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from agentnet_core.admission import CLOSE, Admission
 from agentnet_core.broadcasts import KINDS, Broadcasts
 from agentnet_core.catalogue import AGENTS, CONFIRM, PULL, THERE, WHERE, Catalogue
-from agentnet_core.config import EngineConfig
+from agentnet_core.config import MS_MAX, EngineConfig
 from agentnet_core.dials import Dial
 from agentnet_core.errors import (
     DuplicateLink,
@@ -28,9 +28,11 @@ from agentnet_core.handshake import Close, Hello
 from agentnet_core.joining import Joining
 from agentnet_core.liveness import Liveness
 from agentnet_core.membership import Membership
+from agentnet_core.message import AgentMessage, Origin
 from agentnet_core.reach import Reach
 from agentnet_core.records import AgentRecord, Event, Member
 from agentnet_core.roster import Vouch, decode_digest, decode_probe, encode_digest, encode_probe
+from agentnet_core.tree import MESSAGES, Gossip
 from agentnet_core.views import show_members
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class Control:
         self._reach = Reach(engine, self.membership, config)
         self.reach, self.say = self._reach.reach, self._reach.say
         self.broadcasts = Broadcasts(engine, config)
+        self.broadcasts.take(MESSAGES, self._hear)
         self.catalogue = Catalogue(engine, config, self.membership, self.broadcasts, self.say)
         self.directory, self.seek = self.catalogue.directory, self.catalogue.seek
         self.liveness = Liveness(engine, config)
@@ -77,6 +80,22 @@ class Control:
     def network_uuid(self) -> bytes:
         """Of the network that the node is in; empty while it is in none."""
         return self.admission.network_uuid
+
+    @property
+    def linked_to_all(self) -> bool:
+        """Whether all nodes are to be linked with each other, and this one is with all that live."""
+        return self.membership.has_at_most(min(len(self.engine.sessions) + 1, self.config.mesh_nodes_max))
+
+    def nodes_for(self, message: AgentMessage) -> list[str] | None:
+        """The nodes to send a broadcast to, one by one, because the tree does not take it; None if it does.
+
+        In a network that is too large for that: MessageTooLarge.
+        """
+        if self.broadcasts.fits(message):
+            return None
+        if self.membership.has_at_most(self.config.mesh_nodes_max):
+            return self.membership.alive()
+        raise self.broadcasts.too_large(message)
 
     # -- commands of the driver
 
@@ -140,6 +159,11 @@ class Control:
         """The liveness port of a link's peer answered; ``stack`` is empty if none is known."""
         self.liveness.answered(session, lag_ns, stack, self.engine.now_ns)
 
+    def _hear(self, source: str, gossip: Gossip, body: bytes) -> None:
+        """A user's broadcast came on the tree."""
+        origin = Origin(gossip.broadcast.origin, gossip.broadcast.incarnation)
+        self.engine.hear(origin, body, min(gossip.age_ms, MS_MAX))
+
     # -- links, as the engine tells
 
     def opened(self, session: Session, dial: Dial | None) -> None:
@@ -149,6 +173,7 @@ class Control:
     def closed(self, session: Session, error: NetworkError) -> None:
         """A link is gone."""
         now = self.engine.now_ns
+        self.engine.mesh_known = False
         dial = self.admission.closed(session)
         heard_ns = self.liveness.heard_ns(session)
         self.liveness.closed(session)
@@ -289,6 +314,7 @@ class Control:
     def _turn(self, now_ns: int) -> None:
         """Carry out what the membership wants: dials, questions, news of nodes and for them."""
         engine, membership = self.engine, self.membership
+        engine.mesh_known = False
         if self.leaving:
             return
         for dial in membership.tick(now_ns, self._heard_ns):

@@ -1,31 +1,25 @@
 from libc.stdint cimport int64_t, uint64_t
 
+from agentnet_core.casting cimport Casting
 from agentnet_core.framing cimport Frame
-from agentnet_core.links cimport Links
 from agentnet_core.message cimport AgentMessage
 from agentnet_core.route cimport Route
 from agentnet_core.port cimport Port
 from agentnet_core.session cimport Session
 
 
-cdef class Engine(Links):
+cdef class Engine(Casting):
     cdef readonly dict ports         # id -> Port
-    cdef readonly dict groups        # name -> {id: Port} of the agents of this node in it
     cdef dict doors                  # of `ports`, those that other nodes reach: none in maintenance
     cdef public uint64_t load        # messages in all mailboxes, as the driver has counted them last
     cdef uint64_t last_to
     cdef Port last_port
-    cdef int64_t messages_received, bytes_received, broadcasts_dropped, multicasts_dropped
+    cdef int64_t bytes_received, broadcasts_dropped, multicasts_dropped
     cdef public int64_t links_refused    # by either side; its control counts them
 
     cdef int limit_handshake(self, int64_t size) except -1
     cdef int on_message(self, Session session, Frame* frame) except -1
     cdef int deliver(self, Port port, AgentMessage message, Session session) except -1
-    cdef AgentMessage addressed(self, AgentMessage message, uint64_t from_agent, int content)
-    cdef object send_to_node(self, str node_id, AgentMessage message)
-    cdef object send_there(self, Session session, AgentMessage message)
-    cdef Route everyone(self, Session session)
-    cdef int spread(self, AgentMessage message) except -1
     cdef int on_control(self, Session session, Frame* frame) except -1
     cdef int turn_away(self, AgentMessage message) except -1
     cdef int put_pong(self, Session session, uint64_t echo) except -1

@@ -3,15 +3,14 @@ from typing import Any
 
 from typing_extensions import disjoint_base
 
+from agentnet_core.casting import Casting
 from agentnet_core.config import EngineConfig
-from agentnet_core.links import Links
-from agentnet_core.message import AgentMessage
 from agentnet_core.port import Port
 from agentnet_core.records import AgentRecord
 from agentnet_core.session import Session
 
 @disjoint_base
-class Engine(Links):
+class Engine(Casting):
     links_refused: int  # by either side
     load: int  # messages in all mailboxes, as the driver has counted them last
     def __init__(
@@ -28,13 +27,7 @@ class Engine(Links):
     @property
     def ports(self) -> dict[int, Port]: ...
     @property
-    def groups(self) -> dict[str, dict[int, Port]]: ...
-    @property
     def answers_waiting(self) -> int: ...
-    def broadcast(self, message: AgentMessage, from_agent: int, content: int = 0) -> list[Any]: ...
-    def multicast(
-        self, message: AgentMessage, from_agent: int, content: int = 0
-    ) -> tuple[list[Any], bool]: ...
     def receive(self, session: Session, n: int) -> None: ...
     def set_maintenance(self, on: bool) -> None: ...
     def add_port(self, port: Port) -> None: ...

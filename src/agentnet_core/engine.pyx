@@ -27,16 +27,15 @@ from agentnet_core.route cimport Waiting
 from agentnet_core.calls cimport Pending
 
 from agentnet_core.errors import (
-    AgentStopped, AgentUnreachable, Congested, NetworkError,
-    NoSuchAgent, ProtocolError,
+    AgentStopped, AgentUnreachable, Congested, NetworkError, NoSuchAgent, ProtocolError,
 )
-from agentnet_core.records import AgentRecord, Event
+from agentnet_core.records import Event
 
 cdef int64_t MS = 1_000_000
 cdef int64_t NEVER = 0x7fffffffffffffff
 
 
-cdef class Engine(Links):
+cdef class Engine(Casting):
     """One node, without its I/O. See the module's head and the design's contract.
 
     `make_token()` gives an object that the engine hands back in `ready().settle`, and that has
@@ -49,93 +48,15 @@ cdef class Engine(Links):
         self.config = config
         self.node_id, self.incarnation = node_id, incarnation
         self.origin = Origin(node_id, incarnation)
-        self.now_ns = now_ns
+        self.now_ns = self.born_ns = now_ns
         self.make_token, self.to_bytes, self.wake = make_token, to_bytes, wake
         self.arena = Arena(config.frame_bytes_max)
         self.ports = self.doors = {}
-        self.groups = {}
         self.limit(config)
         self.control_bytes_max = config.control_bytes_max
         self.pending_max = config.requests_pending_max
         self.request_timeout_ns = config.request_timeout_ms * MS
         self.answer_wait_ns = config.answer_wait_ms_max * MS
-
-    # -- sending to all, or to a group
-
-    def broadcast(self, AgentMessage message not None, uint64_t from_agent, int content=0):
-        """Send to all agents of all nodes; tokens of the nodes that have no room yet."""
-        cdef AgentMessage copy = self.addressed(message, from_agent, content)
-        for session in self.sessions.values():
-            self.check_size(message, session)
-        self.stamp(copy)
-        tokens = [self.send_there(session, copy) for session in list(self.sessions.values())]
-        self.spread(copy)
-        return [token for token in tokens if token is not None]
-
-    def multicast(self, AgentMessage message not None, uint64_t from_agent, int content=0):
-        """Send to the agents of the message's group; as of `broadcast`, and whether some have it already.
-
-        Only nodes that have agents in the group get a frame, and are linked for that. NoSuchAgent,
-        definite, if there are none.
-        """
-        cdef AgentMessage copy = self.addressed(message, from_agent, content)
-        cdef str group = message.group
-        cdef list nodes = self.control.directory.nodes_of(group)
-        cdef list tokens = []
-        cdef bint reached = group in self.groups
-        if not (nodes or reached):
-            raise NoSuchAgent(f"no agent is in group {group!r} of network {self.config.network!r}, as far as "
-                              f"node {self.node_id} knows: join_group, or look at net.agents(group=...)")
-        for node_id in nodes:
-            self.check_size(message, self.sessions.get(node_id))
-        self.stamp(copy)
-        for node_id in nodes:
-            if node_id == self.node_id:
-                continue
-            token = self.send_to_node(node_id, copy)
-            if token is None:
-                reached = True
-            else:
-                tokens.append(token)
-        self.spread(copy)
-        return tokens, reached
-
-    cdef AgentMessage addressed(self, AgentMessage message, uint64_t from_agent, int content):
-        """A copy to send to many."""
-        cdef AgentMessage copy = copy_message(message)
-        self.check_size(message, None)
-        copy.from_agent, copy.to_all, copy.content = from_agent, True, message.content or content
-        return copy
-
-    cdef object send_to_node(self, str node_id, AgentMessage message):
-        """As `send_there`, by a link that is made for it if there is none."""
-        cdef Session session = self.sessions.get(node_id)
-        if session is None:
-            try:
-                session = self.await_link(AgentRecord(0, node_id))
-            except AgentUnreachable as error:
-                token = self.make_token()
-                self.settle(token, error)
-                return token
-        return self.send_there(session, message)
-
-    cdef object send_there(self, Session session, AgentMessage message):
-        """Send one frame for many agents of a node; a token if there is no room yet."""
-        cdef Route route = self.everyone(session)
-        if self.offer(route, message):
-            return None
-        token = self.make_token()
-        try:
-            self.wait(route, message, token)
-        except Congested as error:
-            self.settle(token, error)
-        return token
-
-    cdef Route everyone(self, Session session):
-        """Where broadcasts to the agents of a peer wait, so that they are counted like those to one."""
-        if session.everyone is None:
-            session.everyone = Route(AgentRecord(0, session.node_id, f"* of node {session.node_id}"), session)
-        return session.everyone
 
     # -- receiving
 
@@ -521,6 +442,7 @@ cdef class Engine(Links):
                              and not session.bulk)
         for session in self.awaited.values():
             self.expire_waiting(session.blocked)
+        self.drain_crowd()
         for route in self.routes.values():
             if (<Route>route).waiting:
                 self.expire_waiting((<Route>route).waiting)

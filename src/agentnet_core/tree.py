@@ -26,13 +26,21 @@ for less than that misses nothing.  Its age is the time that it rested on the no
 go of it at about the same time, and only then an origin's window may be forgotten: else nodes that
 forget could send a broadcast in circles for ever.
 
+A peer that is `crowded`, because it does not read, is announced what it would be sent, once it has read:
+what is on its way to it is bounded, and so is what is to be announced, by what is kept.  The store has
+`broadcasts_kept_max`, the oldest go; but what is younger than `broadcasts_young_ms` may still be asked for
+in a tree that mends itself.  So a user's broadcast has to wait (`room_ns`) where it would push out a young
+one, or the young ones of its origin take more than a quarter of the store.  All see the same traffic, so
+all origins together keep to what the store holds.
+
 A peer may lie: what it announces takes room of its own only, what it asks for goes to it alone.  It
 could speak in another's name; that is for signatures to prevent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -48,8 +56,13 @@ from agentnet_core.body import (
 )
 from agentnet_core.config import BODY_BYTES, BROADCAST_BYTES, EngineConfig
 from agentnet_core.errors import MessageTooLarge
+from agentnet_core.window import Window
 
 GOSSIP, IHAVE, GRAFT, PRUNE, GONE = range(24, 29)
+
+CHANGES, MESSAGES = 1, 2
+"""What the first byte of a payload says: a change of a list of agents, as in an AGENTS frame; a user's
+message, as in a MESSAGE frame."""
 
 NS_PER_MS = 1_000_000
 NEVER = 2**63 - 1
@@ -59,6 +72,8 @@ ID_BYTES = 96
 """What an id takes in a body, at most."""
 IDS_MAX = BODY_BYTES // ID_BYTES
 """Ids in one frame; the rest goes into the next."""
+SHARES = 4
+"""An origin's young broadcasts may take one of so many shares of the store."""
 
 
 class BroadcastId(NamedTuple):
@@ -126,48 +141,21 @@ class _Missing:
         self.due_ns = due_ns
 
 
-class _Window:
-    """Which of an origin's newest broadcasts were here: bit n of ``seen`` is that n before ``newest``."""
-
-    __slots__ = ("first", "heard_ns", "newest", "seen")
-
-    def __init__(self, sequence: int) -> None:
-        self.first = self.newest = sequence
-        self.seen = 1
-        self.heard_ns = 0
-
-    def has(self, sequence: int, size: int) -> bool:
-        """Whether that broadcast was here, or is too old to tell."""
-        behind = self.newest - sequence
-        return behind >= 0 and (behind >= size or bool(self.seen >> behind & 1))
-
-    def add(self, sequence: int, size: int) -> int:
-        """That broadcast is here, which `has` did not have; how many leave the window unseen."""
-        self.first = min(self.first, sequence)
-        ahead = sequence - self.newest
-        if ahead <= 0:
-            self.seen |= 1 << -ahead
-            return 0
-        unseen = self.unseen(self.newest - size + 1, sequence - size)
-        self.seen = (self.seen << ahead | 1) & (1 << size) - 1 if ahead < size else 1
-        self.newest = sequence
-        return unseen
-
-    def unseen(self, low: int, high: int) -> int:
-        """How many were not here from ``low``, the oldest in the window, to ``high``, since the first."""
-        low = max(low, self.first)
-        if high < low:
-            return 0
-        return high - low + 1 - (self.seen >> max(self.newest - high, 0)).bit_count()
-
-
 class Tree:
     """The broadcasts of one node. The driver drains `drain_frames` and `drain_delivered` after whatever
     it calls, and calls `tick` when `next_deadline_ns` says so."""
 
-    def __init__(self, node_id: str, incarnation: int, config: EngineConfig) -> None:
+    def __init__(
+        self,
+        node_id: str,
+        incarnation: int,
+        config: EngineConfig,
+        crowded: Callable[[str, int], bool] = lambda name, more: False,
+    ) -> None:
         self.node_id = node_id
         self.incarnation = incarnation
+        self.put_off = 0
+        """Times that a broadcast was announced to a peer that was to be sent it, but was crowded."""
         self.duplicates = 0
         """Copies of what was here already."""
         self.missed = 0
@@ -184,15 +172,19 @@ class Tree:
         self._kept_max = config.broadcasts_kept_max
         self._kept_bytes_max = config.broadcasts_kept_bytes_max
         self._kept_ns = config.broadcasts_kept_ms * NS_PER_MS
+        self._young_ns = config.broadcasts_young_ms * NS_PER_MS
+        self._is_crowded = crowded
         self._announced_max = config.broadcasts_announced_max
         self._announce_ns = config.announce_interval_ms * NS_PER_MS
         self._graft_ns = config.graft_delay_ms * NS_PER_MS
         self._prune_ns = config.prune_delay_ms * NS_PER_MS
         self._sequence = 0
         self._peers: dict[str, _Peer] = {}
-        self._windows: dict[tuple[str, int], _Window] = {}  # the one heard of last is last
+        self._windows: dict[tuple[str, int], Window] = {}  # the one heard of last is last
         self._kept: dict[BroadcastId, tuple[Gossip, int]] = {}  # as it goes on, and when it came here
         self._kept_bytes = 0
+        self._young: deque[tuple[int, int]] = deque()  # the users' of this node: when, and bytes
+        self._young_bytes = 0
         self._missing: dict[BroadcastId, _Missing] = {}  # the one due first is first: all wait equally long
         self._announce_due_ns = NEVER
         self._prune_due_ns = NEVER
@@ -277,6 +269,22 @@ class Tree:
                 unasked.append(broadcast)
         self._ask(unasked, now_ns)
 
+    def room_ns(self, size: int, now_ns: int) -> int:
+        """When a user's broadcast of that size may be published: now, or later."""
+        self._grow_old(now_ns)
+        due_ns = now_ns
+        full = len(self._young) >= max(self._kept_max // SHARES, 1)
+        if full or (self._young and self._young_bytes + size > self._kept_bytes_max // SHARES):
+            due_ns = self._young[0][0] + self._young_ns
+        if len(self._kept) >= self._kept_max or self._kept_bytes + size > self._kept_bytes_max:
+            oldest_ns = next(iter(self._kept.values()))[1]
+            due_ns = max(due_ns, oldest_ns + self._young_ns)
+        return due_ns
+
+    def _grow_old(self, now_ns: int) -> None:
+        while self._young and self._young[0][0] + self._young_ns <= now_ns:
+            self._young_bytes -= self._young.popleft()[1]
+
     def publish(self, payload: bytes, now_ns: int, *, own: bool = False) -> BroadcastId:
         """Send ``payload`` to all nodes but this one. MessageTooLarge before anything is sent.
 
@@ -286,6 +294,10 @@ class Tree:
             raise MessageTooLarge(
                 f"broadcast of {len(payload)} bytes: expected at most broadcast_bytes_max={self._bytes_max}"
             )
+        if not own:
+            self._grow_old(now_ns)
+            self._young.append((now_ns, len(payload)))
+            self._young_bytes += len(payload)
         self._sequence += 1
         broadcast = BroadcastId(self.node_id, self.incarnation, self._sequence)
         shapes = now_ns >= self._shaped_ns + 4 * self._prune_ns
@@ -316,8 +328,10 @@ class Tree:
         if now_ns >= self._announce_due_ns:
             self._announce_due_ns = NEVER
             for name, peer in self._peers.items():
-                if peer.pending:
-                    self._send_ids(name, Ihave, peer.pending)
+                if peer.pending and self._is_crowded(name, 0):
+                    self._announce_due_ns = now_ns + self._announce_ns
+                elif peer.pending:
+                    self._send_ids(name, Ihave, [b for b in peer.pending if b in self._kept])
                     peer.pending.clear()
         overdue = []
         for broadcast, missing in self._missing.items():
@@ -349,7 +363,7 @@ class Tree:
         if window is None:
             if len(self._windows) >= self._origins_max and not self._forget_origin(now_ns):
                 return False
-            window = _Window(broadcast.sequence)
+            window = Window(broadcast.sequence)
         else:
             self.missed += window.add(broadcast.sequence, self._window_max)
         window.heard_ns = now_ns
@@ -412,17 +426,24 @@ class Tree:
         for name, peer in self._peers.items():
             if name in have:
                 continue
-            if peer.eager:
+            crowded = self._is_crowded(name, 0)
+            if peer.eager and not crowded:
                 eager.append(name)
                 continue
-            peer.pending[broadcast] = None
-            if self._announce_due_ns == NEVER:
-                self._announce_due_ns = now_ns + self._announce_ns
-            if len(peer.pending) >= IDS_MAX:
+            self.put_off += peer.eager
+            self._announce_later(peer, broadcast, now_ns)
+            if len(peer.pending) >= IDS_MAX and not crowded:
                 self._send_ids(name, Ihave, peer.pending)
                 peer.pending.clear()
         if eager:
             self._outgoing.append((tuple(eager), gossip))
+
+    def _announce_later(self, peer: _Peer, broadcast: BroadcastId, now_ns: int) -> None:
+        peer.pending[broadcast] = None
+        if len(peer.pending) > self._kept_max:
+            del peer.pending[next(iter(peer.pending))]  # is kept no more
+        if self._announce_due_ns == NEVER:
+            self._announce_due_ns = now_ns + self._announce_ns
 
     # -- the shape
 
@@ -458,8 +479,8 @@ class Tree:
                 peer.pending.pop(broadcast, None)
                 continue
             missing = self._missing.get(broadcast)
-            if missing is not None and (missing.asked == name or name in missing.announcers):
-                continue
+            if missing is not None and name in missing.announcers:
+                continue  # who was asked and announces it again had put it off
             if peer.announced >= self._announced_max:
                 self.announcements_refused += 1
                 continue
@@ -494,14 +515,18 @@ class Tree:
     def _answer(self, name: str, peer: _Peer, broadcasts: Iterable[BroadcastId], now_ns: int) -> None:
         """Send what is kept, and say what is not."""
         self._make_eager(name)
-        gone = []
+        gone, sent_bytes = [], 0
         for broadcast in dict.fromkeys(broadcasts):
             peer.pending.pop(broadcast, None)
             kept = self._kept.get(broadcast)
             age_ms = -1 if kept is None else self._age_ms(*kept, now_ns)
             if kept is None or age_ms < 0:
                 gone.append(broadcast)
+            elif self._is_crowded(name, sent_bytes):
+                self.put_off += 1
+                self._announce_later(peer, broadcast, now_ns)
             else:
+                sent_bytes += len(kept[0].payload)
                 self._outgoing.append(((name,), replace(kept[0], age_ms=age_ms, shapes=False)))
         self._send_ids(name, Gone, gone)
 

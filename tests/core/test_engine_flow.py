@@ -518,7 +518,7 @@ def test_broadcasts_that_wait_for_one_node_are_bounded() -> None:
     a.link("b").mute()
     tokens: list[Token] = []
     for _ in range(200):
-        tokens += a.engine.broadcast(AgentMessage(bytes(4000)), 0)
+        tokens += a.engine.broadcast(AgentMessage(bytes(4000)), 0)[0]
     a.turn()
     failed = [token for token in tokens if token.done]
     assert len(tokens) - len(failed) <= 10

@@ -143,7 +143,9 @@ def on_the_tree() -> list[tree.Frame]:
     """What it takes a network to say: a tree that is broken and mended."""
     ids = (tree.BroadcastId("m", 1, 7), tree.BroadcastId("a", 2, 300))
     gossip = tree.Gossip(ids[0], 2, 1500, True, b"\x01all")
-    return [gossip, tree.Ihave(ids), tree.Graft(ids), tree.Prune(), tree.Gone(ids)]
+    message = AgentMessage(b"to all", from_agent=7, message_type=5, ttl=2, message_id="7")
+    users = tree.Gossip(ids[1], 1, 0, False, bytes((tree.MESSAGES,)) + message.encode())
+    return [gossip, users, tree.Ihave(ids), tree.Graft(ids), tree.Prune(), tree.Gone(ids)]
 
 
 def in_groups() -> list[tuple[int, int, bytes]]:
@@ -159,7 +161,7 @@ def in_groups() -> list[tuple[int, int, bytes]]:
     node.register(sink)
     node.control.catalogue.report_health(sink, "quota gone")
     world.run(50)
-    node.engine.multicast(AgentMessage(b"to some", message_type=5, group="readers"), sink.agent_id)
+    node.engine.broadcast(AgentMessage(b"to some", message_type=5, group="readers"), sink.agent_id)
     world.run(50)
     assert stranger.close is None, stranger.close
     return stranger.heard

@@ -36,7 +36,7 @@ def to(group: str, payload: bytes = b"x", **options: object) -> AgentMessage:
 
 def send(node: Node, message: AgentMessage, from_agent: int = 0) -> tuple[list[Token], bool]:
     node.engine.now_ns = node.clock.now_ns
-    tokens, reached = node.engine.multicast(message, from_agent)
+    tokens, reached = node.engine.broadcast(message, from_agent)
     node.turn()
     return tokens, reached
 

@@ -147,7 +147,7 @@ def test_broadcasts_reach_it() -> None:
     worker = b.agent("worker", echo)
     b.engine.set_maintenance(True)
     world.run(50)
-    assert a.engine.broadcast(AgentMessage(b"all", message_type=5), 0) == []
+    assert a.engine.broadcast(AgentMessage(b"all", message_type=5), 0) == ([], True)
     world.until(lambda: worker.payloads == [b"all"])
 
 

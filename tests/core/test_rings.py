@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from harness import UUID, Node, World
+from rings import agreed, settle
 
 from agentnet_core.config import EngineConfig
-from agentnet_core.records import Event, NodeStatus
+from agentnet_core.records import Event
 
 CONFIG = EngineConfig(mesh_nodes_max=4, overlay_rings=2)
 LINKS_MAX = 2 * CONFIG.overlay_rings
@@ -26,27 +25,8 @@ def network(count: int, seed: int = 0) -> tuple[World, list[Node]]:
     return world, nodes
 
 
-def settle(world: World, condition: Callable[[], bool], ms: int) -> None:
-    """As `World.until`, for what takes long to ask."""
-    for _ in range(0, ms, 50):
-        if condition():
-            return
-        world.run(50)
-    raise AssertionError(f"not within {ms} ms of virtual time, seed {world.clock.seed}")
-
-
-def agreed(nodes: list[Node]) -> bool:
-    """Whether each of them knows exactly these as alive."""
-    names = sorted(node.name for node in nodes)
-    return all(alive(node) == names for node in nodes)
-
-
 def lost(node: Node) -> list[str]:
     return sorted(event.node_id for event in node.told(Event.LOST))
-
-
-def alive(node: Node) -> list[str]:
-    return [m.node_id for m in node.control.members() if m.status is NodeStatus.ACTIVE]
 
 
 def test_a_node_links_to_its_neighbours_and_knows_all() -> None:

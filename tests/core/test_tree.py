@@ -38,9 +38,13 @@ PRUNED = CONFIG.prune_delay_ms
 within = pytest.mark.parametrize("beyond", [False, True], ids=["within", "beyond"])
 
 
-def tree(*peers: str, name: str = "m", **limits: int) -> Tree:
-    """A node with a link to each of ``peers``."""
-    made = Tree(name, 1, EngineConfig(**limits))
+def tree(*peers: str, name: str = "m", crowded: dict[str, int] | None = None, **limits: int) -> Tree:
+    """A node with a link to each of ``peers``; the ``crowded`` take only so many bytes now."""
+
+    def is_crowded(peer: str, more: int) -> bool:
+        return crowded is not None and peer in crowded and more >= crowded[peer]
+
+    made = Tree(name, 1, EngineConfig(**limits), is_crowded)
     for peer in peers:
         made.link_up(peer, 0)
     return made
@@ -294,6 +298,92 @@ def test_announcements_do_not_pile_up() -> None:
 
 
 # -- limits
+
+
+# -- who does not read, and who sends too much
+
+
+def test_one_that_is_crowded_is_told_when_it_has_read() -> None:
+    crowded = {"b": 0}
+    one = tree("a", "b", "c", crowded=crowded)
+    assert hear(one, "a", gossip()) == [("c", gossip(hops=2))]
+    assert one.put_off == 1
+    assert tick(one, ANNOUNCE) == tick(one, 2 * ANNOUNCE) == []
+    assert one.next_deadline_ns() == 3 * ANNOUNCE * MS
+    crowded.clear()
+    assert tick(one, 3 * ANNOUNCE) == [("b", Ihave((of("o"),)))]
+    assert [name for name, _ in hear(one, "b", Graft((of("o"),)), 3 * ANNOUNCE)] == ["b"]
+
+
+def test_what_it_asks_for_comes_in_parts_that_it_can_read() -> None:
+    crowded = {"b": 20}
+    one = tree("a", "b", crowded=crowded)
+    for sequence in range(1, 6):
+        hear(one, "a", gossip(sequence=sequence, payload=bytes(10)))
+    ids = tuple(of("o", sequence) for sequence in range(1, 6))
+    answer = hear(one, "b", Graft(ids), 1)
+    assert [frame.broadcast for _, frame in answer if isinstance(frame, Gossip)] == list(ids[:2])
+    crowded.clear()
+    assert tick(one, ANNOUNCE + 1) == [("b", Ihave(ids[2:]))]
+
+
+def test_who_was_asked_and_announces_it_again_is_asked_again() -> None:
+    one = tree("a")
+    hear(one, "a", Ihave((of("o"),)))
+    assert tick(one, GRAFTED) == [("a", Graft((of("o"),)))]
+    assert hear(one, "a", Ihave((of("o"),)), GRAFTED + 1) == []
+    assert tick(one, 2 * GRAFTED) == [("a", Graft((of("o"),)))]
+    assert tick(one, 3 * GRAFTED) == []
+    assert (one.unanswered, one.awaited) == (1, 0)
+
+
+def test_what_is_to_be_announced_to_a_crowded_one_is_bounded_by_what_is_kept() -> None:
+    one = tree("a", "b", crowded={"b": 0}, broadcasts_kept_max=3)
+    for sequence in range(1, 6):
+        hear(one, "a", gossip(sequence=sequence))
+    assert len(one._peers["b"].pending) == 3
+    one._is_crowded = lambda peer, more: False
+    assert tick(one, ANNOUNCE) == [("b", Ihave(tuple(of("o", sequence) for sequence in (3, 4, 5))))]
+
+
+def test_what_is_kept_no_more_is_not_announced() -> None:
+    crowded = {"b": 0}
+    one = tree("a", "b", crowded=crowded, broadcasts_kept_ms=2 * ANNOUNCE)
+    hear(one, "a", gossip())
+    tick(one, ANNOUNCE)
+    tick(one, 2 * ANNOUNCE)
+    crowded.clear()
+    assert tick(one, 3 * ANNOUNCE) == []
+
+
+@within
+@pytest.mark.parametrize("limit", [{"broadcasts_kept_max": 8}, {"broadcasts_kept_bytes_max": 80_000}])
+def test_broadcasts_young_ms(beyond: bool, limit: dict[str, int]) -> None:
+    one = tree("a", broadcasts_young_ms=100, **limit)
+    size = 10_000
+    one.publish(bytes(size), 0)
+    assert one.room_ns(size, 0) == 0
+    one.publish(bytes(size), 5 * MS)
+    assert one.room_ns(size, 10 * MS) == 100 * MS, "a quarter is its own"
+    now_ns = (100 if beyond else 99) * MS
+    assert (one.room_ns(size, now_ns) <= now_ns) is beyond
+    for sequence in range(1, 7):
+        hear(one, "a", gossip(sequence=sequence, payload=bytes(size)), 10)
+    assert one.room_ns(size, 101 * MS) == 101 * MS, "the oldest are old"
+    one.publish(bytes(size), 101 * MS)
+    one.publish(bytes(size), 101 * MS)
+    assert one.room_ns(size, 106 * MS) == 201 * MS
+    assert one.room_ns(1, 250 * MS) == 250 * MS
+    for sequence in range(7, 15):
+        hear(one, "a", gossip(sequence=sequence, payload=bytes(size)), 300)
+    assert one.room_ns(size, 310 * MS) == 400 * MS, "what others sent is young, and would go"
+
+
+def test_one_that_takes_more_than_a_share_goes_alone() -> None:
+    one = tree("a", broadcasts_kept_bytes_max=49_152, broadcasts_kept_max=1)
+    assert one.room_ns(49_152, 7) == 7
+    one.publish(bytes(48_000), 7)
+    assert one.room_ns(1, 8) > 8
 
 
 @within
