@@ -528,6 +528,7 @@ class AgentNetworkManager:
         return {
             **engine.stats(),
             **self._vitals.stats(),
+            "nodes": len(self.control.membership),
             "agents": len(self.control.directory),
             "handlers_failed": self.handlers_failed,
             "connections_refused": self._refused_early,

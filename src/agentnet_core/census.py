@@ -79,6 +79,10 @@ class Census:
 
     # -- reading
 
+    def __len__(self) -> int:
+        """This node and all that are not lost."""
+        return len(self._rings)
+
     def members(self) -> list[Member]:
         """This node and all that it knows, by node id; neighbours without a link are DISCONNECTED.
 
