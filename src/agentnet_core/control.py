@@ -194,9 +194,9 @@ class Control:
         elif self.admission.receive(session, kind, body):
             return
         elif kind == MEMBERS and session.welcomed:
-            self.membership.learn(body, self.engine.now_ns, session.node_id)
-            self.membership.confirm(session.node_id)
-            self._turn(self.engine.now_ns)
+            learned = self.membership.learn(body, self.engine.now_ns, session.node_id)
+            if self.membership.confirm(session.node_id) or learned:
+                self._turn(self.engine.now_ns)
             self.catalogue.met(session.node_id)
             self._check_joined()
         elif kind in (PROBE, VOUCH, DIGEST) and session.welcomed:

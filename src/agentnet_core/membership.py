@@ -46,7 +46,7 @@ from agentnet_core.records import Event
 from agentnet_core.roster import NodeRecord, Standing, Vouch, join_members, merge, read_record, unpack_members
 
 NS_PER_MS = 1_000_000
-NODES_A_NEWS_MS = 8
+NODES_A_NEWS_MS = 2
 """For so many nodes, a node lets a millisecond pass between two frames of news on the same link."""
 LOST_DIALS_MAX = 8
 """Lost nodes that are dialled each `redial_ms_max`, at most."""
@@ -179,8 +179,8 @@ class Membership(Census):
         if not first:
             self._clear_self()
 
-    def learn(self, body: bytes | memoryview, now_ns: int, source: str | None = None) -> None:
-        """Take the body of a MEMBERS frame of ``source``, which is linked."""
+    def learn(self, body: bytes | memoryview, now_ns: int, source: str | None = None) -> bool:
+        """Take the body of a MEMBERS frame of ``source``, which is linked; False if all is held already."""
         # Most are held already, for all tell all.
         records = [read_record(item) for item in unpack_members(body) if not self._is_held(item)]
         untaken = [record.node_id for record in records if not self._learn(record, source, now_ns)]
@@ -189,6 +189,7 @@ class Membership(Census):
                 f"nodes_max={self._nodes_max}: no room for {len(untaken)} nodes, {untaken[0]!r} and so on"
             )
             self._tell(Event(Event.LINK_REFUSED, untaken[0], detail=detail, count=len(untaken)))
+        return bool(records)
 
     def vouched(self, helper: str, vouch: Vouch, now_ns: int) -> None:
         """A helper that was asked has answered."""
@@ -255,12 +256,14 @@ class Membership(Census):
         if confirmed:
             self.confirm(node_id)
 
-    def confirm(self, node_id: str) -> None:
-        """The node has taken the link, too."""
+    def confirm(self, node_id: str) -> bool:
+        """The node has taken the link, too; False if that was known."""
         node = self._nodes.get(node_id)
-        if node is not None and not node.told:
-            self._news[node_id] = node_id
-            self._tell_joined(node)
+        if node is None or node.told:
+            return False
+        self._news[node_id] = node_id
+        self._tell_joined(node)
+        return True
 
     def link_down(
         self, node_id: str, now_ns: int, heard_ns: int | None = None, *, hung_up: bool = False
