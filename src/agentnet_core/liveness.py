@@ -25,7 +25,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from agentnet_core.config import LAG_MS_MIN, EngineConfig
-from agentnet_core.errors import HandshakeRefused, LinkLost, NetworkError
+from agentnet_core.errors import LinkLost, NetworkError, OutageError
 from agentnet_core.records import Event, Member, NodeStatus
 from agentnet_core.session import Session
 
@@ -195,7 +195,7 @@ class Liveness:
             return session.opened_ns + limit_ms * MS
         said = "said nothing" if session.node_id == "" else "sent no WELCOME"
         text = f"{session.address} {said} for {limit_ms} ms (handshake_ms_max)"
-        self._engine.fail(session, HandshakeRefused(text))
+        self._engine.fail(session, OutageError(text))  # no refusal: it may have been too busy
         return NEVER
 
     def _check(self, session: Session, watch: Watch, now_ns: int) -> int:
