@@ -21,7 +21,7 @@ from bench.worker import Bench, Task
 MESH_NODES_MAX = 50
 WAIT_MS_MAX = 120_000
 """For joining and registering: all nodes share the processors."""
-JOINING_MAX = 64
+JOINING_MAX = 8
 """Nodes of one process that join at a time."""
 LOOK_SECONDS = 0.05
 
@@ -68,9 +68,7 @@ class Crowd:
     async def start(self, number: int, handler: Handler = echo) -> AgentNetworkManager:
         """A node that joins; the first of all founds the network."""
         task, own_port = self.task, self.task.ports[self.task.index]
-        net = AgentNetworkManager(
-            names(task, task.index)[number], config(task, 0 if number else own_port)
-        )
+        net = AgentNetworkManager(names(task, task.index)[number], config(task, 0 if number else own_port))
         gates = (own_port,) if number else task.ports[: task.index]
         await net.join_network([f"tcp://127.0.0.1:{port}" for port in gates])
         await net.register_agent(net.node_id, handler=handler)
@@ -122,8 +120,9 @@ class Crowd:
 
     async def see_lost(self, dying: Iterable[str], seconds: float) -> None:
         """Returns when every node has heard of all these losses, or that much later."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not all(dying <= lost.keys() for lost in self.lost):
+        for _ in range(int(seconds / LOOK_SECONDS)):
+            if all(dying <= lost.keys() for lost in self.lost):
+                return
             await asyncio.sleep(LOOK_SECONDS)
 
     def bytes_received(self) -> int:
@@ -160,7 +159,9 @@ async def crowd(bench: Bench) -> None:
             "watched",
             times=[lost.get(node_id, now) for lost in here.lost for node_id in dying],
             missing=sum(len(dying - lost.keys()) for lost in here.lost),
-            cut=sum(len(dying & (cut.keys() | lost.keys())) for cut, lost in zip(here.cut, here.lost, strict=True)),
+            cut=sum(
+                len(dying & (cut.keys() | lost.keys())) for cut, lost in zip(here.cut, here.lost, strict=True)
+            ),
             others=sum(len(lost.keys() - dying) for lost in here.lost),
         )
     await bench.turn_async()

@@ -47,7 +47,7 @@ def large(scale: Scale) -> Samples:
 
 
 def small(work: str, nodes: int, scale: Scale) -> Samples:
-    """Of so many nodes, some alone in their process: those are killed, stopped, and one stands for a while."""
+    """Of so many nodes, some alone in their process: those are killed, stopped, or stand for a while."""
     kills, stops, seconds = scale.pick(5, 1), scale.pick(3, 1), scale.pick(20, 5)
     alone = kills + stops + 1
     crowded = max(2, (nodes if not scale.quick else min(nodes, 20)) - alone)

@@ -177,7 +177,13 @@ GROUPS: dict[str, tuple[Scene, ...]] = {
         ),
         small(20),
         small(100),
-        own(partial(network.register_request, "mesh", nodes=4), Figure("register-request-mesh", "failures", "lower", limit=0)),
-        own(partial(network.register_request, "rings", nodes=60), Figure("register-request-rings", "failures", "lower", limit=0)),
+        own(
+            partial(network.register_request, "mesh", nodes=4),
+            Figure("register-request-mesh", "failures", "lower", limit=0),
+        ),
+        own(
+            partial(network.register_request, "rings", nodes=60),
+            Figure("register-request-rings", "failures", "lower", limit=0),
+        ),
     ),
 }

@@ -197,7 +197,7 @@ class Tree:
         self._kept_bytes = 0
         self._missing: dict[BroadcastId, _Missing] = {}  # the one due first is first: all wait equally long
         self._announce_due_ns = NEVER
-        self._prune_due_ns = NEVER
+        self._prune_due_ns = -NEVER
         self._shaped_ns = -NEVER
         """When the last time began in which one broadcast shapes the tree."""
         self._shaper: BroadcastId | None = None

@@ -377,18 +377,6 @@ def test_while_this_node_stands_nobody_runs_out_of_time() -> None:
     assert stranger.close is None
 
 
-def test_a_node_that_is_too_busy_to_answer_refuses_nobody() -> None:
-    world = World()
-    m = founded(world, "m")
-    n = world.node("n")
-    m.block()
-    joining = n.join("m")
-    world.run(7_000)
-    m.unblock()
-    world.finish(joining, ms=9_000)
-    assert sorted(n.engine.sessions) == ["m"]
-
-
 def test_a_client_that_says_hello_and_then_nothing() -> None:
     world = World()
     m = founded(world, "m")
