@@ -8,6 +8,7 @@ also by Ctrl-C, which does not reach them: each has a session of its own.
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -101,6 +102,10 @@ class Worker:
     def connected(self) -> bool:
         connections = psutil.Process(self._process.pid).net_connections("tcp")
         return any(each.status != psutil.CONN_LISTEN for each in connections)
+
+    def pause(self) -> None:
+        """It does nothing more, until it is stopped."""
+        self._process.send_signal(signal.SIGSTOP)
 
     def stop(self) -> None:
         self._process.kill()

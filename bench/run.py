@@ -87,6 +87,7 @@ class Played:
 
 def play(scene: Scene, scale: Scale, pairs: int) -> Played:
     """All pairs of the scene."""
+    pairs = min(pairs, scene.pairs_max or pairs)
     board = Board(scene)
     failures, skipped = [], []
     waiting = list(scene.matches)

@@ -35,7 +35,8 @@ class Task:
     ``port``: of the receiver, the server or the broker, on 127.0.0.1.  ``sinks``: names of the receiving
     agents, subjects or queues.  ``phases``: operations in each timed phase; the first is the warm-up.
     ``flight``: requests at a time.  ``index``: which of several alike processes.  ``certificates``: the
-    directory that holds them; with none, plain TCP.
+    directory that holds them; with none, plain TCP.  ``counts``, ``ports``: of several processes, how many
+    nodes each holds, and where its first one listens.
     """
 
     port: int = 0
@@ -45,6 +46,8 @@ class Task:
     flight: int = 1
     index: int = 0
     certificates: str = ""
+    counts: tuple[int, ...] = ()
+    ports: tuple[int, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from bench import limits, scenes
+from bench import limits, network, scenes
 from bench.scenes import Sample, Samples, Scale
 from bench.systems import AGENTNET, PEERS, System
 
@@ -42,10 +42,12 @@ class Match:
 
 @dataclass(frozen=True)
 class Scene:
-    """Figures that come out of the same runs."""
+    """Figures that come out of the same runs. ``pairs_max``: fewer of them than are asked for, as one takes
+    minutes and looks at many nodes already."""
 
     figures: tuple[Figure, ...]
     matches: tuple[Match, ...]
+    pairs_max: int | None = None
 
 
 def beside(play: Callable[..., Sample], kind: str, *, doubled: bool = True) -> tuple[Match, ...]:
@@ -100,6 +102,22 @@ def own(pair: Callable[[Scale], Samples], *figures: Figure) -> Scene:
     return Scene(figures, (Match(AGENTNET.name, pair),))
 
 
+def once(pair: Callable[[Scale], Samples], *figures: Figure) -> Scene:
+    return Scene(figures, (Match(AGENTNET.name, pair),), pairs_max=1)
+
+
+def small(nodes: int) -> Scene:
+    """Where every node is linked to every other, or nearly."""
+    work = f"network-{nodes}"
+    return once(
+        partial(network.small, work, nodes),
+        Figure(f"{work}-kill-p99", "s", "lower", limit=1),
+        Figure(f"{work}-stop-p99", "s", "lower", limit=6),
+        Figure(f"{work}-blocked-cut", "events", "lower", limit=0),
+        Figure(f"{work}-lost-falsely", "events", "lower", limit=0),
+    )
+
+
 GROUPS: dict[str, tuple[Scene, ...]] = {
     "messages": (
         oneway("oneway-64", {"zmq": 3}),
@@ -143,6 +161,29 @@ GROUPS: dict[str, tuple[Scene, ...]] = {
             limits.tls_churn,
             Figure("tls-churn-rss", "B", "lower", limit=GROWTH_BYTES_MAX),
             Figure("tls-churn-files", "files", "lower", limit=0),
+        ),
+    ),
+    "network": (
+        once(
+            network.large,
+            Figure("network-join", "s", "lower", limit=60),
+            Figure("network-lost-falsely", "events", "lower", limit=0),
+            Figure("network-control", "B/s a node", "lower", limit=2_000),
+            Figure("network-cpu", "ms/s a node", "lower"),
+            Figure("network-kill-p50", "s", "lower"),
+            Figure("network-kill-p99", "s", "lower", limit=10),
+            Figure("network-kill-max", "s", "lower"),
+            Figure("network-kill-falsely", "events", "lower", limit=0),
+        ),
+        small(20),
+        small(100),
+        own(
+            partial(network.register_request, "mesh", nodes=4),
+            Figure("register-request-mesh", "failures", "lower", limit=0),
+        ),
+        own(
+            partial(network.register_request, "rings", nodes=60),
+            Figure("register-request-rings", "failures", "lower", limit=0),
         ),
     ),
 }

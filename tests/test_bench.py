@@ -26,7 +26,12 @@ DELAY = Figure("delay", "us", "lower")
 FEW = {"oneway": 1000, "fanout": 1000, "request": 1000, "flight": 1000}
 SMALL = {system.name: replace(system, pace=FEW) for system in (AGENTNET, *PEERS.values())}
 STREAMS = SMALL["asyncio"]
-OWN = {scene.figures[0].work: scene for scene in GROUPS["messages"] if scene.matches[0].name == AGENTNET.name}
+OWN = {
+    scene.figures[0].work: scene
+    for scenes in GROUPS.values()
+    for scene in scenes
+    if scene.matches[0].name == AGENTNET.name
+}
 
 
 def sample(rate: float, delay: float = 1.0, cores: float = 0.0) -> Sample:

@@ -546,6 +546,7 @@ class AgentNetworkManager:
             **engine.stats(),
             **self.control.broadcasts.stats(),
             **self._vitals.stats(),
+            "nodes": len(self.control.membership),
             "agents": len(self.control.directory),
             "handlers_failed": self.handlers_failed,
             "connections_refused": self._refused_early,

@@ -186,6 +186,8 @@ class Catalogue:
         self._met.pop(node_id, None)
         if not self._is_large:
             self._settle(self.registrations.lost(node_id))
+        elif self.registrations.awaits(node_id):
+            self._remind([node_id])  # what it was asked may be lost
         self._pulls.link_down(node_id, self.engine.now_ns)
         for owner in self.directory.interrupt(node_id):
             self._compare(owner, "")

@@ -23,13 +23,25 @@ PASSED_BY_FAILURES = 3
 """After so many failed dials of a neighbour another is dialled as well, until it is reached."""
 
 
+DIGEST_BYTES = 8
+
+
+def mark_of(record: NodeRecord) -> int:
+    """What the record of a living node is in a sum over all."""
+    if record.standing is not Standing.ALIVE:
+        return 0
+    line = f"{record.node_id} {record.incarnation} {record.version} {record.listed}"
+    return int.from_bytes(blake2b(line.encode(), digest_size=DIGEST_BYTES).digest(), "big")
+
+
 class Node:
     """``since_ns``: of its link. ``heard_ns``: when it was heard of last; of a linked one the caller may
-    know better. ``told``: JOINED was told and LOST was not. ``wire``, ``packed``: of the record, once needed.
-    ``hung_up``: its end of the last link closed without a word; ``refused``: where its dials are since."""
+    know better. ``told``: JOINED was told and LOST was not. ``wire``, ``packed``, ``mark``: of the record,
+    once needed. ``hung_up``: its end of the last link closed without a word; ``refused``: where its dials
+    are since."""
 
     __slots__ = (
-        *("heard_ns", "hung_up", "linked", "lost", "plaintext", "record", "redial"),
+        *("heard_ns", "hung_up", "linked", "lost", "mark", "plaintext", "record", "redial"),
         *("packed", "refused", "since_ns", "told", "turn", "wire"),
     )
 
@@ -40,6 +52,7 @@ class Node:
         self.linked = self.lost = self.told = self.plaintext = self.hung_up = False
         self.refused: dict[str, None] = {}
         self.turn = 0
+        self.mark: int | None = None
         self.packed: bytes | None = None
         self.wire: list[object] | None = None
 
@@ -78,6 +91,10 @@ class Census:
         self._left: dict[str, int] = {}
 
     # -- reading
+
+    def __len__(self) -> int:
+        """This node and all that are not lost."""
+        return len(self._rings)
 
     def members(self) -> list[Member]:
         """This node and all that it knows, by node id; neighbours without a link are DISCONNECTED.
@@ -136,6 +153,14 @@ class Census:
                     node.redial.next_ns = max(node.redial.next_ns, moved_ns + self._courtesy_ns(node_id))
         return self._found
 
+    def linked(self) -> list[str]:
+        """The nodes with a link, the newest link last."""
+        return list(self._linked)
+
+    def keeps_link(self, node_id: str) -> bool:
+        """Whether a link to the node is for the overlay, and stays however little it is used."""
+        return node_id in self.neighbours()
+
     def is_mesh(self) -> bool:
         """Whether all nodes are neighbours of each other."""
         return self._rings.is_mesh(self.node_id)
@@ -146,13 +171,12 @@ class Census:
 
     def digest(self) -> bytes:
         """8 bytes, equal for nodes that hold the same of the same living nodes."""
-        known = [self._me(), *(node.record for node in self._nodes.values())]
-        lines = sorted(
-            f"{r.node_id} {r.incarnation} {r.version} {r.listed}"
-            for r in known
-            if r.standing is Standing.ALIVE
-        )
-        return blake2b("\n".join(lines).encode(), digest_size=8).digest()
+        total = mark_of(self._me())
+        for node in self._nodes.values():
+            if node.mark is None:
+                node.mark = mark_of(node.record)
+            total += node.mark
+        return (total % 2**64).to_bytes(DIGEST_BYTES, "big")
 
     def refusal(self, node_id: str, incarnation: int) -> str | None:
         """Why a link to that node cannot be, whatever other links there are; None if it can."""
@@ -215,7 +239,7 @@ class Census:
 
     def _hold(self, node: Node, record: NodeRecord) -> None:
         """Hold that record of the node from now on."""
-        node.record, node.packed, node.wire = record, None, None
+        node.record, node.packed, node.wire, node.mark = record, None, None, None
         if not node.lost and (record.accusers or record.standing is Standing.LOST):
             self._accused[record.node_id] = node
         else:

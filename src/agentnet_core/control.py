@@ -220,9 +220,9 @@ class Control:
         elif self.admission.receive(session, kind, body):
             return
         elif kind == MEMBERS and session.welcomed:
-            self.membership.learn(body, self.engine.now_ns, session.node_id)
-            self.membership.confirm(session.node_id)
-            self._turn(self.engine.now_ns)
+            learned = self.membership.learn(body, self.engine.now_ns, session.node_id)
+            if self.membership.confirm(session.node_id) or learned:
+                self._turn(self.engine.now_ns)
             self.catalogue.met(session.node_id)
             self._check_joined()
         elif kind in (PROBE, VOUCH, DIGEST) and session.welcomed:
@@ -295,8 +295,9 @@ class Control:
         """What is due; the time of the next thing."""
         gap_ns, self._ticked_ns = now_ns - self._ticked_ns, now_ns
         if now_ns - self._due_ns > self.config.node_silence_ms_max * MS // 4:
-            # This node was the one that stood still: its peers get the time back to be heard.
-            for session in self.engine.sessions.values():
+            # This node was the one that stood still: all peers get the time back to be heard.
+            for session in self.engine.links:
+                session.opened_ns = min(now_ns, session.opened_ns + gap_ns)
                 session.heard_ns = min(now_ns, session.heard_ns + gap_ns)
             self.membership.stood_still(now_ns, gap_ns)
         self._turn(now_ns)

@@ -25,7 +25,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from agentnet_core.config import LAG_MS_MIN, EngineConfig
-from agentnet_core.errors import HandshakeRefused, LinkLost, NetworkError
+from agentnet_core.errors import LinkLost, NetworkError, OutageError
 from agentnet_core.records import Event, Member, NodeStatus
 from agentnet_core.session import Session
 
@@ -34,6 +34,8 @@ NEVER = 2**63 - 1
 UNANSWERED_MIN = 4
 """Probes that went unanswered before that means anything: one may be lost on the way, and an own loop that
 stands a little sends two before it reads the answer to the first."""
+LOOKS = 4
+"""Between two pings or probes of a link: what is due between two looks waits for the next."""
 BY_PORT, BY_LINK = "port", "link"
 
 
@@ -54,18 +56,19 @@ class Watch:
 
     ``pinged_ns``: the first ping since then. ``unanswered``: probes since the last answer, which came
     at ``answered_ns``, 0 if the port is not within reach. ``excused_ns``: the peer's loop stood until
-    then. ``inactive_ns``: since when that is known; ``told``: an event has told of it.
+    then. ``inactive_ns``: since when that is known; ``told``: an event has told of it. ``due_ns``: when
+    to look again: what is heard meanwhile can only put that off.
     """
 
     __slots__ = (
-        *("answered_ns", "excused_ns", "has_port", "inactive_ns", "lag_ns"),
+        *("answered_ns", "due_ns", "excused_ns", "has_port", "inactive_ns", "lag_ns"),
         *("pinged_ns", "probed_ns", "told", "unanswered"),
     )
 
     def __init__(self, has_port: bool) -> None:
         self.has_port = has_port
         self.pinged_ns = self.probed_ns = self.answered_ns = self.excused_ns = 0
-        self.inactive_ns = self.lag_ns = self.unanswered = 0
+        self.inactive_ns = self.lag_ns = self.unanswered = self.due_ns = 0
         self.told = False
 
     @property
@@ -90,6 +93,7 @@ class Liveness:
         self._inactive_ns = config.inactive_lag_ms * MS
         self._stands_ns = max(LAG_MS_MIN * MS, min(self._inactive_ns, self._silence_ns // 4))
         self._patience_ns = min(self._ping_ns + self._probe_ns, self._silence_ns // 2)
+        self._rest_ns = min(self._ping_ns, self._probe_ns) // LOOKS
         self._grace_ns = max(0, self._silence_ns - config.node_silence_ms_max * MS)
         self._watches: dict[Session, Watch] = {}
         self._known: dict[str, str] = {}
@@ -178,10 +182,12 @@ class Liveness:
         for session in list(self._engine.links):
             watch = self._watches.get(session)
             if watch is not None:
-                next_ns = min(next_ns, self._check(session, watch, now_ns))
+                if now_ns >= watch.due_ns or watch.inactive_ns:
+                    watch.due_ns = self._check(session, watch, now_ns)
+                next_ns = min(next_ns, watch.due_ns)
             elif not session.welcomed:
                 next_ns = min(next_ns, self._check_handshake(session, now_ns))
-        return next_ns
+        return max(next_ns, now_ns + self._rest_ns)
 
     def _check_handshake(self, session: Session, now_ns: int) -> int:
         limit_ms = self._config.handshake_ms_max
@@ -189,7 +195,7 @@ class Liveness:
             return session.opened_ns + limit_ms * MS
         said = "said nothing" if session.node_id == "" else "sent no WELCOME"
         text = f"{session.address} {said} for {limit_ms} ms (handshake_ms_max)"
-        self._engine.fail(session, HandshakeRefused(text))
+        self._engine.fail(session, OutageError(text))  # no refusal: it may have been too busy
         return NEVER
 
     def _check(self, session: Session, watch: Watch, now_ns: int) -> int:

@@ -46,8 +46,10 @@ from agentnet_core.records import Event
 from agentnet_core.roster import NodeRecord, Standing, Vouch, join_members, merge, read_record, unpack_members
 
 NS_PER_MS = 1_000_000
-NODES_A_NEWS_MS = 8
+NODES_A_NEWS_MS = 2
 """For so many nodes, a node lets a millisecond pass between two frames of news on the same link."""
+NODES_A_LOOK_MS = 8
+"""For so many nodes, it lets a millisecond pass before it looks at those again of whom something was said."""
 LOST_DIALS_MAX = 8
 """Lost nodes that are dialled each `redial_ms_max`, at most."""
 
@@ -80,10 +82,6 @@ class Membership(Census):
         self._watched: Mapping[str, Node] = {}
 
     # -- reading
-
-    def linked(self) -> list[str]:
-        """The nodes with a link, the newest link last."""
-        return list(self._linked)
 
     def frames(self, max_bytes: int = BODY_BYTES) -> list[bytes]:
         """`records` as bodies of MEMBERS frames, for a new link."""
@@ -179,8 +177,8 @@ class Membership(Census):
         if not first:
             self._clear_self()
 
-    def learn(self, body: bytes | memoryview, now_ns: int, source: str | None = None) -> None:
-        """Take the body of a MEMBERS frame of ``source``, which is linked."""
+    def learn(self, body: bytes | memoryview, now_ns: int, source: str | None = None) -> bool:
+        """Take the body of a MEMBERS frame of ``source``, which is linked; False if all is held already."""
         # Most are held already, for all tell all.
         records = [read_record(item) for item in unpack_members(body) if not self._is_held(item)]
         untaken = [record.node_id for record in records if not self._learn(record, source, now_ns)]
@@ -189,6 +187,7 @@ class Membership(Census):
                 f"nodes_max={self._nodes_max}: no room for {len(untaken)} nodes, {untaken[0]!r} and so on"
             )
             self._tell(Event(Event.LINK_REFUSED, untaken[0], detail=detail, count=len(untaken)))
+        return bool(records)
 
     def vouched(self, helper: str, vouch: Vouch, now_ns: int) -> None:
         """A helper that was asked has answered."""
@@ -240,7 +239,7 @@ class Membership(Census):
         if not node.linked:
             node.since_ns = now_ns
         node.linked, node.plaintext, node.hung_up = True, plaintext, False
-        self._look_ns = now_ns
+        self._look_ns = min(self._look_ns, now_ns if node.record.accusers else self._detector.due_ns(now_ns))
         self._linked[node_id] = node
         self._was_reached(node, now_ns)
         node.redial.reason = ""
@@ -255,12 +254,14 @@ class Membership(Census):
         if confirmed:
             self.confirm(node_id)
 
-    def confirm(self, node_id: str) -> None:
-        """The node has taken the link, too."""
+    def confirm(self, node_id: str) -> bool:
+        """The node has taken the link, too; False if that was known."""
         node = self._nodes.get(node_id)
-        if node is not None and not node.told:
-            self._news[node_id] = node_id
-            self._tell_joined(node)
+        if node is None or node.told:
+            return False
+        self._news[node_id] = node_id
+        self._tell_joined(node)
+        return True
 
     def link_down(
         self, node_id: str, now_ns: int, heard_ns: int | None = None, *, hung_up: bool = False
@@ -331,10 +332,6 @@ class Membership(Census):
 
     # -- links for messages
 
-    def keeps_link(self, node_id: str) -> bool:
-        """Whether a link to the node is for the overlay, and stays however little it is used."""
-        return node_id in self.neighbours()
-
     def reach(self, node_id: str, now_ns: int) -> int:
         """Dial the node, whoever it is, until `release`, with backoff; at how many addresses it may be."""
         node = self._nodes.get(node_id)
@@ -363,6 +360,11 @@ class Membership(Census):
         return [node for node in nodes if not node.linked and node.redial.dial is None]
 
     # -- the silent
+
+    def _look_soon(self, now_ns: int) -> None:
+        """Something was said against a node: look again, but once for what is said of many."""
+        pause_ns = len(self._rings) // NODES_A_LOOK_MS * NS_PER_MS
+        self._look_ns = min(self._look_ns, max(now_ns, self._looked_ns + pause_ns))
 
     def _look(self, now_ns: int, heard: Callable[[str], int]) -> None:
         detector, neighbours, silent, helpers = self._detector, self.neighbours(), [], []
@@ -453,7 +455,7 @@ class Membership(Census):
             self._news[node_id] = source
             if record.accusers:
                 self._detector.accused(node_id, now_ns)
-                self._look_ns = now_ns
+                self._look_soon(now_ns)
         if source is not None and record.listed:
             self._lists[node_id] = source
         return True
@@ -504,7 +506,8 @@ class Membership(Census):
         self._hold(node, merged)
         if node.record.accusers:
             self._detector.accused(record.node_id, now_ns)
-        self._look_ns = now_ns
+        if record.node_id in self._accused or old.accusers:
+            self._look_soon(now_ns)
 
     def _replace(self, node: Node, record: NodeRecord, now_ns: int) -> None:
         """A higher incarnation of the node is here, so the known one is dead."""

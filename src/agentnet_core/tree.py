@@ -70,6 +70,8 @@ HOPS_MAX = 255
 """Where hops are counted no further."""
 ID_BYTES = 96
 """What an id takes in a body, at most."""
+EAGER_ENOUGH = 4
+"""A node with more eager links prunes one by any copy too many."""
 IDS_MAX = BODY_BYTES // ID_BYTES
 """Ids in one frame; the rest goes into the next."""
 SHARES = 4
@@ -187,7 +189,7 @@ class Tree:
         self._young_bytes = 0
         self._missing: dict[BroadcastId, _Missing] = {}  # the one due first is first: all wait equally long
         self._announce_due_ns = NEVER
-        self._prune_due_ns = NEVER
+        self._prune_due_ns = -NEVER
         self._shaped_ns = -NEVER
         """When the last time began in which one broadcast shapes the tree."""
         self._shaper: BroadcastId | None = None
@@ -340,7 +342,7 @@ class Tree:
             overdue.append(broadcast)
         self._ask(overdue, now_ns)
         if now_ns >= self._prune_due_ns and self._spare:
-            self._prune()
+            self._prune_spare()
         while self._kept and next(iter(self._kept.values()))[1] + self._kept_ns <= now_ns:
             self._let_go()
 
@@ -402,6 +404,8 @@ class Tree:
             self.duplicates += 1
             if broadcast == self._shaper:
                 self._spare[name] = None
+            elif now_ns >= self._prune_due_ns and peer.eager and len(self.eager()) > EAGER_ENOUGH:
+                self._prune(name)
             return
         missing = self._missing.pop(broadcast, None)
         announcers = missing.announcers if missing is not None else []
@@ -459,12 +463,15 @@ class Tree:
         self._shaper, self._bringer = broadcast, bringer
         self._spare.clear()
 
-    def _prune(self) -> None:
+    def _prune_spare(self) -> None:
         for name in self._spare:
-            self._peers[name].eager = False
-            self._outgoing.append(((name,), Prune()))
+            self._prune(name)
         self._spare.clear()
         self._shaper = None
+
+    def _prune(self, name: str) -> None:
+        self._peers[name].eager = False
+        self._outgoing.append(((name,), Prune()))
 
     def _make_eager(self, name: str) -> None:
         """Broadcasts are wanted over this link, by one end or the other."""

@@ -363,6 +363,20 @@ def test_a_client_that_says_nothing_has_five_seconds() -> None:
     check()
 
 
+def test_while_this_node_stands_nobody_runs_out_of_time() -> None:
+    world = World()
+    m = founded(world, "m")
+    stranger = Stranger(world, m, name="z")
+    world.run(1_000)
+    m.block()
+    stranger.say(HELLO, hello_of(stranger))
+    world.run(6_000)
+    m.unblock()
+    world.run(100)
+    assert not stranger.ended
+    assert stranger.close is None
+
+
 def test_a_client_that_says_hello_and_then_nothing() -> None:
     world = World()
     m = founded(world, "m")

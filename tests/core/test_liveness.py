@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harness import MS, Node, World
+from harness import MS, UUID, Node, World
 
 from agentnet_core.config import EngineConfig
 from agentnet_core.records import Event, Member, NodeStatus
@@ -238,3 +238,16 @@ def test_limits_of_time_are_kept_for_short_settings() -> None:
     b.pause()
     world.run(700)
     assert member(a, "b").status is DISCONNECTED
+
+
+def test_a_node_that_is_too_busy_to_answer_refuses_nobody() -> None:
+    world = World()
+    m = world.node("m")
+    m.control.found(UUID)
+    n = world.node("n")
+    m.block()
+    joining = n.join("m")
+    world.run(7_000)
+    m.unblock()
+    world.finish(joining, ms=9_000)
+    assert sorted(n.engine.sessions) == ["m"]

@@ -22,6 +22,7 @@ def network(count: int, seed: int = 0) -> tuple[World, list[Node]]:
     for token in tokens:
         world.finish(token)
     settle(world, lambda: agreed(nodes), ms=20_000)
+    world.run(20)  # what is linked is told of once the other end has taken the link
     return world, nodes
 
 

@@ -10,6 +10,7 @@ from agentnet_core.body import pack
 from agentnet_core.config import BROADCAST_BYTES, EngineConfig
 from agentnet_core.errors import ConfigError, MessageTooLarge, ProtocolError
 from agentnet_core.tree import (
+    EAGER_ENOUGH,
     GONE,
     GOSSIP,
     GRAFT,
@@ -111,6 +112,23 @@ def test_one_that_does_not_shape_the_tree_prunes_nothing() -> None:
     hear(one, "b", gossip())
     assert tick(one, PRUNED) == []
     assert (one.lazy(), one.duplicates) == ([], 1)
+
+
+def test_where_links_are_many_any_copy_too_many_prunes_its_link() -> None:
+    names = [f"p{number}" for number in range(EAGER_ENOUGH + 2)]
+    one = tree(*names)
+    hear(one, "p0", gossip())
+    told = [hear(one, name, gossip(), 1) for name in names[1:4]]
+    assert told == [[("p1", Prune())], [("p2", Prune())], []], "the others are no more than enough"
+    assert len(one.eager()) == EAGER_ENOUGH
+
+
+def test_while_a_broadcast_shapes_the_tree_no_other_prunes_it() -> None:
+    one = tree(*(f"p{number}" for number in range(EAGER_ENOUGH + 2)))
+    hear(one, "p0", gossip("x", shapes=True))
+    hear(one, "p0", gossip("y"), 1)
+    assert hear(one, "p1", gossip("y"), PRUNED - 1) == []
+    assert hear(one, "p2", gossip("y"), PRUNED) == [("p2", Prune())]
 
 
 def test_of_several_at_once_the_least_shapes_the_tree() -> None:
