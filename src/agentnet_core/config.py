@@ -124,7 +124,7 @@ class EngineConfig:
     hear it, max where only one does not. Then it is lost: its agents go, an event tells."""
     sync_interval_ms: int = 30_000
     """How often a node compares what it knows of nodes with one other, picked by chance."""
-    nodes_max: int = 256
+    nodes_max: int = 1_024
     """Nodes known; more are not linked, and an event tells."""
     agents_max: int = 1_000_000
     """Agents known; a registration beyond raises LimitReached, a peer's is not taken and an event tells."""
@@ -154,9 +154,9 @@ class EngineConfig:
     # -- overlay
     overlay_rings: int = 4
     """Rings of the overlay: a node dials its successor on each, so it has about twice as many links."""
-    mesh_nodes_max: int = 256
-    """In a network of more nodes than this, a node links to its neighbours on the rings only. It then knows
-    all nodes, but as yet the agents of those alone that it has links to: so not below `nodes_max` for now."""
+    mesh_nodes_max: int = 50
+    """In a network of more nodes than this, a node keeps links to its neighbours on the rings only, and makes
+    others for messages that go there. It knows all nodes and agents all the same."""
 
     # -- broadcast tree: what goes to all nodes where not all are linked
     broadcast_bytes_max: int = 48 * 1024
