@@ -10,7 +10,7 @@ who hears of one that it does not hold asks for it.  If it holds an older one it
 first: the change may be on its way.
 
 In a network of more than `mesh_nodes_max` a registration waits for the keepers of its ids alone, whom this
-node asks itself; one that is lost meanwhile gives way to the next.
+node asks itself, again each `pull_ms_max`; one that is lost meanwhile gives way to the next.
 
 Lists are taken of nodes that membership knows to live, of no other incarnation: a list that is passed
 on cannot bring back the dead.  What a node says in its own name over its own link is true of it; what
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 AGENTS, CONFIRM, PULL = 9, 10, 19
 
 MS = 1_000_000
+NEVER = 2**63 - 1
 
 
 class Catalogue:
@@ -65,6 +66,8 @@ class Catalogue:
         broadcasts.take(CHANGES, self._on_change)
         self._pulls = Pulls(config)
         self._delay_ns = config.pull_delay_ms * MS
+        self._patience_ns = config.pull_ms_max * MS
+        self._remind_ns = NEVER
         self._keepers = Keepers(config)
         self._mesh_nodes_max = config.mesh_nodes_max
         self._reach = reach
@@ -93,7 +96,8 @@ class Catalogue:
         keepers = self._keepers_of(ids)
         self._settle(self.registrations.begin(version, keepers, ids, token, deadline_ns))
         self._remind(keepers)
-        self.engine.wake_by(deadline_ns)
+        self._remind_ns = min(self._remind_ns, self.engine.now_ns + self._patience_ns)
+        self.engine.wake_by(min(deadline_ns, self._remind_ns))
 
     def unregister(self, ports: Sequence[Port]) -> None:
         """Drop agents of this node; what is in their mailboxes is refused."""
@@ -130,8 +134,6 @@ class Catalogue:
         self._met.pop(node_id, None)
         if not self._is_large:
             self._settle(self.registrations.lost(node_id))
-        elif self.registrations.awaits(node_id):
-            self._remind([node_id])  # what it was asked may be lost
         self._pulls.link_down(node_id, self.engine.now_ns)
         for owner in self.directory.interrupt(node_id):
             self._compare(owner, "")
@@ -196,8 +198,12 @@ class Catalogue:
     def tick(self, now_ns: int) -> int:
         """Tell those whose time is over; the time of the next thing."""
         self._settle(self.registrations.late(now_ns))
+        if now_ns >= self._remind_ns:
+            awaited = self.registrations.awaited()
+            self._remind_ns = now_ns + self._patience_ns if awaited else NEVER
+            self._remind(awaited)  # what they were told, or said, may be lost
         self._pull()
-        return min(self.registrations.next_deadline_ns(), self._pulls.next_deadline_ns())
+        return min(self.registrations.next_deadline_ns(), self._pulls.next_deadline_ns(), self._remind_ns)
 
     # -- the lists of others
 
