@@ -181,10 +181,11 @@ async def lone(bench: Bench) -> None:
 
 
 async def register_request(bench: Bench) -> None:
-    """Registers on one node, requests at once from another; ``rings``: of so many nodes that keepers know."""
+    """Registers on one node, requests at once from another, which are drawn each time."""
+    await bench.turn_async()
     here = Crowd(bench.task)
-    for number in range(bench.task.counts[0]):
-        await here.start(number)
+    await here.start(0)
+    await here.join()
     await here.agree()
     rng = random.Random(1)
     async for count in bench.phases_async():

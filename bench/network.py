@@ -89,6 +89,8 @@ def register_request(kind: str, nodes: int, scale: Scale) -> Samples:
         task = with_ports(Task(counts=(nodes,), phases=(count,)))
         (worker,) = start(fleet, task, 1, "register_request")
         worker.go()
+        worker.wait("ready", START_SECONDS_MAX)
+        worker.go()
         worker.wait("sending")
         failed = worker.wait("asked", 600).more["failed"]
     return ours({work: failed}, count)

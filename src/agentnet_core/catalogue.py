@@ -11,8 +11,8 @@ first: the change may be on its way.
 
 In a network of more than `mesh_nodes_max` each id has some keepers.  Before a registration they are asked
 whose the ids are, so that nobody's agent loses its id to a later one; then it waits for them alone to
-confirm, and one that is lost meanwhile gives way to the next.  Messages to an agent that is unknown here
-wait while its keepers are asked: `seek`.
+confirm, whom this node asks itself, again each `pull_ms_max`; one that is lost meanwhile gives way to the
+next.  Messages to an agent that is unknown here wait while its keepers are asked: `seek`.
 
 Lists are taken of nodes that membership knows to live, of no other incarnation: a list that is passed
 on cannot bring back the dead.  What a node says in its own name over its own link is true of it; what
@@ -49,6 +49,7 @@ AGENTS, CONFIRM = 9, 10
 PULL, WHERE, THERE = range(19, 22)
 
 MS = 1_000_000
+NEVER = 2**63 - 1
 
 
 class Catalogue:
@@ -72,6 +73,8 @@ class Catalogue:
         broadcasts.take(CHANGES, self._on_change)
         self._pulls = Pulls(config)
         self._delay_ns = config.pull_delay_ms * MS
+        self._patience_ns = config.pull_ms_max * MS
+        self._remind_ns = NEVER
         self._keepers = Keepers(config)
         self._mesh_nodes_max = config.mesh_nodes_max
         self._network = config.network
@@ -149,7 +152,8 @@ class Catalogue:
         keepers = self._keepers_of(ids)
         self._settle(self.registrations.begin(version, keepers, ids, token, deadline_ns))
         self._remind(keepers)
-        self.engine.wake_by(deadline_ns)
+        self._remind_ns = min(self._remind_ns, self.engine.now_ns + self._patience_ns)
+        self.engine.wake_by(min(deadline_ns, self._remind_ns))
 
     def unregister(self, ports: Sequence[Port]) -> None:
         """Drop agents of this node; what is in their mailboxes is refused."""
@@ -186,8 +190,6 @@ class Catalogue:
         self._met.pop(node_id, None)
         if not self._is_large:
             self._settle(self.registrations.lost(node_id))
-        elif self.registrations.awaits(node_id):
-            self._remind([node_id])  # what it was asked may be lost
         self._pulls.link_down(node_id, self.engine.now_ns)
         for owner in self.directory.interrupt(node_id):
             self._compare(owner, "")
@@ -271,11 +273,15 @@ class Catalogue:
     def tick(self, now_ns: int) -> int:
         """Tell those whose time is over; the time of the next thing."""
         self._settle(self.registrations.late(now_ns))
+        if now_ns >= self._remind_ns:
+            awaited = self.registrations.awaited()
+            self._remind_ns = now_ns + self._patience_ns if awaited else NEVER
+            self._remind(awaited)  # what they were told, or said, may be lost
         self._pull()
         for question in self._lookups.tick(now_ns):
             question.tell(question)
         nexts = self.registrations, self._pulls, self._lookups
-        return min(each.next_deadline_ns() for each in nexts)
+        return min(self._remind_ns, *(each.next_deadline_ns() for each in nexts))
 
     # -- the lists of others
 

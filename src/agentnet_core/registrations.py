@@ -48,6 +48,12 @@ class Registrations:
         """Whether somebody waits for that node."""
         return bool(self._confirmations.awaits(node_id))
 
+    def awaited(self) -> list[str]:
+        """The nodes that somebody waits for."""
+        return list(
+            dict.fromkeys(i for version in self._waiting for i in self._confirmations.missing(version))
+        )
+
     def replace(
         self, node_id: str, keepers: Callable[[Iterable[int]], Iterable[str]]
     ) -> tuple[list[str], Told]:
