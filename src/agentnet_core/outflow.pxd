@@ -42,7 +42,7 @@ cdef class Outflow:
     cdef Ready now_ready, spare_ready
     cdef readonly dict routes        # id or name -> Route
     cdef readonly dict sessions      # node id -> welcomed Session
-    cdef readonly dict awaited       # node id, or agent sought -> Session that stands in until there is a link
+    cdef readonly dict awaited       # node id, or agent sought -> Session that stands in for a link
     cdef list stamped, waits         # with a ttl, and waiting, since the driver set the clock last
     cdef uint64_t seq
     cdef readonly int64_t unflushed
