@@ -83,6 +83,7 @@ class Catalogue:
         self._lookup_ns = config.lookup_ms_max * MS
         self._sought: dict[int | str, Question] = {}
         """The agents, by id or name, that messages wait for."""
+        self._ended = False
         self._met: dict[str, bool] = {}
         """Whether a linked node has told which nodes and lists it knows."""
 
@@ -366,7 +367,7 @@ class Catalogue:
             raise nobody from None
         hides = self.directory.get(agent_id) is not None  # a name that hashes to the id of another agent
         told_all = self._is_linked_to_all and not self._is_large
-        if hides or told_all or not 0 < agent_id <= U64_MAX:
+        if hides or told_all or self._ended or not 0 < agent_id <= U64_MAX:
             raise nobody
         self._sought[agent] = self._ask(partial(self._go_on, agent, nobody), self._lookup_ns, [agent_id])
         return AgentRecord(agent_id, "", agent if isinstance(agent, str) else None)
@@ -410,6 +411,7 @@ class Catalogue:
 
     def end(self) -> None:
         """This node leaves: nobody is looked for any more."""
+        self._ended = True
         for agent, question in list(self._sought.items()):
             del self._sought[agent]
             self._lookups.close(question)

@@ -195,10 +195,13 @@ def test_an_agent_that_is_registered_here_meanwhile_gets_what_waited() -> None:
 def test_who_leaves_looks_for_nobody() -> None:
     world = World()
     node, _ = acquainted(world)
-    token = node.agent(kept_by(node, "m")).send(kept_by(node, "a"), b"x")
+    source, sink = node.agent(kept_by(node, "m")), kept_by(node, "a")
+    token = source.send(sink, b"x")
     world.run(20)
     node.leave()
     assert isinstance(error_of(world, token, ms=20), AgentUnreachable)
+    with pytest.raises(NoSuchAgent):
+        source.send(sink, b"y")
 
 
 @pytest.mark.parametrize("past", [False, True])
