@@ -7,9 +7,10 @@ accuse, and time: `suspicion_ms_max` with few accusers, down to `suspicion_ms_mi
 (Lifeguard: Dadgar, Phillips, Currey, DSN 2018, section 4).  Until then the accused can clear itself.
 Two witnesses who saw the process end (the link reset, the dial refused) need no time.
 
-A node that is itself in trouble must not accuse others.  Helpers that owe an answer, accusations
-that had to be refuted and ticks that come late make it less sure: `health` counts them, up to 8, and
-each stretches all its times by one more.  After it stood still it doubts nobody for a while.
+A node that is itself in trouble must not accuse others.  Helpers that owe an answer, accusations that had
+to be refuted and standing still for half of `node_silence_ms_max` make it less sure: `health` counts them,
+up to 8, and each stretches all its times by one more.  After it stood still, however short that was, it
+doubts nobody for as long again.
 
 Nothing is held of nodes that are heard.
 """
@@ -114,9 +115,10 @@ class Detector:
 
     def stood_still(self, now_ns: int, gap_ns: int) -> None:
         """This node did nothing for so long: what it missed says nothing about others."""
-        self.strain(now_ns)
+        if gap_ns >= self._silence_ns // 2:  # a shorter one is made good, and says little of the next
+            self.strain(now_ns)
         self._doubts.clear()
-        self._unsure_until_ns = now_ns + self._silence_ns
+        self._unsure_until_ns = max(self._unsure_until_ns, now_ns + min(gap_ns, self._silence_ns))
         for node_id, since_ns in self._accused_ns.items():
             self._accused_ns[node_id] = min(now_ns, since_ns + gap_ns)
 
