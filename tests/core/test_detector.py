@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from memberships import MS, membership, news, silence, told_version, up
 
 from agentnet_core.dials import Dial
@@ -114,6 +115,23 @@ def test_a_refused_dial_alone_proves_nothing() -> None:
     (dial,) = one.tick(100 * MS)
     one.dial_failed(dial, "refused", 100 * MS, refused=True)
     assert news(one) == {}
+
+
+@pytest.mark.parametrize("stood_ms", [999, 1_000])
+def test_a_short_stand_is_made_good_and_no_more(stood_ms: int) -> None:
+    one = membership("m")
+    for node_id in "abc":
+        up(one, node_id)
+    one.stood_still(60_000 * MS, stood_ms * MS)
+    silent = {"a": 57_500 * MS}
+    one.tick(60_000 * MS, lambda node_id: silent.get(node_id, 60_000 * MS))
+    assert one.drain_probes() == []
+    sure_ms = 60_000 + stood_ms
+    one.tick(sure_ms * MS - 1, lambda node_id: silent.get(node_id, 60_000 * MS))
+    assert one.drain_probes() == []
+    one.tick(sure_ms * MS, lambda node_id: silent.get(node_id, 60_000 * MS))
+    asked = sorted(one.drain_probes())
+    assert asked == ([("b", "a"), ("c", "a")] if stood_ms < 1_000 else []), "longer ones stretch its times"
 
 
 def test_a_node_that_stood_still_accuses_nobody_for_a_while() -> None:
