@@ -130,6 +130,7 @@ class Catalogue:
 
     def _register(self, ports: Sequence[Port], token: Any, deadline_ns: int) -> None:
         version = self.directory.register([port.record for port in ports])
+        self.engine.forget_speakers()
         for port in ports:
             self.engine.add_port(port)
             self._appeared(port.record)
@@ -431,6 +432,8 @@ class Catalogue:
 
     def _report(self, applied: Applied) -> None:
         """Let routes and events follow what changed in the directory."""
+        if applied.added:
+            self.engine.forget_speakers()
         for record in applied.changed:
             self.engine.renew_route(record)
         for record in applied.removed:

@@ -14,11 +14,12 @@ cdef class Engine(Casting):
     cdef public uint64_t load        # messages in all mailboxes, as the driver has counted them last
     cdef uint64_t last_to
     cdef Port last_port
-    cdef int64_t bytes_received, broadcasts_dropped, multicasts_dropped
+    cdef int64_t bytes_received, broadcasts_dropped, multicasts_dropped, messages_forged
     cdef public int64_t links_refused    # by either side; its control counts them
 
     cdef int limit_handshake(self, int64_t size) except -1
     cdef int on_message(self, Session session, Frame* frame) except -1
+    cdef bint may_speak(self, Session session, uint64_t agent_id) except -1
     cdef int deliver(self, Port port, AgentMessage message, Session session) except -1
     cdef int on_control(self, Session session, Frame* frame) except -1
     cdef int turn_away(self, AgentMessage message) except -1

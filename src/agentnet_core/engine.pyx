@@ -15,6 +15,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from agentnet_core.framing cimport (
     CREDIT, GO, MESSAGE, OPTIONAL_FIELDS, PING, PONG, REFUSED, STATUS, STOP, Arena, Cursor, pack_u64,
@@ -27,7 +28,7 @@ from agentnet_core.route cimport Waiting
 from agentnet_core.calls cimport Pending
 
 from agentnet_core.errors import (
-    AgentStopped, AgentUnreachable, Congested, NetworkError, NoSuchAgent, ProtocolError,
+    AgentStopped, AgentUnreachable, Congested, NetworkError, NoSuchAgent, NotOwner, ProtocolError,
 )
 from agentnet_core.records import Event
 
@@ -121,6 +122,12 @@ cdef class Engine(Casting):
         self.messages_received += 1
         if message.type == TYPE_RESPONSE and message.correlation:
             return self.on_answer(session, message)
+        if (session.certified is not None
+                and session.speakers[message.from_agent & 63] != message.from_agent
+                and not self.may_speak(session, message.from_agent)):
+            return self.refuse(message, None, NotOwner(
+                f"agent {message.from_agent} belongs to another node than {session.node_id}, which sent a "
+                f"message in its name; it was not executed"))
         if message.to_all:
             return self.spread(message)
         if message.to_id == self.last_to and self.last_port is not None:
@@ -134,6 +141,24 @@ cdef class Engine(Casting):
         if port.box is not None and is_full(port.box):
             port.withhold(session, frame.wire_size, whole)
         return self.deliver(port, message, session)
+
+    cdef bint may_speak(self, Session session, uint64_t agent_id) except -1:
+        """Whether the agent may be of the peer, whose name is proven: as far as is known, of no other node.
+
+        Of one that is not known, its own list may be on its way.
+        """
+        record = self.control.directory.get(agent_id) if agent_id else None
+        if record is not None and record.node_id != session.node_id:
+            self.messages_forged += 1
+            return False
+        session.speakers[agent_id & 63] = agent_id
+        return True
+
+    def forget_speakers(self):
+        """Agents have new owners."""
+        cdef Session session
+        for session in self.sessions.values():
+            memset(session.speakers, 0, sizeof(session.speakers))
 
     cdef int turn_away(self, AgentMessage message) except -1:
         """There is no such agent, or none that takes messages of other nodes now."""
@@ -457,7 +482,7 @@ cdef class Engine(Casting):
             "messages_local": self.messages_local, "bytes_received": self.bytes_received,
             "messages_expired": self.messages_expired, "messages_undeliverable": self.messages_undeliverable,
             "messages_unconfirmed": self.messages_unconfirmed, "broadcasts_dropped": self.broadcasts_dropped,
-            "multicasts_dropped": self.multicasts_dropped,
+            "multicasts_dropped": self.multicasts_dropped, "messages_forged": self.messages_forged,
             "replies_late": self.replies_late, "replies_lost": self.replies_lost,
             "requests_pending": len(self.pending), "links": len(self.links), "links_lost": self.links_lost,
             "links_refused": self.links_refused, "links_retired": self.links_retired,

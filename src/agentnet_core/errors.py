@@ -107,6 +107,12 @@ class HandlerFailed(PeerError):
     definite = False
 
 
+class NotOwner(PeerError):
+    """The message said that it comes from an agent of another node, so it was not executed."""
+
+    code = 204
+
+
 class OutageError(NetworkError):
     """The environment failed: a link, a node, a clock that ran out."""
 

@@ -75,6 +75,7 @@ cdef class Session:
     cdef int64_t window, granted, sent, credited, sent_messages, credited_messages
     # -- in
     cdef readonly Decoder decoder
+    cdef uint64_t speakers[64]      # agents that were found to be no other node's, by the last six bits
     cdef int64_t handshake_bytes
     cdef int64_t received, received_messages, reported, reported_messages
     cdef uint64_t announced         # data that the peer had sent in all when it answered the last PING
