@@ -18,7 +18,6 @@ from agentnet.liveness.packets import ANSWER_BYTES_MIN, PACKET_BYTES
 from bench.agentnet_messages import echo
 from bench.worker import Bench, Task
 
-MESH_NODES_MAX = 50
 WAIT_MS_MAX = 120_000
 """For joining and registering: all nodes share the processors."""
 JOINING_MAX = 8
@@ -27,13 +26,12 @@ LOOK_SECONDS = 0.05
 
 
 def config(task: Task, port: int = 0) -> NetworkConfig:
-    """For many nodes raised are `nodes_max`, 256 by default, and `events_max`, 1,024, for when many die at
-    once; and the deadlines of joining and registering, 10 s."""
+    """For many nodes raised are `nodes_max` and `events_max`, both 1,024 by default, for when many die at once;
+    and the deadlines of joining and registering, 10 s."""
     nodes = sum(task.counts)
     return NetworkConfig(
         listen=[f"tcp://127.0.0.1:{port}"],
-        mesh_nodes_max=MESH_NODES_MAX,
-        nodes_max=max(256, 2 * nodes),
+        nodes_max=max(1_024, 2 * nodes),
         events_max=max(1_024, 8 * nodes),
         join_ms_max=WAIT_MS_MAX,
         register_ms_max=WAIT_MS_MAX,

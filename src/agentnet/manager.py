@@ -386,7 +386,10 @@ class AgentNetworkManager:
         timeout: float | None = None,
         **options: Unpack[AgentOptions],
     ) -> Agent:
-        """Register an agent of this node, by id or by name; it returns when every linked node knows it.
+        """Register an agent of this node, by id or by name; it returns when every node reaches it.
+
+        That is when every linked node knows it, or, in a network of more than ``mesh_nodes_max`` nodes,
+        when those do that keep its id: they are asked where it is not known.
 
         ``handler``: an async function of one message, whose result answers a request; a plain
         function runs in a thread.  ``concurrency``: messages that it may work on at once.
