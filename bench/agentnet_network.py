@@ -26,8 +26,8 @@ LOOK_SECONDS = 0.05
 
 
 def config(task: Task, port: int = 0) -> NetworkConfig:
-    """For many nodes raised are `nodes_max` and `events_max`, both 1,024 by default, for when many die at once;
-    and the deadlines of joining and registering, 10 s."""
+    """For many nodes raised are `nodes_max` and `events_max`, both 1,024 by default, for when many die at
+    once; and the deadlines of joining and registering, 10 s."""
     nodes = sum(task.counts)
     return NetworkConfig(
         listen=[f"tcp://127.0.0.1:{port}"],
