@@ -50,6 +50,7 @@ PULL, WHERE, THERE = range(19, 22)
 
 MS = 1_000_000
 NEVER = 2**63 - 1
+LEAVES = "this node leaves the network"
 
 
 class Catalogue:
@@ -113,6 +114,9 @@ class Catalogue:
         self, ports: Sequence[Port], token: Any, deadline_ns: int, question: Question
     ) -> None:
         """Go on with a registration when it is known whose the ids are."""
+        if self._ended:
+            self._lookups.close(question)
+            return self.engine.settle(token, AgentUnreachable(f"{LEAVES}; nothing was registered"))
         for agent_id, place in question.found.items():
             taken = place.owner != self.engine.node_id
             if taken and not self._membership.is_gone(place.owner, place.incarnation):
@@ -391,6 +395,8 @@ class Catalogue:
 
     def _go_on(self, agent: int | str, nobody: NetworkError, question: Question) -> None:
         """There is news of an agent that messages wait for: fail them, if it is that none is to come."""
+        if self._ended:
+            return self._give_up(agent, question, AgentUnreachable(f"{LEAVES}; nothing was sent"))
         if question.found and not question.is_late:
             return  # whose it is, is known: its list is on its way
         if not (question.is_over or question.is_late):
@@ -406,17 +412,20 @@ class Catalogue:
                 f"agent {agent!r} is not known on node {self.engine.node_id}, and who would know it did not "
                 f"answer: {', '.join(question.silent) or 'there is nobody'}; nothing was sent"
             )
+        self._give_up(agent, question, error)
+
+    def _give_up(self, agent: int | str, question: Question, error: NetworkError) -> None:
         del self._sought[agent]
         self._lookups.close(question)
         self.engine.missing(agent, error)
 
     def end(self) -> None:
-        """This node leaves: nobody is looked for any more."""
+        """This node leaves: nobody is looked for or waited for any more."""
         self._ended = True
-        for agent, question in list(self._sought.items()):
-            del self._sought[agent]
-            self._lookups.close(question)
-            self.engine.missing(agent, AgentUnreachable("this node leaves the network; nothing was sent"))
+        for question in self._lookups.open():
+            question.tell(question)
+        for node_id in self.registrations.awaited():
+            self._settle(self.registrations.lost(node_id))
 
     def _appeared(self, record: AgentRecord) -> None:
         """An agent is known from now on."""

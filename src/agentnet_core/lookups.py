@@ -132,6 +132,10 @@ class Lookups:
             return AT_NEXT_TICK
         return min((question.deadline_ns for question in self._open if not question.is_late), default=NEVER)
 
+    def open(self) -> list[Question]:
+        """The questions that are not closed."""
+        return list(self._open)
+
     def close(self, question: Question) -> None:
         """Nobody needs to know any more."""
         self._open.pop(question, None)

@@ -204,6 +204,23 @@ def test_who_leaves_looks_for_nobody() -> None:
         source.send(sink, b"y")
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_who_leaves_lets_nobody_wait_for_a_registration(asked: bool) -> None:
+    world = World()
+    node, stranger = acquainted(world)
+    mine = kept_by(node, "a")
+    token = node.register(node.make(mine))
+    world.run(20)
+    if asked:
+        tell(stranger, 1)
+        world.run(20)
+    assert (mine in node.engine.ports) is asked
+    assert not token.done
+    node.leave()
+    world.until(lambda: token.done, ms=20)
+    assert isinstance(token.error, AgentUnreachable) is not asked
+
+
 @pytest.mark.parametrize("past", [False, True])
 def test_so_many_agents_are_looked_for_and_no_more(past: bool) -> None:
     world = World()
