@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from harness import AGENTS, MEMBERS, MESSAGE, MS, PULL, UUID, Node, Token, World, address_of
+from rings import network
 from strangers import Stranger
 
 from agentnet_core.body import pack, unpack
@@ -52,14 +53,7 @@ def kept_by(node: Node, keeper: str, *, name: str = "") -> int:
 
 def on_rings() -> tuple[World, list[Node]]:
     """Twelve nodes, of which none is linked to all."""
-    world = World()
-    config = EngineConfig(mesh_nodes_max=3, overlay_rings=2)
-    nodes = [world.node(name, config=config) for name in "abcdefghijkl"]
-    nodes[0].control.found(UUID)
-    for node in nodes[1:]:
-        world.finish(node.join("a"))
-    world.until(lambda: all(len(node.control.members()) == 12 for node in nodes))
-    return world, nodes
+    return network(12, EngineConfig(mesh_nodes_max=3, overlay_rings=2))
 
 
 def asked(stranger: Stranger) -> list[tuple[int, list[int]]]:

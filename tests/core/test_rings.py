@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from harness import UUID, Node, World
-from rings import agreed, settle
+from harness import Node
+from rings import agreed, network, settle
 
 from agentnet_core.config import EngineConfig
 from agentnet_core.records import Event
@@ -13,25 +13,12 @@ CONFIG = EngineConfig(mesh_nodes_max=4, overlay_rings=2)
 LINKS_MAX = 2 * CONFIG.overlay_rings
 
 
-def network(count: int, seed: int = 0) -> tuple[World, list[Node]]:
-    """That many nodes, all joined through the first."""
-    world = World(seed)
-    nodes = [world.node(f"n{i:02}", config=CONFIG) for i in range(count)]
-    nodes[0].control.found(UUID)
-    tokens = [node.join("n00") for node in nodes[1:]]
-    for token in tokens:
-        world.finish(token)
-    settle(world, lambda: agreed(nodes), ms=20_000)
-    world.run(20)  # what is linked is told of once the other end has taken the link
-    return world, nodes
-
-
 def lost(node: Node) -> list[str]:
     return sorted(event.node_id for event in node.told(Event.LOST))
 
 
 def test_a_node_links_to_its_neighbours_and_knows_all() -> None:
-    world, nodes = network(20)
+    world, nodes = network(20, CONFIG)
     for node in nodes:
         others = sorted(event.node_id for event in node.told(Event.JOINED))
         assert others == [other.name for other in nodes if other is not node]
@@ -43,14 +30,14 @@ def test_a_node_links_to_its_neighbours_and_knows_all() -> None:
 
 
 def test_neighbours_hold_each_other_for_neighbours() -> None:
-    _, nodes = network(20)
+    _, nodes = network(20, CONFIG)
     views = {node.name: node.control.membership.neighbours() for node in nodes}
     assert all(name in views[other] for name, view in views.items() for other in view)
 
 
 @pytest.mark.parametrize("killed", [1, 8])
 def test_who_dies_is_lost_to_all(killed: int) -> None:
-    world, nodes = network(20)
+    world, nodes = network(20, CONFIG)
     dead, living = nodes[1 : 1 + killed], nodes[1 + killed :] + nodes[:1]
     for node in dead:
         node.kill()
@@ -62,7 +49,7 @@ def test_who_dies_is_lost_to_all(killed: int) -> None:
 
 
 def test_who_is_silent_is_lost_to_all_and_back_when_it_speaks() -> None:
-    world, nodes = network(20)
+    world, nodes = network(20, CONFIG)
     nodes[5].pause()
     others = nodes[:5] + nodes[6:]
     settle(world, lambda: agreed(others), ms=15_000)
@@ -72,7 +59,7 @@ def test_who_is_silent_is_lost_to_all_and_back_when_it_speaks() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_partition_becomes_one_network_again(seed: int) -> None:
-    world, nodes = network(16, seed)
+    world, nodes = network(16, CONFIG, seed)
     left, right = nodes[:7], nodes[7:]
     world.partition([n.name for n in left], [n.name for n in right])
     settle(world, lambda: agreed(left) and agreed(right), ms=60_000)
@@ -81,7 +68,7 @@ def test_a_partition_becomes_one_network_again(seed: int) -> None:
 
 
 def test_who_leaves_is_known_to_have_left_by_all() -> None:
-    world, nodes = network(12)
+    world, nodes = network(12, CONFIG)
     nodes[3].control.leave()
     others = nodes[:3] + nodes[4:]
     settle(world, lambda: agreed(others), ms=2_000)
@@ -91,7 +78,7 @@ def test_who_leaves_is_known_to_have_left_by_all() -> None:
 
 def test_who_is_dialled_in_vain_is_passed_by() -> None:
     """A node that one neighbour cannot reach lives on: the neighbour has another one beside it."""
-    world, nodes = network(20)
+    world, nodes = network(20, CONFIG)
     one = nodes[0]
     other = next(iter(one.control.membership.neighbours()))
     before = set(one.control.membership.neighbours())

@@ -8,6 +8,7 @@ import pytest
 from harness import GOSSIP, MEMBERS, MESSAGE, MS, UUID, Agent, Node, Token, Weather, World
 from memberships import told
 from rings import agreed, settle
+from rings import network as in_rings
 from strangers import Stranger
 
 from agentnet_core.config import EngineConfig
@@ -23,14 +24,7 @@ def network(
     count: int, seed: int = 0, weather: Weather | None = None, **limits: int
 ) -> tuple[World, list[Node], list[Agent]]:
     """That many nodes in rings, and an agent of each that keeps what it gets."""
-    world = World(seed, weather)
-    config = EngineConfig(**{**LIMITS, **limits})
-    nodes = [world.node(f"n{i:02}", config=config) for i in range(count)]
-    nodes[0].control.found(UUID)
-    tokens = [node.join("n00") for node in nodes[1:]]
-    for token in tokens:
-        world.finish(token)
-    settle(world, lambda: agreed(nodes), ms=20_000)
+    world, nodes = in_rings(count, EngineConfig(**{**LIMITS, **limits}), seed, weather)
     agents = [node.make(f"of {node.name}", lambda _: None) for node in nodes]
     for token in [node.register(agent) for node, agent in zip(nodes, agents, strict=True)]:
         world.finish(token)
