@@ -8,7 +8,7 @@ from agentnet_core.config import EngineConfig
 from agentnet_core.dials import Dial
 from agentnet_core.membership import Membership
 from agentnet_core.records import NodeStatus
-from agentnet_core.roster import NodeRecord, decode_members, encode_members
+from agentnet_core.roster import NodeRecord, encode_members
 
 MS = 1_000_000
 CONFIG = EngineConfig()
@@ -64,10 +64,12 @@ def status(one: Alone) -> dict[str, NodeStatus]:
 
 
 def news(one: Alone) -> dict[str | None, list[NodeRecord]]:
-    return {
-        source: [record for body in bodies for record in decode_members(body)]
-        for source, bodies in one.drain_news(0)
-    }
+    """What it would pass on, by who told it."""
+    told: dict[str | None, list[NodeRecord]] = {}
+    for node_id, source in one._news.items():
+        told.setdefault(source, []).append(one._record(node_id))
+    one.drain_news((), 0)
+    return told
 
 
 def told_version(node_id: str, version: int) -> bytes:

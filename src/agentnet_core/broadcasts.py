@@ -14,7 +14,7 @@ away are counted (`refused`) and let go, for whoever passed them on is not to bl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from agentnet_core.config import EngineConfig
@@ -45,6 +45,7 @@ class Broadcasts:
         self._bytes_max = config.broadcast_bytes_max
         self._backlog_max = min(config.broadcast_backlog_bytes_max, config.control_bytes_max // 2)
         self._peers: dict[str, None] = {}
+        self._neighbours: Mapping[str, object] = {}
         self._takers: dict[int, Deliver] = {}
 
     def take(self, what: int, deliver: Deliver) -> None:
@@ -91,6 +92,15 @@ class Broadcasts:
             "broadcasts_put_off": tree.put_off,
             "broadcasts_refused": self.refused + tree.origins_refused + tree.announcements_refused,
         }
+
+    def take_up(self, neighbours: Mapping[str, object]) -> None:
+        """Broadcasts go over the links to these, too: those that were made for messages."""
+        if neighbours is self._neighbours:
+            return
+        self._neighbours = neighbours
+        for node_id in [each for each in neighbours if each in self.engine.sessions]:
+            if node_id not in self._peers:
+                self.link_up(node_id)
 
     def link_up(self, node_id: str) -> None:
         """A link to a neighbour is welcomed: broadcasts go over it."""

@@ -12,37 +12,53 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
+from struct import Struct
 
-from agentnet_core.config import EngineConfig
+from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.dials import Redial
 from agentnet_core.overlay import Rings
 from agentnet_core.records import Member, NodeStatus
-from agentnet_core.roster import NodeRecord, Standing, pack_record, wire_form
+from agentnet_core.roster import (
+    DIGEST_BYTES,
+    SHARES,
+    NodeRecord,
+    Standing,
+    join_members,
+    pack_record,
+    wire_form,
+)
 
 PASSED_BY_FAILURES = 3
 """After so many failed dials of a neighbour another is dialled as well, until it is reached."""
 
 
-DIGEST_BYTES = 8
+MARK_BYTES = DIGEST_BYTES // SHARES
+MARKS = 2 ** (8 * MARK_BYTES)
+DIGEST = Struct(f">{SHARES}I")
 
 
 def mark_of(record: NodeRecord) -> int:
-    """What the record of a living node is in a sum over all."""
+    """What the record of a living node is in the sum over all of its share."""
     if record.standing is not Standing.ALIVE:
         return 0
     line = f"{record.node_id} {record.incarnation} {record.version} {record.listed}"
-    return int.from_bytes(blake2b(line.encode(), digest_size=DIGEST_BYTES).digest(), "big")
+    return int.from_bytes(blake2b(line.encode(), digest_size=MARK_BYTES).digest(), "big")
+
+
+def share_of(node_id: str) -> int:
+    """Nodes are compared by shares, each of which takes the same nodes everywhere."""
+    return blake2b(node_id.encode(), digest_size=1).digest()[0] % SHARES
 
 
 class Node:
     """``since_ns``: of its link. ``heard_ns``: when it was heard of last; of a linked one the caller may
-    know better. ``told``: JOINED was told and LOST was not. ``wire``, ``packed``, ``mark``: of the record,
-    once needed. ``hung_up``: its end of the last link closed without a word; ``refused``: where its dials
-    are since."""
+    know better. ``told``: JOINED was told and LOST was not. ``wire``, ``packed``: of the record, once needed.
+    ``mark``: of the record that was last counted in the sum of its ``share``. ``hung_up``: its end of the
+    last link closed without a word; ``refused``: where its dials are since."""
 
     __slots__ = (
         *("heard_ns", "hung_up", "linked", "lost", "mark", "plaintext", "record", "redial"),
-        *("packed", "refused", "since_ns", "told", "turn", "wire"),
+        *("packed", "refused", "share", "since_ns", "told", "turn", "wire"),
     )
 
     def __init__(self, record: NodeRecord, now_ns: int, next_ns: int) -> None:
@@ -52,7 +68,7 @@ class Node:
         self.linked = self.lost = self.told = self.plaintext = self.hung_up = False
         self.refused: dict[str, None] = {}
         self.turn = 0
-        self.mark: int | None = None
+        self.share, self.mark = share_of(record.node_id), 0
         self.packed: bytes | None = None
         self.wire: list[object] | None = None
 
@@ -73,6 +89,11 @@ class Census:
         self.version = 0
         self.listed = 0
         """The version of its list of agents."""
+        self._share = share_of(node_id)
+        self._sums = [0] * SHARES
+        """Of the marks of each share."""
+        self._unmarked: dict[str, Node] = {}
+        """Those whose mark may be another by now."""
         self.addresses = tuple(addresses)
         self._courtesy_ns = courtesy_ns
         self._nodes_max = config.nodes_max
@@ -170,13 +191,29 @@ class Census:
         return [self._me(), *(node.record for node in self._nodes.values())]
 
     def digest(self) -> bytes:
-        """8 bytes, equal for nodes that hold the same of the same living nodes."""
-        total = mark_of(self._me())
-        for node in self._nodes.values():
-            if node.mark is None:
-                node.mark = mark_of(node.record)
-            total += node.mark
-        return (total % 2**64).to_bytes(DIGEST_BYTES, "big")
+        """`DIGEST_BYTES`, equal for nodes that hold the same of the same living nodes; so is each share."""
+        for node in self._unmarked.values():
+            self._count(node, mark_of(node.record))
+        self._unmarked.clear()
+        sums = list(self._sums)
+        sums[self._share] = (sums[self._share] + mark_of(self._me())) % MARKS
+        return DIGEST.pack(*sums)
+
+    def frames(self, unlike: bytes = b"", max_bytes: int = BODY_BYTES) -> list[bytes]:
+        """Bodies of MEMBERS frames, at least one: all that this node tells of the shares that are not as in
+        that digest."""
+        own = self.digest()
+        if own == unlike:
+            return join_members([], max_bytes)
+        there = DIGEST.unpack(unlike) if unlike else (None,) * SHARES
+        differs = [here != it for here, it in zip(DIGEST.unpack(own), there, strict=True)]
+        ids = [self.node_id] if differs[self._share] else []
+        ids += [node_id for node_id, node in self._nodes.items() if differs[node.share]]
+        return join_members([self._pack(node_id) for node_id in ids], max_bytes)
+
+    def _count(self, node: Node, mark: int) -> None:
+        self._sums[node.share] = (self._sums[node.share] + mark - node.mark) % MARKS
+        node.mark = mark
 
     def refusal(self, node_id: str, incarnation: int) -> str | None:
         """Why a link to that node cannot be, whatever other links there are; None if it can."""
@@ -239,7 +276,8 @@ class Census:
 
     def _hold(self, node: Node, record: NodeRecord) -> None:
         """Hold that record of the node from now on."""
-        node.record, node.packed, node.wire, node.mark = record, None, None, None
+        node.record, node.packed, node.wire = record, None, None
+        self._unmarked[record.node_id] = node
         if not node.lost and (record.accusers or record.standing is Standing.LOST):
             self._accused[record.node_id] = node
         else:
@@ -273,8 +311,9 @@ class Census:
 
     def _forget(self, node: Node, now_ns: int) -> None:
         node_id = node.record.node_id
-        for table in (self._nodes, self._linked, self._accused, self._lost, self._untold):
+        for table in (self._nodes, self._linked, self._accused, self._lost, self._untold, self._unmarked):
             table.pop(node_id, None)
+        self._count(node, 0)
         self._rings.remove(node_id)
         self._move(now_ns)
 

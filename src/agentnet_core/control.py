@@ -4,8 +4,8 @@ In: control frames, links that open and close, the driver's commands, ticks.  Ou
 and whatever the engine's Ready carries: dials, closes, events, settled tokens.  It composes the
 admission, the membership, the catalogue of agents, the tree and a join, and decides nothing itself.
 
-On each link that is let in, both sides send MEMBERS and their lists of agents.  Whatever fails before
-is told to the peer and to the dialler's `join`.
+On each link that is let in, both sides send a DIGEST, and answer that of the other with MEMBERS: what
+differs.  Whatever fails before is told to the peer and to the dialler's `join`.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ class Control:
         elif kind == MEMBERS and session.welcomed:
             learned = self.membership.learn(body, self.engine.now_ns, session.node_id)
             if self.membership.confirm(session.node_id) or learned:
-                self._turn(self.engine.now_ns)
+                self.engine.wake_by(self.engine.now_ns)  # there may be more
             self.catalogue.met(session.node_id)
             self._check_joined()
         elif kind in (PROBE, VOUCH, DIGEST) and session.welcomed:
@@ -257,8 +257,7 @@ class Control:
         self.membership.link_up(
             node_id, session.incarnation, hello.addresses, engine.now_ns, hello.plaintext, dial, confirmed
         )
-        for body in self.membership.frames():
-            engine.put_control(session, MEMBERS, body)
+        engine.put_control(session, DIGEST, encode_digest(self.membership.digest(), False))
         if session.closed:  # it was too much for it at once
             return
         self._reach.welcomed(session)
@@ -320,9 +319,10 @@ class Control:
             return
         for dial in membership.tick(now_ns, self._heard_ns):
             engine.dial(dial)
+        self.broadcasts.take_up(membership.neighbours())
         asked = [(helper, PROBE, encode_probe(node_id)) for helper, node_id in membership.drain_probes()]
         for node_id in membership.drain_syncs():
-            asked.append((node_id, DIGEST, encode_digest(membership.digest(), False)))
+            asked.append((node_id, DIGEST, encode_digest(membership.digest(), True)))
         for node_id, kind, body in asked:
             session = engine.sessions.get(node_id)
             if session is not None:  # the last question may have been one too many for it
@@ -334,12 +334,12 @@ class Control:
             session = engine.sessions.get(event.node_id)
             if event.kind == Event.LOST and session is not None and membership.living(event.node_id) is None:
                 engine.down(session, LinkLost(f"node {event.node_id} is lost: {event.detail}"))
-        news = membership.drain_news(now_ns) if now_ns >= membership.news_due_ns() else []
-        for source, bodies in news:
-            for node_id in membership.neighbours():
-                session = engine.sessions.get(node_id)
-                if session is not None and node_id != source:
-                    for body in bodies:
+        if now_ns >= membership.news_due_ns():
+            peers = [node_id for node_id in membership.neighbours() if node_id in engine.sessions]
+            for node_id, bodies in membership.drain_news(peers, now_ns):
+                for body in bodies:
+                    session = engine.sessions.get(node_id)
+                    if session is not None:  # one may have been too much for it
                         engine.put_control(session, MEMBERS, body)
         self.catalogue.heed()
         engine.wake_by(min(membership.next_deadline_ns(), membership.news_due_ns()))
@@ -360,12 +360,12 @@ class Control:
             self.membership.vouched(session.node_id, Vouch.decode(body), engine.now_ns)
             self._turn(engine.now_ns)
         else:
-            digest, answer = decode_digest(body)
-            if digest != self.membership.digest():
-                for frame in self.membership.frames():
-                    engine.put_control(session, MEMBERS, frame)
-                if not answer:
-                    engine.put_control(session, DIGEST, encode_digest(self.membership.digest(), True))
+            digest, asks = decode_digest(body)
+            own = self.membership.digest()
+            for frame in self.membership.frames(unlike=digest):
+                engine.put_control(session, MEMBERS, frame)
+            if asks and digest != own:
+                engine.put_control(session, DIGEST, encode_digest(own, False))
 
     # -- joining
 

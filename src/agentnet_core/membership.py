@@ -83,10 +83,6 @@ class Membership(Census):
 
     # -- reading
 
-    def frames(self, max_bytes: int = BODY_BYTES) -> list[bytes]:
-        """`records` as bodies of MEMBERS frames, for a new link."""
-        return join_members([self._pack(node_id) for node_id in (self.node_id, *self._nodes)], max_bytes)
-
     def vouch(self, node_id: str, heard_ns: int, now_ns: int) -> Vouch:
         """The answer to who asks whether this node hears that one, which it heard last then."""
         node = self._nodes.get(node_id)
@@ -135,14 +131,24 @@ class Membership(Census):
         """When to pass on what was learned: at once in a small network, some together in a large one."""
         return self._passed_on_ns + len(self._rings) // NODES_A_NEWS_MS * NS_PER_MS if self._news else NEVER
 
-    def drain_news(self, now_ns: int, max_bytes: int = BODY_BYTES) -> list[tuple[str | None, list[bytes]]]:
-        """What was learned since the last call, as bodies of MEMBERS frames: for all but who told it."""
+    def drain_news(
+        self, peers: Iterable[str], now_ns: int, max_bytes: int = BODY_BYTES
+    ) -> list[tuple[str, list[bytes]]]:
+        """What was learned since the last call, as bodies of MEMBERS frames: for each of the peers all but
+        what it told."""
         self._passed_on_ns = now_ns
-        told: dict[str | None, list[bytes]] = {}
-        for node_id, source in self._news.items():
-            told.setdefault(source, []).append(self._pack(node_id))
+        news = [(self._pack(node_id), source) for node_id, source in self._news.items()]
         self._news.clear()
-        return [(source, join_members(records, max_bytes)) for source, records in told.items()]
+        tellers = dict.fromkeys(source for _, source in news)
+        for_all = join_members([record for record, _ in news], max_bytes) if news else []
+        told = []
+        for peer in peers:
+            bodies = for_all
+            if peer in tellers:
+                others = [record for record, source in news if source != peer]
+                bodies = join_members(others, max_bytes) if others else []
+            told.append((peer, bodies))
+        return told
 
     def drain_probes(self) -> list[tuple[str, str]]:
         """Whom to ask with PROBE, and after whom."""

@@ -38,6 +38,9 @@ from agentnet_core.config import BODY_BYTES, VERSION_MAX
 
 ACCUSERS_MAX = 8
 """Names that are kept of those who accuse: nobody asks for more."""
+SHARES = 128
+"""Of all nodes: of each, two nodes can tell whether they hold the same."""
+DIGEST_BYTES = 4 * SHARES
 HEAD_BYTES = 8
 """What a MEMBERS body holds beside its records, at most."""
 
@@ -227,12 +230,14 @@ def decode_probe(body: bytes | memoryview) -> str:
     return expect_name("PROBE node id", node_id)
 
 
-def encode_digest(digest: bytes, answer: bool) -> bytes:
-    """The body of a DIGEST frame: what I know comes to this. ``answer``: to your own."""
-    return pack([digest, answer])
+def encode_digest(digest: bytes, asks: bool) -> bytes:
+    """The body of a DIGEST frame: what I know comes to this; send what you hold of the shares that differ.
+    ``asks``: and your digest, if it differs."""
+    return pack([digest, asks])
 
 
 def decode_digest(body: bytes | memoryview) -> tuple[bytes, bool]:
-    """The digest, and whether it is an answer."""
-    digest, answer = expect_list("DIGEST", unpack("DIGEST", body), range(2, 3))
-    return expect_bytes("DIGEST value", digest, range(8, 9)), expect_bool("DIGEST answer", answer)
+    """The digest, and whether it asks for another."""
+    digest, asks = expect_list("DIGEST", unpack("DIGEST", body), range(2, 3))
+    sizes = range(DIGEST_BYTES, DIGEST_BYTES + 1)
+    return expect_bytes("DIGEST value", digest, sizes), expect_bool("DIGEST asks", asks)

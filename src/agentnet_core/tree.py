@@ -1,7 +1,8 @@
 """Broadcasts along a tree that grows out of the links, and mends itself: Plumtree.
 
 Leitao, Pereira, Rodrigues, "Epidemic Broadcast Trees", SRDS 2007.  A link is eager or lazy, at each
-end.  A new link is eager.  The first copy of a broadcast is delivered, sent on over eager links, and
+end.  A node hangs on the tree by its first link, which it grafts; further ones are lazy, so that who comes
+makes no circle.  The first copy of a broadcast is delivered, sent on over eager links, and
 announced, some together, over lazy ones; the link that brought it is eager.  A further copy prunes
 the link that brought it: lazy at both ends.  What is left of eager links is a tree, one for all
 origins.  What is announced and does not come is asked for, which makes that link eager again: so a
@@ -63,6 +64,8 @@ GOSSIP, IHAVE, GRAFT, PRUNE, GONE = range(24, 29)
 CHANGES, MESSAGES = 1, 2
 """What the first byte of a payload says: a change of a list of agents, as in an AGENTS frame; a user's
 message, as in a MESSAGE frame."""
+
+CHANGE = bytes((CHANGES,))
 
 NS_PER_MS = 1_000_000
 NEVER = 2**63 - 1
@@ -126,8 +129,8 @@ class _Peer:
 
     __slots__ = ("announced", "eager", "pending")
 
-    def __init__(self) -> None:
-        self.eager = True
+    def __init__(self, eager: bool) -> None:
+        self.eager = eager
         self.pending: dict[BroadcastId, None] = {}
         self.announced = 0
 
@@ -253,8 +256,9 @@ class Tree:
     def link_up(self, name: str, now_ns: int) -> None:
         """A link to that node is up; if there was one, this one takes its place."""
         self.link_down(name, now_ns)
-        self._peers[name] = _Peer()
-        self._send_ids(name, Ihave, [b for b, kept in self._kept.items() if self._age_ms(*kept, now_ns) >= 0])
+        self._peers[name] = _Peer(eager=False)
+        self._hold_on(name)
+        self._send_ids(name, Ihave, [b for b, kept in self._kept.items() if self._is_to_tell(*kept, now_ns)])
 
     def link_down(self, name: str, now_ns: int) -> None:
         """The link is gone: what the peer had announced is asked of others."""
@@ -270,6 +274,9 @@ class Tree:
             if missing.asked == name or not (missing.asked or missing.announcers):
                 unasked.append(broadcast)
         self._ask(unasked, now_ns)
+        for other in self._peers:
+            self._hold_on(other)
+            break
 
     def room_ns(self, size: int, now_ns: int) -> int:
         """When a user's broadcast of that size may be published: now, or later."""
@@ -391,6 +398,10 @@ class Tree:
         age_ms = gossip.age_ms + (now_ns - came_ns) // NS_PER_MS
         return age_ms if age_ms * NS_PER_MS < self._kept_ns else -1
 
+    def _is_to_tell(self, gossip: Gossip, came_ns: int, now_ns: int) -> bool:
+        """Whether a new peer is told of it: changes of lists are found by the versions of those."""
+        return gossip.payload[:1] != CHANGE and self._age_ms(gossip, came_ns, now_ns) >= 0
+
     def _let_go(self) -> None:
         gossip, _ = self._kept.pop(next(iter(self._kept)))
         self._kept_bytes -= len(gossip.payload)
@@ -472,6 +483,12 @@ class Tree:
     def _prune(self, name: str) -> None:
         self._peers[name].eager = False
         self._outgoing.append(((name,), Prune()))
+
+    def _hold_on(self, name: str) -> None:
+        """Hang on the tree by that peer, if by no other."""
+        if not any(peer.eager for peer in self._peers.values()):
+            self._make_eager(name)
+            self._outgoing.append(((name,), Graft(())))
 
     def _make_eager(self, name: str) -> None:
         """Broadcasts are wanted over this link, by one end or the other."""

@@ -13,7 +13,7 @@ def test_a_silent_node_is_asked_after_accused_and_lost() -> None:
     one = membership("m")
     for node_id in "abcde":
         up(one, node_id)
-    one.drain_news(0)
+    one.drain_news((), 0)
     tick = silence(one, "e")
     tick(2000 * MS - 1)
     assert one.drain_probes() == []
@@ -51,7 +51,7 @@ def test_whom_a_helper_hears_is_not_accused_until_that_is_old() -> None:
     one = membership("m")
     for node_id in "ab":
         up(one, node_id)
-    one.drain_news(0)
+    one.drain_news((), 0)
     tick = silence(one, "b")
     tick(2000 * MS)
     assert one.drain_probes() == [("a", "b")]
@@ -68,7 +68,7 @@ def test_who_cleared_itself_is_not_doubted_again_at_once() -> None:
     one = membership("m")
     for node_id in "ab":
         up(one, node_id)
-    one.drain_news(0)
+    one.drain_news((), 0)
     tick = silence(one, "b")
     tick(2000 * MS)
     one.vouched("a", Vouch("b", None), 2001 * MS)
@@ -76,7 +76,7 @@ def test_who_cleared_itself_is_not_doubted_again_at_once() -> None:
     assert news(one)[None][0].accusers == ("m",)
     one.drain_probes()
     one.learn(told_version("b", 1), 2010 * MS, "a")
-    one.drain_news(0)
+    one.drain_news((), 0)
     for now in range(2010, 4010, 100):
         tick(now * MS)
         assert one.drain_probes() == []
@@ -89,7 +89,7 @@ def test_two_witnesses_are_proof() -> None:
     one = membership("m")
     for node_id in "ab":
         up(one, node_id)
-    one.drain_news(0)
+    one.drain_news((), 0)
     one.tick(10)
     one.link_down("b", 10, hung_up=True)
     (dial,) = one.tick(10)
@@ -110,7 +110,7 @@ def test_a_refused_dial_alone_proves_nothing() -> None:
     one = membership("m")
     for node_id in "ab":
         up(one, node_id)
-    one.drain_news(0)
+    one.drain_news((), 0)
     one.link_down("b", 10)
     (dial,) = one.tick(100 * MS)
     one.dial_failed(dial, "refused", 100 * MS, refused=True)
@@ -138,7 +138,7 @@ def test_a_node_that_stood_still_accuses_nobody_for_a_while() -> None:
     one = membership("m")
     for node_id in "abc":
         up(one, node_id)
-    one.drain_news(0)
+    one.drain_news((), 0)
     one.stood_still(60_000 * MS, 58_000 * MS)
     one.tick(60_000 * MS, lambda _: 50_000 * MS)
     assert one.drain_probes() == []

@@ -475,7 +475,7 @@ def test_who_left_is_told_of_and_known_to_have_left() -> None:
         up(each, "a")
     one.left("a", 0)
     one.link_down("a", 0)
-    ((_, bodies),) = one.drain_news(0)
+    ((_, bodies),) = one.drain_news(["o"], 0)
     other.link_down("a", 0)
     other.learn(bodies[0], 0, "m")
     assert kinds(other) == [("joined", "a"), ("left", "a")]
@@ -506,5 +506,12 @@ def test_equal_digests_mean_equal_views() -> None:
     assert one.digest() == other.digest()
     one.learn(told("z"), 0, "n")
     assert one.digest() != other.digest()
+    assert [decode_members(body) for body in one.frames(unlike=other.digest())] == [
+        [NodeRecord("z", 1, ("tcp://z:1",))]
+    ], "and no more than that"
     other.learn(told("z"), 0, "m")
+    assert one.digest() == other.digest()
+    assert one.frames(unlike=other.digest()) == [encode_members([])[0]]
+    one.left("z", 0)
+    other.left("z", 0)
     assert one.digest() == other.digest()

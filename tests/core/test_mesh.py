@@ -88,10 +88,9 @@ class World:
             self.dial(name, dial)
         for helper, node_id in node.drain_probes():
             self.later(lambda helper=helper, node_id=node_id: self.ask(name, helper, node_id))
-        for source, bodies in node.drain_news(self.now_ns):
-            for peer, link in self.links[name].items():
-                if peer != source:
-                    self.tell(link, name, bodies)
+        links = dict(self.links[name])
+        for peer, bodies in node.drain_news(links, self.now_ns):
+            self.tell(links[peer], name, bodies)
 
     def ask(self, name: str, helper: str, node_id: str) -> None:
         vouch = self.nodes[helper].vouch(node_id, self.now_ns, self.now_ns)

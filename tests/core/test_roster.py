@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from agentnet_core.roster import (
     ACCUSERS_MAX,
+    DIGEST_BYTES,
     NodeRecord,
     Standing,
     Vouch,
@@ -75,4 +76,4 @@ def test_questions_and_answers_are_read() -> None:
     assert decode_probe(encode_probe("n1")) == "n1"
     for vouch in (Vouch("n1", None), Vouch("n1", 250)):
         assert Vouch.decode(vouch.encode()) == vouch
-    assert decode_digest(encode_digest(b"12345678", True)) == (b"12345678", True)
+    assert decode_digest(encode_digest(bytes(DIGEST_BYTES), True)) == (bytes(DIGEST_BYTES), True)

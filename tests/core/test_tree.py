@@ -10,6 +10,7 @@ from agentnet_core.body import pack
 from agentnet_core.config import BROADCAST_BYTES, EngineConfig
 from agentnet_core.errors import ConfigError, MessageTooLarge, ProtocolError
 from agentnet_core.tree import (
+    CHANGE,
     EAGER_ENOUGH,
     GONE,
     GOSSIP,
@@ -40,7 +41,7 @@ within = pytest.mark.parametrize("beyond", [False, True], ids=["within", "beyond
 
 
 def tree(*peers: str, name: str = "m", crowded: dict[str, int] | None = None, **limits: int) -> Tree:
-    """A node with a link to each of ``peers``; the ``crowded`` take only so many bytes now."""
+    """A node with an eager link to each of ``peers``; the ``crowded`` take only so many bytes now."""
 
     def is_crowded(peer: str, more: int) -> bool:
         return crowded is not None and peer in crowded and more >= crowded[peer]
@@ -48,6 +49,8 @@ def tree(*peers: str, name: str = "m", crowded: dict[str, int] | None = None, **
     made = Tree(name, 1, EngineConfig(**limits), is_crowded)
     for peer in peers:
         made.link_up(peer, 0)
+        made.receive(peer, Graft(()), 0)
+    made.drain_frames()
     return made
 
 
@@ -171,6 +174,7 @@ def test_a_link_that_is_needed_since_is_not_pruned(saved: str) -> None:
         case "gone":
             one.link_down("b", 0)
             one.link_up("b", 0)
+            hear(one, "b", Graft(()))
         case _:
             one.link_down("a", 0)
     assert ("b", Prune()) not in tick(one, PRUNED)
@@ -285,13 +289,31 @@ def test_a_graft_is_answered_and_what_comes_after_it_is_sent() -> None:
 def test_a_new_link_is_told_of_what_is_kept() -> None:
     one = tree()
     one.publish(b"p", 0)
+    one.publish(CHANGE + b"is found by the version of its list", 0, own=True)
     one.link_up("a", 5000 * MS)
-    assert sent(one) == [("a", Ihave((of("m"),)))]
+    assert sent(one) == [("a", Graft(())), ("a", Ihave((of("m"),)))]
     assert hear(one, "a", Graft((of("m"),)), 6000) == [("a", gossip("m", payload=b"p", age_ms=6000))]
     one.link_up("b", KEPT * MS)
     assert sent(one) == [], "it is too old"
     assert one.publish(b"q", 0)
-    assert [name for name, _ in sent(one)] == ["a", "b"], "they are eager"
+    assert [name for name, _ in sent(one)] == ["a"], "the first is eager"
+
+
+def test_a_node_hangs_on_the_tree_by_its_first_link() -> None:
+    one = tree()
+    one.link_up("a", 0)
+    assert sent(one) == [("a", Graft(()))]
+    one.link_up("b", 0)
+    one.link_up("c", 0)
+    assert (sent(one), one.eager(), one.lazy()) == ([], ["a"], ["b", "c"])
+    hear(one, "c", Graft(()))
+    assert one.eager() == ["a", "c"], "which hangs on this one"
+    one.link_down("a", 0)
+    assert sent(one) == []
+    one.link_down("c", 0)
+    assert (sent(one), one.eager()) == ([("b", Graft(()))], ["b"])
+    one.link_down("b", 0)
+    assert (sent(one), one.eager()) == ([], [])
 
 
 def test_many_ids_are_several_frames() -> None:
@@ -484,7 +506,7 @@ def test_broadcasts_kept(limit: str, beyond: bool) -> None:
     assert one.kept == (3, 300)
     one.link_up("a", 0)
     ids = [of("m", sequence) for sequence in range(1 + beyond, 4 + beyond)]
-    assert sent(one) == [("a", Ihave(tuple(ids)))]
+    assert sent(one) == [("a", Graft(())), ("a", Ihave(tuple(ids)))]
 
 
 @within
