@@ -547,7 +547,7 @@ class AgentNetworkManager:
         engine = self._engine if self._engine is not None else self.engine
         return {
             **engine.stats(),
-            **self.control.broadcasts.stats(),
+            **self.control.stats(),
             **self._vitals.stats(),
             "nodes": len(self.control.membership),
             "agents": len(self.control.directory),

@@ -170,6 +170,15 @@ class Control:
         """This node and all that it knows, by node id."""
         return show_members(self.engine, self.membership, self.liveness, plaintext=self.admission.plaintext)
 
+    def stats(self) -> dict[str, int]:
+        """Every counter of what this room holds, by name."""
+        seals = self.seals
+        return {
+            **self.broadcasts.stats(),
+            "records_refused": 0 if seals is None else seals.refused,
+            "records_unproven": 0 if seals is None else seals.unproven,
+        }
+
     def alive(self, session: Session, lag_ns: int, stack: str) -> None:
         """The liveness port of a link's peer answered; ``stack`` is empty if none is known."""
         self.liveness.answered(session, lag_ns, stack, self.engine.now_ns)
