@@ -63,8 +63,8 @@ agentnet.sim
 agentnet.sim.scenarios
 agentnet.sim.play
 agentnet.config
-agentnet.identity agentnet.payload agentnet.certs agentnet.events
-agentnet.transport.base
+agentnet.identity agentnet.payload agentnet.certs agentnet.events agentnet.keys
+agentnet.transport.base agentnet.authority
 agentnet.transport.sockets
 agentnet.transport.tcp agentnet.transport.tls
 agentnet.transport

@@ -20,8 +20,8 @@ from agentnet_core.dials import Redial
 from agentnet_core.overlay import Rings
 from agentnet_core.proofs import Proofs
 from agentnet_core.records import Event, Member, NodeStatus
-from agentnet_core.roster import CERTIFICATE_KEY, NodeRecord, Standing, pack_record, wire_form
-from agentnet_core.signing import Head, Seal
+from agentnet_core.roster import NodeRecord, Standing, pack_record, wire_form
+from agentnet_core.signing import CERTIFICATE_KEY, Head, Seal
 
 PASSED_BY_FAILURES = 3
 """After so many failed dials of a neighbour another is dialled as well, until it is reached."""

@@ -68,7 +68,7 @@ class Control:
         self.membership = Membership(engine.node_id, engine.incarnation, (), config, rng, proofs)
         self._reach = Reach(engine, self.membership, config)
         self.reach, self.say = self._reach.reach, self._reach.say
-        self.broadcasts = Broadcasts(engine, config)
+        self.broadcasts = Broadcasts(engine, config, seals, self.membership.certificate_of)
         self.broadcasts.take(MESSAGES, self._hear)
         self.catalogue = Catalogue(engine, config, self.membership, self.broadcasts, self.say, seals)
         self.directory, self.seek = self.catalogue.directory, self.catalogue.seek
@@ -186,6 +186,12 @@ class Control:
     def _hear(self, source: str, gossip: Gossip, body: bytes) -> None:
         """A user's broadcast came on the tree."""
         origin = Origin(gossip.broadcast.origin, gossip.broadcast.incarnation)
+        if self.seals is not None:
+            speaker = AgentMessage.decode(body, origin).from_agent
+            record = self.directory.get(speaker) if speaker else None
+            if record is not None and record.node_id != origin.node_id:
+                self.broadcasts.refused += 1  # an agent of another node than that which sent it
+                return
         self.engine.hear(origin, body, min(gossip.age_ms, MS_MAX))
 
     # -- links, as the engine tells

@@ -23,7 +23,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any
 
 import msgpack
 
@@ -40,13 +39,13 @@ from agentnet_core.body import (
     unpack,
 )
 from agentnet_core.config import BODY_BYTES, VERSION_MAX
-from agentnet_core.signing import Head, Seal, expect_certificate, expect_head, expect_signature
+from agentnet_core.signing import Head, Seal, expect_head, read_seal, seal_fields
 
 ACCUSERS_MAX = 8
 """Names that are kept of those who accuse: nobody asks for more."""
 HEAD_BYTES = 8
 """What a MEMBERS body holds beside its records, at most."""
-SIGNATURE_KEY, CERTIFICATE_KEY, HEAD_KEY = range(64, 67)
+HEAD_KEY = 66
 
 
 class Standing(IntEnum):
@@ -161,8 +160,8 @@ def join_members(packed: Iterable[bytes], max_bytes: int = BODY_BYTES) -> list[b
 def pack_record(record: NodeRecord, *, certified: bool = True) -> bytes:
     """One record of a MEMBERS body. ``certified``: with the node's certificate, if it has one."""
     form = wire_form(record)
-    if certified and record.seal is not None and record.seal.certificate:
-        form[-1] = {**_sealed(record), CERTIFICATE_KEY: record.seal.certificate}
+    if certified and record.seal is not None:
+        form[-1] = {**_sealed(record), **seal_fields(record.seal)}
     return pack(form)
 
 
@@ -179,7 +178,7 @@ def wire_form(record: NodeRecord) -> list[object]:
 
 
 def _sealed(record: NodeRecord) -> dict[int, object]:
-    fields: dict[int, object] = {} if record.seal is None else {SIGNATURE_KEY: record.seal.signature}
+    fields = {} if record.seal is None else seal_fields(record.seal._replace(certificate=b""))
     if record.head is not None:
         fields[HEAD_KEY] = list(record.head)
     return fields
@@ -215,18 +214,8 @@ def read_record(item: object) -> NodeRecord:
         _read_names("MEMBERS accusers", accusers),
         _read_names("MEMBERS witnesses", witnesses),
         expect_int("MEMBERS listed", listed, 0, VERSION_MAX),
-        _read_seal(fields),
+        read_seal("MEMBERS", fields),
         expect_head("MEMBERS list", fields[HEAD_KEY]) if HEAD_KEY in fields else None,
-    )
-
-
-def _read_seal(fields: dict[int, Any]) -> Seal | None:
-    if SIGNATURE_KEY not in fields:
-        return None
-    certificate = fields.get(CERTIFICATE_KEY, b"")
-    return Seal(
-        expect_signature("MEMBERS signature", fields[SIGNATURE_KEY]),
-        certificate and expect_certificate("MEMBERS certificate", certificate),
     )
 
 

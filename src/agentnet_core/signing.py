@@ -18,17 +18,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from agentnet_core.body import expect_bytes, expect_int, expect_list, pack
 from agentnet_core.config import COUNT_MAX, EngineConfig
 from agentnet_core.errors import Forged
 from agentnet_core.records import Event
 
-SIGNATURE_BYTES_MAX = 1024
+SIGNATURE_BYTES_MAX = 512
 DIGEST_BYTES = 32
-CERTIFICATE_BYTES_MAX = 8 * 1024
-"""A node's certificate, with those between it and the authority."""
+CERTIFICATE_BYTES_MAX = 3 * 1024
+"""A node's certificate, with those between it and the authority: beside the largest broadcast it fits a
+frame that every node takes."""
+SIGNATURE_KEY, CERTIFICATE_KEY = 64, 65
+"""Numbers of a Seal's fields, wherever one crosses the wire."""
 
 NODE, LEAVE, LIST, BROADCAST = (f"agentnet {what} 1" for what in ("node", "leave", "list", "broadcast"))
 """The first word of what is signed. Of a node: id, incarnation, version, addresses; of its leave: id,
@@ -74,14 +77,26 @@ class Head(NamedTuple):
     signature: bytes
 
 
+def seal_fields(seal: Seal) -> dict[int, object]:
+    """The Seal as it crosses the wire, a map of numbered fields."""
+    fields: dict[int, object] = {SIGNATURE_KEY: seal.signature}
+    return {**fields, CERTIFICATE_KEY: seal.certificate} if seal.certificate else fields
+
+
+def read_seal(what: str, fields: dict[int, Any]) -> Seal | None:
+    """The Seal in a map of numbered fields, if there is one."""
+    if SIGNATURE_KEY not in fields:
+        return None
+    certificate = fields.get(CERTIFICATE_KEY, b"")
+    return Seal(
+        expect_signature(f"{what} signature", fields[SIGNATURE_KEY]),
+        certificate and expect_bytes(f"{what} certificate", certificate, range(1, CERTIFICATE_BYTES_MAX + 1)),
+    )
+
+
 def expect_signature(field: str, value: object) -> bytes:
     """``value``, a signature as it crosses the wire."""
     return expect_bytes(field, value, range(1, SIGNATURE_BYTES_MAX + 1))
-
-
-def expect_certificate(field: str, value: object) -> bytes:
-    """``value``, a certificate as it crosses the wire."""
-    return expect_bytes(field, value, range(1, CERTIFICATE_BYTES_MAX + 1))
 
 
 def expect_head(field: str, value: object) -> Head:

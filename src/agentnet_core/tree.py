@@ -13,7 +13,7 @@ many, and falls apart again, for as long as there is traffic.  So an origin lets
 the tree only if it has heard of none that did for four times `prune_delay_ms`; of several at once the
 least counts, and all know which it is when they prune, `prune_delay_ms` after the first of them.
 
-GOSSIP  [origin, incarnation, sequence, hops, age in ms, whether it shapes the tree, payload]
+GOSSIP  [origin, incarnation, sequence, hops, age in ms, whether it shapes the tree, payload, {seal}]
 IHAVE   [[origin, incarnation, sequence], ...]   announced: ask, if it does not come otherwise
 GRAFT   [[origin, incarnation, sequence], ...]   send these, and what comes after them
 PRUNE   []                                       announce what comes after this, do not send it
@@ -33,8 +33,8 @@ in a tree that mends itself.  So a user's broadcast has to wait (`room_ns`) wher
 one, or the young ones of its origin take more than a quarter of the store.  All see the same traffic, so
 all origins together keep to what the store holds.
 
-A peer may lie: what it announces takes room of its own only, what it asks for goes to it alone.  It
-could speak in another's name; that is for signatures to prevent.
+A peer may lie: what it announces takes room of its own only, what it asks for goes to it alone.  That it
+speaks in another's name is for `broadcasts` to prevent; of what it passes on it may change hops and age.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from agentnet_core.body import (
     U64_MAX,
     expect_bool,
     expect_bytes,
+    expect_fields,
     expect_int,
     expect_list,
     expect_name,
@@ -56,6 +57,7 @@ from agentnet_core.body import (
 )
 from agentnet_core.config import BODY_BYTES, BROADCAST_BYTES, EngineConfig
 from agentnet_core.errors import MessageTooLarge
+from agentnet_core.signing import Seal, read_seal, seal_fields
 from agentnet_core.window import Window
 
 GOSSIP, IHAVE, GRAFT, PRUNE, GONE = range(24, 29)
@@ -89,13 +91,14 @@ class BroadcastId(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Gossip:
     """A broadcast. ``hops``: links that it has crossed when it arrives. ``age_ms``: how long it has rested
-    on nodes, which a time to live has to count. ``shapes``: whether it may prune links."""
+    on nodes, for its time to live. ``shapes``: whether it may prune links. ``seal``: its origin's, if any."""
 
     broadcast: BroadcastId
     hops: int
     age_ms: int
     shapes: bool
     payload: bytes
+    seal: Seal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,7 @@ class Tree:
     ) -> None:
         self.node_id = node_id
         self.incarnation = incarnation
+        self.seal: Callable[[BroadcastId, bytes], Seal | None] = lambda *_: None  # of what is published
         self.put_off = 0
         """Times that a broadcast was announced to a peer that was to be sent it, but was crowded."""
         self.duplicates = 0
@@ -305,7 +309,7 @@ class Tree:
         shapes = now_ns >= self._shaped_ns + 4 * self._prune_ns
         if shapes:
             self._shape(broadcast, None, now_ns)
-        self._spread(Gossip(broadcast, 1, 0, shapes, payload), (), now_ns)
+        self._spread(Gossip(broadcast, 1, 0, shapes, payload, self.seal(broadcast, payload)), (), now_ns)
         return broadcast
 
     def receive(self, name: str, frame: Frame, now_ns: int) -> None:
@@ -348,7 +352,7 @@ class Tree:
 
     # -- what is here
 
-    def _is_here(self, broadcast: BroadcastId) -> bool:
+    def is_here(self, broadcast: BroadcastId) -> bool:
         """Whether it was delivered, or can be no more."""
         if broadcast in self._kept:
             return True
@@ -400,7 +404,7 @@ class Tree:
     def _take(self, name: str, peer: _Peer, gossip: Gossip, now_ns: int) -> None:
         broadcast = gossip.broadcast
         peer.pending.pop(broadcast, None)
-        if self._is_here(broadcast):
+        if self.is_here(broadcast):
             self.duplicates += 1
             if broadcast == self._shaper:
                 self._spare[name] = None
@@ -418,8 +422,7 @@ class Tree:
         self._delivered.append(gossip)
         if gossip.shapes:
             self._shape(broadcast, name, now_ns)
-        hops = min(gossip.hops + 1, HOPS_MAX)
-        onward = Gossip(broadcast, hops, gossip.age_ms, gossip.shapes, gossip.payload)
+        onward = replace(gossip, hops=min(gossip.hops + 1, HOPS_MAX))
         self._spread(onward, (name, *announcers), now_ns)
 
     def _spread(self, gossip: Gossip, have: Container[str], now_ns: int) -> None:
@@ -482,7 +485,7 @@ class Tree:
 
     def _note(self, name: str, peer: _Peer, broadcasts: Iterable[BroadcastId], now_ns: int) -> None:
         for broadcast in broadcasts:
-            if self._is_here(broadcast):
+            if self.is_here(broadcast):
                 peer.pending.pop(broadcast, None)
                 continue
             missing = self._missing.get(broadcast)
@@ -551,8 +554,9 @@ class Tree:
 def encode(frame: Frame) -> tuple[int, bytes]:
     """Kind and body of the frame."""
     match frame:
-        case Gossip(broadcast, hops, age_ms, shapes, payload):
-            return GOSSIP, pack([*broadcast, hops, age_ms, shapes, payload])
+        case Gossip(broadcast, hops, age_ms, shapes, payload, seal):
+            said = [*broadcast, hops, age_ms, shapes, payload]
+            return GOSSIP, pack(said if seal is None else [*said, seal_fields(seal)])
         case Ihave(broadcasts):
             return IHAVE, pack(broadcasts)
         case Graft(broadcasts):
@@ -566,13 +570,15 @@ def encode(frame: Frame) -> tuple[int, bytes]:
 def decode(kind: int, body: bytes | memoryview) -> Frame:
     """The frame that a body of one of these kinds is; ProtocolError if it is none."""
     if kind == GOSSIP:
-        *broadcast, hops, age_ms, shapes, payload = expect_list("GOSSIP", unpack("GOSSIP", body), range(7, 8))
+        values = expect_list("GOSSIP", unpack("GOSSIP", body), range(7, 9))
+        *broadcast, hops, age_ms, shapes, payload = values[:7]
         return Gossip(
             _read_id("GOSSIP", broadcast),
             expect_int("GOSSIP hops", hops, 1, HOPS_MAX),
             expect_int("GOSSIP age_ms", age_ms, 0, U64_MAX),
             expect_bool("GOSSIP shapes", shapes),
             expect_bytes("GOSSIP payload", payload, range(BROADCAST_BYTES + 1)),
+            read_seal("GOSSIP", expect_fields("GOSSIP fields", values[7])) if values[7:] else None,
         )
     if kind == PRUNE:
         expect_list("PRUNE", unpack("PRUNE", body), range(1))

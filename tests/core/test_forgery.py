@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import blake2b
 
 import pytest
 from harness import AGENTS, CLOSE, MEMBERS, UUID, Node, World, address_of
@@ -14,9 +15,11 @@ from agentnet_core.config import EngineConfig
 from agentnet_core.errors import Forged
 from agentnet_core.handshake import Close
 from agentnet_core.listing import write_change, write_reminder, write_whole
+from agentnet_core.message import AgentMessage
 from agentnet_core.records import AgentRecord, Event
 from agentnet_core.roster import NodeRecord, Standing, decode_members, encode_members
-from agentnet_core.signing import Head, Seal
+from agentnet_core.signing import BROADCAST, Head, Seal
+from agentnet_core.tree import MESSAGES, BroadcastId, Gossip, encode
 
 ELSEWHERE = ("sim://elsewhere:1",)
 OTHER_UUID = bytes(16)
@@ -364,3 +367,82 @@ def test_certificates_are_told_once() -> None:
     scene.tell(scene.far.record(version=1))
     told = [record for body in listener.bodies(MEMBERS) for record in decode_members(body)]
     assert [(record.node_id, record.version, record.seal.certificate) for record in told] == [("far", 1, b"")]
+
+
+# -- broadcasts
+
+
+class Chorus:
+    """Eight signed nodes on rings, each with an agent, and a liar that is a neighbour of one."""
+
+    def __init__(self) -> None:
+        self.world = World(secure=True)
+        config = EngineConfig(mesh_nodes_max=2, overlay_rings=1)
+        self.nodes = [self.world.node(f"n{i}", config=config) for i in range(8)]
+        self.nodes[0].control.found(UUID)
+        for node in self.nodes[1:]:
+            self.world.finish(node.join("n0"))
+        self.ears = [node.agent(f"ear-{node.name}", lambda message: None) for node in self.nodes]
+        self.liar = Stranger(self.world, self.nodes[3], name="r")
+        self.liar.introduce()
+        self.liar.say(MEMBERS, encode_members([Pen(self.world, "r").record()])[0])
+        self.world.run(1000)
+
+    def heard(self) -> list[int]:
+        return [len(ear.received) for ear in self.ears]
+
+    def say(self, origin: str, sequence: int, payload: bytes, *, key: str = "", signed: bytes = b"") -> None:
+        pen = Pen(self.world, origin, key=key)
+        digest = blake2b(signed or payload, digest_size=32).digest()
+        seal = Seal(pen.sign(BROADCAST, origin, 1, sequence, digest), pen.key.certificate)
+        gossip = Gossip(BroadcastId(origin, 1, sequence), 1, 0, False, payload, seal)
+        self.liar.say(*encode(gossip))
+        self.world.run(500)
+
+    def refused(self) -> int:
+        return sum(node.control.stats()["records_refused"] for node in self.nodes)
+
+
+def message(from_agent: int) -> bytes:
+    return bytes((MESSAGES,)) + AgentMessage(b"x", from_agent=from_agent, message_type=5).encode()
+
+
+def test_broadcasts_of_a_signed_network_reach_all_once() -> None:
+    chorus = Chorus()
+    for ear in chorus.ears:
+        chorus.world.nodes[ear.node.name].engine.broadcast(AgentMessage(b"all"), ear.agent_id)
+    chorus.world.run(2000)
+    assert chorus.heard() == [8] * 8
+    assert chorus.refused() == 0
+
+
+def test_a_broadcast_that_its_origin_did_not_send() -> None:
+    chorus = Chorus()
+    victim = chorus.nodes[6]
+    chorus.say("n6", 900, message(0), key="r")
+    chorus.say("n6", 901, message(0), signed=b"another")
+    unsigned = Gossip(BroadcastId("n6", 1, 902), 1, 0, False, message(0))
+    chorus.liar.say(*encode(unsigned))
+    chorus.world.run(500)
+    assert chorus.heard() == [0] * 8
+    assert chorus.refused() == 3, "and nobody passed it on"
+    assert [event.node_id for event in chorus.nodes[3].told(Event.FORGED)] == ["r"] * 3
+    victim.engine.broadcast(AgentMessage(b"true"), chorus.ears[6].agent_id)
+    chorus.world.run(2000)
+    assert chorus.heard() == [1] * 8, "its numbers are not used up by others"
+
+
+def test_a_broadcast_in_the_name_of_an_agent_of_another_node() -> None:
+    chorus = Chorus()
+    chorus.say("r", 1, message(chorus.ears[6].agent_id))
+    assert chorus.heard() == [0] * 8
+    assert chorus.refused() == 0, "it is its own broadcast"
+    assert chorus.nodes[3].control.stats()["broadcasts_refused"] == 1
+    chorus.say("r", 2, message(0))
+    assert chorus.heard() == [1] * 8
+
+
+def test_who_was_never_heard_of_sends_its_certificate_along() -> None:
+    chorus = Chorus()
+    chorus.say("x", 1, message(0))
+    assert chorus.heard() == [1] * 8
