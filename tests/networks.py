@@ -379,7 +379,8 @@ class FakePeer:
 
     def greet(self, node_id: str, **fields: Any) -> None:
         """Say HELLO as that node; ``fields`` go before the usual ones."""
-        self.send(HELLO, hello(node_id, **{"checksum": int(not self.secure), **fields}).encode())
+        usual = {"checksum": int(not self.secure), "features_required": int(self.secure)}  # it signs
+        self.send(HELLO, hello(node_id, **{**usual, **fields}).encode())
         self.checksum = not self.secure
 
     async def join(self, node_id: str, **fields: Any) -> None:

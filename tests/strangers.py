@@ -20,9 +20,15 @@ from harness import (
     address_of,
 )
 
+from agentnet_core.body import pack
 from agentnet_core.framing import Arena, Decoder, crc32c
-from agentnet_core.handshake import Close, Hello, Welcome
+from agentnet_core.handshake import FEATURE_SIGNED, Close, Hello, Welcome
+from agentnet_core.listing import wire_form
+from agentnet_core.records import AgentRecord
+from agentnet_core.roster import NodeRecord, Standing
 from agentnet_core.session import Session
+from agentnet_core.signing import LEAVE, LIST, NODE, Head, Seal
+from agentnet_core.tally import Tally
 
 
 class Stranger:
@@ -61,6 +67,7 @@ class Stranger:
         hello = Hello(
             **{"network": "default", "node_id": self.name, "incarnation": 1, "network_uuid": UUID}
             | {"credit_bytes": 512 * 1024, "checksum": 1}
+            | {"features_required": 0 if self.world.notary is None else FEATURE_SIGNED}
             | fields
         )
         self.say(HELLO, hello.encode())
@@ -94,6 +101,39 @@ class Stranger:
 
     def resume(self) -> None:
         """It never paused."""
+
+
+class Pen:
+    """What a node would sign by itself, in the form in which others tell it; ``key``: whose key is used."""
+
+    def __init__(self, world: World, name: str, *, uuid: bytes = UUID, key: str = "") -> None:
+        assert world.notary is not None
+        self.name, self.uuid, self.key = name, uuid, world.notary.issue(key or name)
+
+    def sign(self, word: str, *said: object) -> bytes:
+        return self.key.sign(pack([word, self.uuid, *said]))
+
+    def record(
+        self, incarnation: int = 1, version: int = 0, addresses: tuple[str, ...] = (), **more: Any
+    ) -> NodeRecord:
+        """The node, as it says itself."""
+        addresses = addresses or (address_of(self.name),)
+        signature = self.sign(NODE, self.name, incarnation, version, list(addresses))
+        fields = {"seal": Seal(signature, self.key.certificate)} | more
+        return NodeRecord(self.name, incarnation, addresses, version, **fields)
+
+    def farewell(self, incarnation: int = 1) -> NodeRecord:
+        """That it has left."""
+        seal = Seal(self.sign(LEAVE, self.name, incarnation), self.key.certificate)
+        return NodeRecord(self.name, incarnation, (), standing=Standing.LEFT, seal=seal)
+
+    def head(self, version: int, *agents: AgentRecord, incarnation: int = 1) -> Head:
+        """What a version of its list comes to."""
+        tally = Tally()
+        for agent in agents:
+            tally.add(pack(wire_form(agent)))
+        said = tally.count, tally.digest()
+        return Head(*said, self.sign(LIST, self.name, incarnation, version, *said))
 
 
 def frame(kind: int, body: bytes, flags: int = 0, chain: int = 0) -> bytes:

@@ -31,8 +31,13 @@ agentnet_core.config
 agentnet_core.records
 agentnet_core.framing
 agentnet_core.body agentnet_core.message agentnet_core.index agentnet_core.window
+agentnet_core.signing
+agentnet_core.tally
 agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake agentnet_core.roster agentnet_core.dials
+agentnet_core.gossip
 agentnet_core.overlay agentnet_core.tree agentnet_core.keepers agentnet_core.lookups
+agentnet_core.claims agentnet_core.proofs
+agentnet_core.ledger
 agentnet_core.directory agentnet_core.confirmations agentnet_core.detector agentnet_core.joining
 agentnet_core.census
 agentnet_core.membership agentnet_core.registrations agentnet_core.pulls
@@ -52,15 +57,15 @@ agentnet_core.control
 agentnet_core
 
 agentnet.sim.clock
-agentnet.sim.network
+agentnet.sim.network agentnet.sim.notary
 agentnet.sim.node
 agentnet.sim.world agentnet.sim.forest
 agentnet.sim
 agentnet.sim.scenarios
 agentnet.sim.play
 agentnet.config
-agentnet.identity agentnet.payload agentnet.certs agentnet.events
-agentnet.transport.base
+agentnet.identity agentnet.payload agentnet.certs agentnet.events agentnet.keys
+agentnet.transport.base agentnet.authority
 agentnet.transport.sockets
 agentnet.transport.tcp agentnet.transport.tls
 agentnet.transport

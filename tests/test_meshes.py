@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from networks import Cluster, Inbox, active, echo, soon, until
 
-from agentnet import AgentNetworkManager, ConfigError, MessageTooLarge, NetworkError
+from agentnet import AgentNetworkManager, ConfigError, HandshakeRefused, MessageTooLarge, NetworkError
 
 
 def has_ipv6() -> bool:
@@ -22,12 +22,17 @@ def has_ipv6() -> bool:
 
 
 async def test_plain_and_tls_in_one_network(cluster: Cluster) -> None:
-    """On loopback both are allowed, and each pair finds a way that both can go."""
+    """On loopback both are allowed, and each pair finds a way that both can go. Such a network is not signed:
+    who speaks TLS alone does not join it."""
     both = {"listen": "tcp://127.0.0.1:0,tls://127.0.0.1:0", **cluster.certificates.of("n1")}
     one = cluster.make("n1", **both)
     await one.join_network([])
     assert [address.partition(":")[0] for address in one.addresses] == ["tcp", "tls"]
-    two = cluster.make("n2", listen="tls://127.0.0.1:0", **cluster.certificates.of("n2"))
+    strict = cluster.make("n4", listen="tls://127.0.0.1:0", **cluster.certificates.of("n4"))
+    with pytest.raises(HandshakeRefused, match="node 'n1' does not sign"):
+        await soon(strict.join_network([one.addresses[1]]))
+    cluster.nets.remove(strict)
+    two = cluster.make("n2", **{**both, **cluster.certificates.of("n2")})
     await soon(two.join_network([one.addresses[1]]))
     three = cluster.make("n3")
     await soon(three.join_network([one.addresses[0]]))
@@ -38,7 +43,7 @@ async def test_plain_and_tls_in_one_network(cluster: Cluster) -> None:
         for other in cluster.nets:
             assert await soon(net.request(f"echo-{other.node_id}", b"x")) == b"x"
     plain = {member.node_id: member.plaintext for member in one.members()}
-    assert plain == {"n1": True, "n2": False, "n3": True}
+    assert plain == {"n1": True, "n2": True, "n3": True}
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")

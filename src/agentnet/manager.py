@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack, cast
 
 from agentnet.agent import Agent, AgentOptions, AgentSpec, H, RequestOptions
+from agentnet.authority import open_authority
 from agentnet.config import Address, NetworkConfig
 from agentnet.events import EventStreams
 from agentnet.handlers import Handler, HandlerThreads
@@ -205,6 +207,7 @@ class AgentNetworkManager:
         self._loop = loop = asyncio.get_running_loop()
         self._rng = self.host.make_rng()
         config = self.config
+        signer = open_authority(config, self._now)
         identity = load_identity(config.data_dir, self.node_id, config.network, self.host.time_ns())
         self._identity = identity
         self._threads = self._registry.threads = HandlerThreads(self.node_id, config.handler_threads)
@@ -224,6 +227,7 @@ class AgentNetworkManager:
             rng=self._rng,
             network_uuid=identity.network_uuid,
             plaintext=any(not address.secure for address in config.listen_addresses),
+            signer=signer,
         )
         self.health_checks = HealthChecks(config, self._threads, self._spawn)
         self._drain = Drain(self.control, self.busy, self._threads, self.host)
@@ -231,6 +235,9 @@ class AgentNetworkManager:
         self.control.catalogue.watched = bool(self._streams)
         self._node = Agent(self.engine, self, self.control.node_record, None, 1)
         return identity
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self.host.time_ns() / 1e9, UTC)
 
     async def _listen(self) -> None:
         for address in self.config.listen_addresses:
@@ -547,7 +554,7 @@ class AgentNetworkManager:
         engine = self._engine if self._engine is not None else self.engine
         return {
             **engine.stats(),
-            **self.control.broadcasts.stats(),
+            **self.control.stats(),
             **self._vitals.stats(),
             "nodes": len(self.control.membership),
             "agents": len(self.control.directory),

@@ -21,6 +21,7 @@ from agentnet_core.errors import HandshakeRefused, JoinFailed, LinkLost, Network
 from agentnet_core.handshake import (
     CHECKSUM_CRC32C,
     CHECKSUM_NONE,
+    FEATURE_SIGNED,
     Agreed,
     Close,
     Hello,
@@ -85,6 +86,7 @@ class Admission:
         *,
         network_uuid: bytes,
         plaintext: bool,
+        signed: bool = False,
     ) -> None:
         self.network_uuid = network_uuid
         """Of the network that the node is in; empty while it is in none."""
@@ -92,6 +94,7 @@ class Admission:
         self.offer_liveness: Callable[[], tuple[int, int, bytes] | None] = lambda: None
         """UDP port, TCP port and key of the next link's liveness probes; the driver has them."""
         self.plaintext = plaintext
+        self._features = FEATURE_SIGNED if signed else 0
         self._engine = engine
         self._house = house
         self._liveness = liveness
@@ -149,6 +152,7 @@ class Admission:
             addresses=self.addresses,
             plaintext=self.plaintext,
             liveness=self.offer_liveness(),
+            features_required=self._features,
         )
 
     def _on_hello(self, session: Session, remote: Hello) -> None:
@@ -163,6 +167,11 @@ class Admission:
                 f"{local.network!r}: one node must found it, with join_network([])"
             )
         agreed = judge(local, remote, session.certified)
+        if agreed.features & FEATURE_SIGNED and session.certified is None:
+            raise HandshakeRefused(
+                f"{session.address} is plaintext: nodes {local.node_id!r} and {remote.node_id!r} sign what "
+                "they say, and prove who they are by tls://"
+            )
         room = self._config.fragment_bytes + OPTIONAL_BYTES_MAX
         if agreed.credit_bytes < room or agreed.frame_bytes_max < room:
             raise HandshakeRefused(

@@ -20,6 +20,8 @@ from agentnet_core.framing import check_msgpack
 from agentnet_core.records import describe
 
 DEPTH_MAX = 8
+KEY_MUST_KNOW_MAX = 63
+"""Of numbered fields, those up to this must be understood; others are ignored where they are not known."""
 U64_MAX = 2**64 - 1
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+]{0,15}://[!-~]{1,200}:[0-9]{1,5}\Z")
@@ -115,6 +117,15 @@ def expect_map(field: str, value: object) -> dict[int, Any]:
     for key in value:
         expect_int(f"{field} key", key, 0, U64_MAX)
     return value
+
+
+def expect_fields(field: str, value: object) -> dict[int, Any]:
+    """``value``, a map of numbered fields, of which none must be understood here that is not."""
+    fields = expect_map(field, value)
+    for key in fields:
+        if key <= KEY_MUST_KNOW_MAX:
+            raise wrong(field, f"only numbers from {KEY_MUST_KNOW_MAX + 1}", key)
+    return fields
 
 
 def expect_addresses(field: str, value: object) -> tuple[str, ...]:

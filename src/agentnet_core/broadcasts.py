@@ -8,6 +8,9 @@ A user's body goes out when there is room for it among what the tree keeps; unti
 A peer that does not read as fast as broadcasts come is announced them, and asks when it has read that:
 what waits for it in its control lane is bounded.
 
+Where the network is signed, so is each broadcast, by its origin: its number and its payload.  Who has just
+joined sends its certificate with it, for a broadcast may overtake the news of who it is from.
+
 A peer answers for what it says in its own name: bad bytes close its link.  Those of an origin further
 away are counted (`refused`) and let go, for whoever passed them on is not to blame.
 """
@@ -15,11 +18,14 @@ away are counted (`refused`) and let go, for whoever passed them on is not to bl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from agentnet_core.config import EngineConfig
 from agentnet_core.errors import MessageTooLarge, ProtocolError
-from agentnet_core.tree import GONE, GOSSIP, Gossip, Tree, decode, encode
+from agentnet_core.gossip import GONE, GOSSIP, BroadcastId, Gossip, decode, encode
+from agentnet_core.signing import BROADCAST, DIGEST_BYTES, Seal, Seals
+from agentnet_core.tree import Tree
 
 if TYPE_CHECKING:
     from agentnet_core.engine import Engine
@@ -38,10 +44,21 @@ Deliver = Callable[[str, Gossip, bytes], None]
 class Broadcasts:
     """The tree of one engine. ``refused``: bodies that came from afar and were not what they should be."""
 
-    def __init__(self, engine: Engine, config: EngineConfig) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        config: EngineConfig,
+        seals: Seals | None = None,
+        certificate_of: Callable[[str, int], bytes] = lambda *_: b"",
+    ) -> None:
         self.engine = engine
+        self._seals = seals
+        self._certificate_of = certificate_of
+        self._new_ns = config.broadcasts_kept_ms * MS
+        self._first_link_ns: int | None = None
         self.refused = 0
         self._tree = Tree(engine.node_id, engine.incarnation, config, self._is_crowded)
+        self._tree.seal = self._seal
         self._bytes_max = config.broadcast_bytes_max
         self._backlog_max = min(config.broadcast_backlog_bytes_max, config.control_bytes_max // 2)
         self._peers: dict[str, None] = {}
@@ -105,6 +122,8 @@ class Broadcasts:
     def link_up(self, node_id: str) -> None:
         """A link to a neighbour is welcomed: broadcasts go over it."""
         self._peers[node_id] = None
+        if self._first_link_ns is None:
+            self._first_link_ns = self.engine.now_ns
         self._tree.link_up(node_id, self.engine.now_ns)
         self._flush()
 
@@ -121,6 +140,8 @@ class Broadcasts:
         frame = decode(kind, body)
         if source not in self._peers:
             self.link_up(source)
+        if isinstance(frame, Gossip) and not self._is_proven(source, frame):
+            return
         self._tree.receive(source, frame, self.engine.now_ns)
         self._flush()
         for gossip in self._tree.drain_delivered():
@@ -145,6 +166,28 @@ class Broadcasts:
                 raise
             self.refused += 1
 
+    def _seal(self, broadcast: BroadcastId, payload: bytes) -> Seal | None:
+        """What goes with a broadcast of this node."""
+        if self._seals is None:
+            return None
+        since_ns = self._first_link_ns if self._first_link_ns is not None else self.engine.now_ns
+        is_new = self.engine.now_ns - since_ns < self._new_ns
+        signature = self._seals.sign(BROADCAST, *_said(broadcast, payload))
+        return Seal(signature, self._seals.certificate if is_new else b"")
+
+    def _is_proven(self, source: str, gossip: Gossip) -> bool:
+        """Whether it is here already, or its origin has sent it. Forged ends the link."""
+        if self._seals is None or self._tree.is_here(gossip.broadcast):
+            return True
+        origin, incarnation, _ = gossip.broadcast
+        seal = gossip.seal
+        if seal is None:
+            self._seals.refuse(source, origin, "its broadcast bears no signature")
+            return False
+        certificate = self._certificate_of(origin, incarnation) or seal.certificate
+        said = _said(gossip.broadcast, gossip.payload)
+        return self._seals.holds(source, origin, certificate, seal.signature, BROADCAST, *said)
+
     def _is_crowded(self, name: str, more: int) -> bool:
         """Whether that much more would be too much for the peer now."""
         session = self.engine.sessions.get(name)
@@ -158,3 +201,8 @@ class Broadcasts:
                 if session is not None:
                     self.engine.put_control(session, kind, body)
         self.engine.wake_by(self._tree.next_deadline_ns())
+
+
+def _said(broadcast: BroadcastId, payload: bytes) -> tuple[object, ...]:
+    """What of a broadcast its origin signs."""
+    return (*broadcast, blake2b(payload, digest_size=DIGEST_BYTES).digest())

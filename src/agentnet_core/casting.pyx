@@ -16,7 +16,7 @@ from agentnet_core.session cimport Session
 
 from agentnet_core.errors import AgentUnreachable, Congested, InternalError, NoSuchAgent, ProtocolError
 from agentnet_core.records import AgentRecord
-from agentnet_core.tree import MESSAGES
+from agentnet_core.gossip import MESSAGES
 
 cdef int64_t MS = 1_000_000
 

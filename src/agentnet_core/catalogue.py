@@ -15,8 +15,8 @@ confirm, whom this node asks itself, again each `pull_ms_max`; one that is lost 
 next.  Messages to an agent that is unknown here wait while its keepers are asked: `seek`.
 
 Lists are taken of nodes that membership knows to live, of no other incarnation: a list that is passed
-on cannot bring back the dead.  What a node says in its own name over its own link is true of it; what
-others pass on is hearsay that a signature will have to prove, in `_may_take`.
+on cannot bring back the dead.  Where the network is signed, what comes is what the owner signed, whoever
+brings it; elsewhere what others pass on is believed.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ from typing import TYPE_CHECKING, Any
 
 from agentnet_core.body import U64_MAX, wrong
 from agentnet_core.broadcasts import Broadcasts
+from agentnet_core.claims import Applied
 from agentnet_core.config import EngineConfig
-from agentnet_core.directory import Applied, Directory
+from agentnet_core.directory import Directory
 from agentnet_core.errors import AgentExists, AgentUnreachable, NetworkError, NoSuchAgent
+from agentnet_core.gossip import CHANGES, Gossip
 from agentnet_core.keepers import Keepers
+from agentnet_core.ledger import Ledger
 from agentnet_core.listing import Confirm, Update, health_text, read_pull, write_pulls
 from agentnet_core.lookups import Lookups, Question, read_there, read_where, write_there
 from agentnet_core.membership import Membership
@@ -38,7 +41,7 @@ from agentnet_core.pulls import Pulls
 from agentnet_core.reach import Say
 from agentnet_core.records import AgentRecord, Event, agent_id_of
 from agentnet_core.registrations import Registrations, Told
-from agentnet_core.tree import CHANGES, Gossip
+from agentnet_core.signing import Seals
 
 if TYPE_CHECKING:
     from agentnet_core.engine import Engine
@@ -63,9 +66,13 @@ class Catalogue:
         membership: Membership,
         broadcasts: Broadcasts,
         say: Say,
+        seals: Seals | None = None,
     ) -> None:
         self.engine = engine
-        self.directory = Directory(engine.node_id, engine.incarnation, config)
+        life = engine.node_id, engine.incarnation
+        ledger = Ledger(*life, config, seals, membership.certificate_of) if seals is not None else None
+        self.directory = Directory(*life, config, ledger)
+        membership.list_head = partial(self.directory.head_of, engine.node_id)
         self.registrations = Registrations(config, self.directory.label)
         self.watched = False
         """Whether anybody reads events of single agents: a network may have very many."""
@@ -236,7 +243,8 @@ class Catalogue:
         self._say(owner, CONFIRM, applied.confirms)
         self._report(applied)
         if applied.version:
-            self._membership.note_list(owner, update.incarnation, applied.version)
+            head = self.directory.head_of(owner)
+            self._membership.note_list(owner, update.incarnation, applied.version, head)
             self._pulls.held(owner, update.incarnation, applied.version)
         if applied.lacks:
             self._pulls.want(owner, update.incarnation, update.version, source, now_ns + self._delay_ns)

@@ -10,14 +10,17 @@ these.  It holds at most `nodes_max` nodes, of which the lost give way, and as m
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from hashlib import blake2b
 from struct import Struct
 
 from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.dials import Redial
 from agentnet_core.overlay import Rings
-from agentnet_core.records import Member, NodeStatus
+from agentnet_core.proofs import Proofs
+from agentnet_core.records import Event, Member, NodeStatus
 from agentnet_core.roster import (
     DIGEST_BYTES,
     SHARES,
@@ -27,6 +30,7 @@ from agentnet_core.roster import (
     pack_record,
     wire_form,
 )
+from agentnet_core.signing import CERTIFICATE_KEY, Head, Seal
 
 PASSED_BY_FAILURES = 3
 """After so many failed dials of a neighbour another is dialled as well, until it is reached."""
@@ -41,7 +45,8 @@ def mark_of(record: NodeRecord) -> int:
     """What the record of a living node is in the sum over all of its share."""
     if record.standing is not Standing.ALIVE:
         return 0
-    line = f"{record.node_id} {record.incarnation} {record.version} {record.listed}"
+    signed = record.seal is not None  # what came by HELLO alone is not yet
+    line = f"{record.node_id} {record.incarnation} {record.version} {record.listed} {signed:d}"
     return int.from_bytes(blake2b(line.encode(), digest_size=MARK_BYTES).digest(), "big")
 
 
@@ -54,10 +59,11 @@ class Node:
     """``since_ns``: of its link. ``heard_ns``: when it was heard of last; of a linked one the caller may
     know better. ``told``: JOINED was told and LOST was not. ``wire``, ``packed``: of the record, once needed.
     ``mark``: of the record that was last counted in the sum of its ``share``. ``hung_up``: its end of the
-    last link closed without a word; ``refused``: where its dials are since."""
+    last link closed without a word; ``refused``: where its dials are since. ``fresh``: its certificate has
+    not been told on yet."""
 
     __slots__ = (
-        *("heard_ns", "hung_up", "linked", "lost", "mark", "plaintext", "record", "redial"),
+        *("fresh", "heard_ns", "hung_up", "linked", "lost", "mark", "plaintext", "record", "redial"),
         *("packed", "refused", "share", "since_ns", "told", "turn", "wire"),
     )
 
@@ -67,6 +73,7 @@ class Node:
         self.since_ns = self.heard_ns = now_ns
         self.linked = self.lost = self.told = self.plaintext = self.hung_up = False
         self.refused: dict[str, None] = {}
+        self.fresh = True
         self.turn = 0
         self.share, self.mark = share_of(record.node_id), 0
         self.packed: bytes | None = None
@@ -83,18 +90,22 @@ class Census:
         addresses: Iterable[str],
         config: EngineConfig,
         courtesy_ns: Callable[[str], int],
+        proofs: Proofs | None = None,
     ) -> None:
         self.node_id = node_id
         self.incarnation = incarnation
         self.version = 0
         self.listed = 0
         """The version of its list of agents."""
+        self.list_head: Callable[[], Head | None] = lambda: None
+        """Of that version, where the network is signed."""
         self._share = share_of(node_id)
         self._sums = [0] * SHARES
         """Of the marks of each share."""
         self._unmarked: dict[str, Node] = {}
         """Those whose mark may be another by now."""
         self.addresses = tuple(addresses)
+        self._proofs = proofs
         self._courtesy_ns = courtesy_ns
         self._nodes_max = config.nodes_max
         self._nodes: dict[str, Node] = {}
@@ -110,6 +121,10 @@ class Census:
         self._untold: dict[str, Node] = {}
         """The living whose JOINED may have to be told without a link."""
         self._left: dict[str, int] = {}
+        self._farewells: dict[str, Seal | None] = {}
+        """What they signed when they left, where the network is signed."""
+        self._events: deque[Event] = deque()
+        self._events_missed = 0
 
     # -- reading
 
@@ -209,7 +224,7 @@ class Census:
         differs = [here != it for here, it in zip(DIGEST.unpack(own), there, strict=True)]
         ids = [self.node_id] if differs[self._share] else []
         ids += [node_id for node_id, node in self._nodes.items() if differs[node.share]]
-        return join_members([self._pack(node_id) for node_id in ids], max_bytes)
+        return join_members(self._pack(ids), max_bytes)
 
     def _count(self, node: Node, mark: int) -> None:
         self._sums[node.share] = (self._sums[node.share] + mark - node.mark) % MARKS
@@ -232,8 +247,33 @@ class Census:
             return f"node {node_id!r} is one too many for nodes_max={self._nodes_max} of {self.node_id!r}"
         return None
 
+    def certificate_of(self, node_id: str, incarnation: int) -> bytes:
+        """The certificate of another node in that incarnation; none if it is not known."""
+        node = self._nodes.get(node_id)
+        if node is None or node.record.seal is None or node.record.incarnation != incarnation:
+            return b""
+        return node.record.seal.certificate
+
+    def drain_events(self) -> list[Event]:
+        """What happened since the last call."""
+        events = list(self._events)
+        self._events.clear()
+        if self._events_missed:
+            events.append(Event(Event.EVENTS_MISSED, count=self._events_missed))
+            self._events_missed = 0
+        return events
+
     def _me(self) -> NodeRecord:
-        return NodeRecord(self.node_id, self.incarnation, self.addresses, self.version, listed=self.listed)
+        me = NodeRecord(self.node_id, self.incarnation, self.addresses, self.version, listed=self.listed)
+        return me if self._proofs is None else self._proofs.own(replace(me, head=self.list_head()))
+
+    def _proven(self, record: NodeRecord, source: str | None) -> NodeRecord | None:
+        """The record, if it is its node's own word, or if nobody signs."""
+        if self._proofs is None or source is None:
+            return record
+        node = self._nodes.get(record.node_id)
+        held = self._me() if record.node_id == self.node_id else node.record if node is not None else None
+        return self._proofs.learned(record, held, source)
 
     def _record(self, node_id: str) -> NodeRecord:
         node = self._nodes.get(node_id)
@@ -241,16 +281,29 @@ class Census:
             return node.record
         if node_id == self.node_id:
             return self._me()
-        return NodeRecord(node_id, self._left.get(node_id, 0), (), standing=Standing.LEFT)
+        seal = self._farewells.get(node_id)
+        return NodeRecord(node_id, self._left.get(node_id, 0), (), standing=Standing.LEFT, seal=seal)
 
-    def _pack(self, node_id: str) -> bytes:
-        """What is held of a node now, for those who learn of it."""
-        node = self._nodes.get(node_id)
-        if node is None:
-            return pack_record(self._record(node_id))
-        if node.packed is None:
-            node.packed = pack_record(node.record)
-        return node.packed
+    def _pack(self, node_ids: Iterable[str], *, news: bool = False) -> list[bytes]:
+        """What is held of these nodes now, for those who learn of it; not of those that have not signed it.
+
+        ``news``: for those who were told of them before, so that a certificate goes out once.
+        """
+        packed = []
+        for node_id in node_ids:
+            node = self._nodes.get(node_id)
+            record = self._record(node_id) if node is None else node.record
+            if self._proofs is not None and record.seal is None:
+                continue
+            if node is None or (news and record.seal is not None and not node.fresh):
+                certified = record.standing is Standing.LEFT or not news
+                packed.append(pack_record(record, certified=certified))
+                continue
+            if node.packed is None:
+                node.packed = pack_record(record)
+            node.fresh = node.fresh and not news
+            packed.append(node.packed)
+        return packed
 
     def _is_held(self, item: object) -> bool:
         """Whether a record, as `unpack_members` gives it, is what is held already."""
@@ -261,7 +314,13 @@ class Census:
             return False
         if node.wire is None:
             node.wire = wire_form(node.record)
-        return node.wire == item
+        # Whatever certificate is beside the same signature, that was checked with the right one.
+        fields = item[-1] if type(item[-1]) is dict else {}
+        certificate = fields.pop(CERTIFICATE_KEY, None)
+        held = node.wire == item
+        if certificate is not None:
+            fields[CERTIFICATE_KEY] = certificate
+        return held
 
     # -- changing
 
@@ -317,11 +376,16 @@ class Census:
         self._rings.remove(node_id)
         self._move(now_ns)
 
-    def _bury(self, node_id: str, incarnation: int) -> None:
+    def _bury(self, node_id: str, incarnation: int, seal: Seal | None) -> None:
         self._left.pop(node_id, None)
         if len(self._left) >= self._nodes_max:
-            del self._left[next(iter(self._left))]
-        self._left[node_id] = incarnation
+            self._exhume(next(iter(self._left)))
+        self._left[node_id], self._farewells[node_id] = incarnation, seal
+
+    def _exhume(self, node_id: str) -> None:
+        """It does not matter any more that the node has left."""
+        self._left.pop(node_id, None)
+        self._farewells.pop(node_id, None)
 
     def _has_room(self) -> bool:
         # One place is this node's own.
@@ -334,3 +398,10 @@ class Census:
     def _was_reached(self, node: Node, now_ns: int) -> None:
         if node.redial.failures >= PASSED_BY_FAILURES:
             self._move(now_ns)
+
+    def _tell(self, event: Event) -> None:
+        # Each node can be lost, replaced and joined between two drains; beyond that it is a storm.
+        if len(self._events) >= 4 * self._nodes_max:
+            self._events_missed += 1
+        else:
+            self._events.append(event)

@@ -146,6 +146,9 @@ class EngineConfig:
     is sent."""
     lookups_max: int = 4_096
     """Agents that are looked for at the same time; for one more, Congested."""
+    forgeries_max: int = 8
+    """What one link may bring in the name of nodes that did not sign it, where the network is signed; one
+    more closes it. None of it is taken."""
     join_ms_max: int = 10_000
     register_ms_max: int = 10_000
     leave_ms_max: int = 10_000

@@ -24,15 +24,17 @@ from agentnet_core.errors import (
     NetworkError,
     ProtocolError,
 )
+from agentnet_core.gossip import MESSAGES, Gossip
 from agentnet_core.handshake import Close, Hello
 from agentnet_core.joining import Joining
 from agentnet_core.liveness import Liveness
 from agentnet_core.membership import Membership
 from agentnet_core.message import AgentMessage, Origin
+from agentnet_core.proofs import Proofs
 from agentnet_core.reach import Reach
 from agentnet_core.records import AgentRecord, Event, Member
 from agentnet_core.roster import Vouch, decode_digest, decode_probe, encode_digest, encode_probe
-from agentnet_core.tree import MESSAGES, Gossip
+from agentnet_core.signing import LEAVE, Seals, Signer
 from agentnet_core.views import show_members
 
 if TYPE_CHECKING:
@@ -57,20 +59,31 @@ class Control:
         rng: Any,
         network_uuid: bytes = b"",
         plaintext: bool = False,
+        signer: Signer | None = None,
     ) -> None:
         self.engine = engine
         self.config = config
-        self.membership = Membership(engine.node_id, engine.incarnation, (), config, rng)
+        self.seals = seals = Seals(signer, config, engine.event) if signer is not None else None
+        proofs = Proofs(seals) if seals is not None else None
+        self.membership = Membership(engine.node_id, engine.incarnation, (), config, rng, proofs)
         self._reach = Reach(engine, self.membership, config)
         self.reach, self.say = self._reach.reach, self._reach.say
-        self.broadcasts = Broadcasts(engine, config)
+        self.broadcasts = Broadcasts(engine, config, seals, self.membership.certificate_of)
         self.broadcasts.take(MESSAGES, self._hear)
-        self.catalogue = Catalogue(engine, config, self.membership, self.broadcasts, self.say)
+        self.catalogue = Catalogue(engine, config, self.membership, self.broadcasts, self.say, seals)
         self.directory, self.seek = self.catalogue.directory, self.catalogue.seek
         self.liveness = Liveness(engine, config)
         self.admission = Admission(
-            engine, self, self.liveness, config, network_uuid=network_uuid, plaintext=plaintext
+            engine,
+            self,
+            self.liveness,
+            config,
+            network_uuid=network_uuid,
+            plaintext=plaintext,
+            signed=seals is not None,
         )
+        if seals is not None:
+            seals.network = lambda: self.network_uuid
         self.node_record = AgentRecord(0, engine.node_id)
         self.leaving = False
         self._joining: Joining | None = None
@@ -141,12 +154,14 @@ class Control:
         self.leaving = True
         self._reach.end()
         self.catalogue.end()
+        life = self.engine.node_id, self.engine.incarnation
+        signature = self.seals.sign(LEAVE, *life) if self.seals is not None else b""
         for session in list(self.engine.links):
             if session.welcomed:
                 # The last word on what was taken, so that nothing handled counts as lost.
                 self.engine.close_account(session)
                 session.parting = True
-                body = Close(Close.LEAVE, f"node {self.engine.node_id} leaves").encode()
+                body = Close(Close.LEAVE, f"node {self.engine.node_id} leaves", signature).encode()
                 self.engine.put_control(session, CLOSE, body)
             self.engine.down(session, LinkLost(f"node {self.engine.node_id} has left the network"))
         self.engine.end_requests()
@@ -155,6 +170,15 @@ class Control:
         """This node and all that it knows, by node id."""
         return show_members(self.engine, self.membership, self.liveness, plaintext=self.admission.plaintext)
 
+    def stats(self) -> dict[str, int]:
+        """Every counter of what this room holds, by name."""
+        seals = self.seals
+        return {
+            **self.broadcasts.stats(),
+            "records_refused": 0 if seals is None else seals.refused,
+            "records_unproven": 0 if seals is None else seals.unproven,
+        }
+
     def alive(self, session: Session, lag_ns: int, stack: str) -> None:
         """The liveness port of a link's peer answered; ``stack`` is empty if none is known."""
         self.liveness.answered(session, lag_ns, stack, self.engine.now_ns)
@@ -162,6 +186,12 @@ class Control:
     def _hear(self, source: str, gossip: Gossip, body: bytes) -> None:
         """A user's broadcast came on the tree."""
         origin = Origin(gossip.broadcast.origin, gossip.broadcast.incarnation)
+        if self.seals is not None:
+            speaker = AgentMessage.decode(body, origin).from_agent
+            record = self.directory.get(speaker) if speaker else None
+            if record is not None and record.node_id != origin.node_id:
+                self.broadcasts.refused += 1  # an agent of another node than that which sent it
+                return
         self.engine.hear(origin, body, min(gossip.age_ms, MS_MAX))
 
     # -- links, as the engine tells
@@ -180,6 +210,8 @@ class Control:
         # A newcomer that was closed as a duplicate says nothing about the link that stays.
         was_current = session.welcomed and session.node_id not in self.engine.sessions
         if was_current:
+            if self.seals is not None:
+                self.seals.forgive(session.node_id)
             if session.dialled and isinstance(error, HandshakeRefused):
                 self._refused(session.address, error)  # an arbiter may be refused by the other side yet
             self.broadcasts.link_down(session.node_id)
@@ -279,7 +311,7 @@ class Control:
     def _on_close(self, session: Session, close: Close) -> None:
         if close.code == Close.LEAVE and session.welcomed:
             session.left = True
-            self.membership.left(session.node_id, self.engine.now_ns)
+            self.membership.left(session.node_id, self.engine.now_ns, close.signature)
             self.engine.down(session, LinkLost(f"node {session.node_id} has left the network"))
             self._turn(self.engine.now_ns)
         else:

@@ -16,6 +16,8 @@ only from a race or a partition.  Then the lower node id keeps the id, on every 
 comes first: the others' claims are kept behind it and take over in the same order if it goes, and
 a node whose own agent has lost withdraws it.  So directories that have seen the same lists agree.
 
+In a signed network a version of another's list is merged only if its owner signed it; see `ledger`.
+
 Limits: `agents_max` records of all nodes together and `metadata_bytes_max` each; a peer's record
 beyond is not taken and reported, and its list not passed on.  `changes_early_max` changes are kept
 that are early; the oldest go.  A body that breaks the law raises ProtocolError and changes nothing.
@@ -23,19 +25,21 @@ that are early; the oldest go.  A body that breaks the law raises ProtocolError 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
 
 from agentnet_core.body import U64_MAX, wrong
+from agentnet_core.claims import Applied, Claims, all_of, by_node
 from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.errors import AgentExists, LimitReached, NoSuchAgent, ProtocolError
 from agentnet_core.index import Index
+from agentnet_core.ledger import Ledger
 from agentnet_core.listing import (
     CAPABILITY_BYTES_MAX,
     Capabilities,
     Confirm,
     Update,
     read_update,
+    unsigned,
     wire_form,
     write_change,
     write_confirms,
@@ -44,54 +48,7 @@ from agentnet_core.listing import (
 )
 from agentnet_core.lookups import Place
 from agentnet_core.records import AgentRecord, describe
-
-
-@dataclass(slots=True)
-class Applied:
-    """What a change did to the directory.
-
-    ``version``: of the owner's list, as it is held whole from now on, 0 if none is. ``lacks``: something
-    is missing before what came, and nothing that brings it is under way.
-
-    ``added``, ``changed``, ``removed``: records that count from now on, that took the place of the
-    same agent's, that count no more. ``lost_mine``: own agents that lost their id, and to whom.
-    ``conflicts``: ids of the update that another node keeps. ``refused``: records over a limit, and
-    which limit. ``confirms``: bodies of the CONFIRM frames to answer with.
-    """
-
-    version: int = 0
-    lacks: bool = False
-    added: list[AgentRecord] = field(default_factory=list)
-    changed: list[AgentRecord] = field(default_factory=list)
-    removed: list[AgentRecord] = field(default_factory=list)
-    lost_mine: list[tuple[AgentRecord, str]] = field(default_factory=list)
-    conflicts: list[tuple[int, str]] = field(default_factory=list)
-    refused: list[tuple[AgentRecord, str]] = field(default_factory=list)
-    confirms: list[bytes] = field(default_factory=list)
-
-
-class _Claims:
-    """The list of one node: what it says it owns.
-
-    ``version``: that is held, or was before another came. ``coming``: the link that a whole list comes
-    over, and its version. ``whole`` False: some of ``stale`` was not repeated by it yet. ``untaken``: ids
-    of it that others keep, or a limit refuses; ``partial``: there are some of the latter.
-    """
-
-    __slots__ = (
-        *("coming", "incarnation", "node_id", "partial", "records", "stale", "untaken", "version", "whole"),
-    )
-
-    def __init__(self, node_id: str, incarnation: int) -> None:
-        self.node_id = node_id
-        self.incarnation = incarnation
-        self.version = 0
-        self.records: dict[int, AgentRecord] = {}
-        self.stale: dict[int, AgentRecord] = {}
-        self.coming: tuple[str, int] | None = None
-        self.untaken: list[tuple[int, str]] = []
-        self.whole = True
-        self.partial = False
+from agentnet_core.signing import Head
 
 
 class Directory(Index):
@@ -100,17 +57,20 @@ class Directory(Index):
     ``body_bytes``: what frames are filled to.
     """
 
-    def __init__(self, node_id: str, incarnation: int, config: EngineConfig) -> None:
+    def __init__(
+        self, node_id: str, incarnation: int, config: EngineConfig, ledger: Ledger | None = None
+    ) -> None:
         super().__init__()
         self.node_id = node_id
         self.incarnation = incarnation
         self.version = 0
         self.body_bytes = BODY_BYTES
+        self._ledger = ledger
         self._agents_max = config.agents_max
         self._metadata_bytes_max = config.metadata_bytes_max
         self._rivals: dict[int, list[AgentRecord]] = {}
-        self._claims: dict[str, _Claims] = {}
-        self._mine = _Claims(node_id, incarnation)
+        self._claims: dict[str, Claims] = {}
+        self._mine = Claims(node_id, incarnation)
         self._held = 0
         self._changes: list[bytes] = []
         self._early: dict[tuple[str, int, int], Update] = {}
@@ -132,7 +92,7 @@ class Directory(Index):
         claims = self._claims.get(node_id)
         if claims is None:
             return []
-        return [r for r in _all_of(claims) if self._winners.get(r.agent_id) is r]
+        return [r for r in all_of(claims) if self._winners.get(r.agent_id) is r]
 
     def held(self, node_id: str) -> tuple[int, int]:
         """Incarnation and version of that node's list, (0, 0) if none is held whole."""
@@ -148,7 +108,14 @@ class Directory(Index):
         claims = self._mine if node_id == self.node_id else self._claims.get(node_id)
         if claims is None or claims.partial or held <= (incarnation, version):
             return []
-        return write_whole(node_id, *held, claims.records.values(), self.body_bytes)
+        return write_whole(node_id, *held, claims.records.values(), self.body_bytes, self.head_of(node_id))
+
+    def head_of(self, node_id: str) -> Head | None:
+        """What that node signed of its list as it is held here, where the network is signed."""
+        if node_id == self.node_id:
+            return self._ledger.head(self.version) if self._ledger is not None else None
+        claims = self._claims.get(node_id)
+        return claims.head if claims is not None else None
 
     def place(self, agent_id: int) -> Place | None:
         """Whose the agent is, if it is known."""
@@ -176,6 +143,8 @@ class Directory(Index):
         mine = self._mine.records
         self._held += sum(agent_id not in mine for agent_id in taken)
         for agent_id, record in taken.items():
+            if agent_id in mine:
+                self._before(mine[agent_id])
             mine[agent_id] = record
             self._crown(agent_id, record)
         return self._changed(taken) if taken else self.version
@@ -189,6 +158,7 @@ class Directory(Index):
         applied = Applied()
         for agent_id in dropped:
             self._held -= 1
+            self._before(self._mine.records[agent_id])
             self._release(self._mine.records.pop(agent_id), applied)
         if dropped:
             self._changed(dropped)
@@ -199,6 +169,7 @@ class Directory(Index):
         record = self._mine.records.get(agent_id)
         if record is None or record.health == health:
             return False
+        self._before(record)
         record.health = health
         self._changed((agent_id,))
         return True
@@ -214,6 +185,7 @@ class Directory(Index):
         after, record.groups = record.groups, before
         if limit is not None:
             raise LimitReached(f"agent {record.label}: {limit}")
+        self._before(record)
         self._part(record)
         record.groups = after
         self._meet(record)
@@ -222,7 +194,7 @@ class Directory(Index):
     def reminder(self) -> bytes:
         """A change of nothing, as the body of an AGENTS frame: who holds the newest version confirms it, who
         does not will ask for it."""
-        return write_reminder(self.node_id, self.incarnation, self.version)
+        return write_reminder(self.node_id, self.incarnation, self.version, self.head_of(self.node_id))
 
     def take_changes(self) -> list[bytes]:
         """What changed in the own list since the last call, as bodies of AGENTS frames."""
@@ -263,32 +235,51 @@ class Directory(Index):
         """Take what an AGENTS frame says; ``source``: the node whose link brought it."""
         applied = Applied()
         if update.owner == self.node_id:
-            self._check_echo(update)
-            return applied
+            self._check_echo(source, update)
+        elif self._ledger is None or self._is_old(update):
+            self._apply(source, update, applied)
+        else:
+            for part in self._ledger.passed(source, update):
+                self._apply(source, part, applied)
+        return applied
+
+    def _is_old(self, update: Update) -> bool:
+        """Whether that is held, or was: nothing of it will be merged."""
+        claims = self._claims.get(update.owner)
+        if claims is None or claims.incarnation < update.incarnation:
+            return False
+        return claims.incarnation > update.incarnation or (claims.whole and update.version <= claims.version)
+
+    def _apply(self, source: str, update: Update, applied: Applied) -> None:
         claims = self._claims.get(update.owner)
         if claims is None or claims.incarnation < update.incarnation:
             if update.base:
                 self._keep_early(update, applied)
             if update.base or not update.first:
-                return applied
+                return
             claims = self._begin(claims, source, update)
         elif claims.incarnation > update.incarnation or not self._is_next(claims, source, update, applied):
-            return applied
+            return
+        if not self._adds_up(claims, update, applied):
+            return
         self._take_all(claims, update, applied)
         if update.last:
             self._finish(claims, update, applied)
         self._mine_changed(applied)
-        return applied
 
     def interrupt(self, source: str) -> list[str]:
         """The link to that node is gone: the owners of the lists whose last parts will not come."""
         broken = [i for i, claims in self._claims.items() if claims.coming and claims.coming[0] == source]
+        if self._ledger is not None:
+            broken += self._ledger.waits_for(source)
         for node_id in broken:
             self.give_up(node_id)
         return broken
 
     def give_up(self, node_id: str) -> None:
         """Wait no more for the last parts of that node's list: another may bring it."""
+        if self._ledger is not None:
+            self._ledger.give_up(node_id)
         claims = self._claims.get(node_id)
         if claims is not None:
             claims.coming = None
@@ -298,10 +289,11 @@ class Directory(Index):
         applied = Applied()
         below = U64_MAX + 1 if below is None else below
         self._drop_early(node_id, below, 0)
+        self.give_up(node_id)
         claims = self._claims.get(node_id)
         if claims is not None and claims.incarnation < below:
             del self._claims[node_id]
-            for record in _all_of(claims):
+            for record in all_of(claims):
                 self._held -= 1
                 self._release(record, applied)
         return applied
@@ -353,15 +345,17 @@ class Directory(Index):
 
     # -- what comes, and when
 
-    def _check_echo(self, update: Update) -> None:
+    def _check_echo(self, source: str, update: Update) -> None:
         """Others may pass on what this node said, and nothing else in its name."""
         if update.incarnation == self.incarnation and update.version > self.version:
+            if self._ledger is not None:
+                return self._ledger.refuse(source, self.node_id, f"there is no version {update.version}")
             raise ProtocolError(
                 f"AGENTS: node {self.node_id!r} is told of version {update.version} of its own list: "
                 f"expected at most {self.version}, which nobody else raises"
             )
 
-    def _is_next(self, claims: _Claims, source: str, update: Update, applied: Applied) -> bool:
+    def _is_next(self, claims: Claims, source: str, update: Update, applied: Applied) -> bool:
         """Whether the update is to be taken now; what is old is answered, what is early is kept."""
         coming = claims.coming
         if claims.whole and update.version <= claims.version:
@@ -383,7 +377,7 @@ class Directory(Index):
             applied.lacks = coming is None
         return False
 
-    def _answer_old(self, claims: _Claims, update: Update, applied: Applied) -> None:
+    def _answer_old(self, claims: Claims, update: Update, applied: Applied) -> None:
         """Confirm what is held already: the first answer may not have reached the owner."""
         winners = self._winners
         of_others = ((i, winners[i].node_id) for i in (r.agent_id for r in update.records) if i in winners)
@@ -405,9 +399,9 @@ class Directory(Index):
         for key in [k for k in self._early if k[0] == node_id and k[1:] < (incarnation, version)]:
             del self._early[key]
 
-    def _begin(self, claims: _Claims | None, source: str, update: Update) -> _Claims:
+    def _begin(self, claims: Claims | None, source: str, update: Update) -> Claims:
         if claims is None:
-            claims = self._claims[update.owner] = _Claims(update.owner, update.incarnation)
+            claims = self._claims[update.owner] = Claims(update.owner, update.incarnation)
         if claims.incarnation != update.incarnation:
             claims.incarnation, claims.version = update.incarnation, 0
         # A whole list that breaks off and begins again leaves both halves to be repeated.
@@ -418,7 +412,7 @@ class Directory(Index):
         claims.whole = claims.partial = False
         return claims
 
-    def _finish(self, claims: _Claims, update: Update, applied: Applied) -> None:
+    def _finish(self, claims: Claims, update: Update, applied: Applied) -> None:
         """A version is there: what was early may be next now."""
         if not claims.whole:
             claims.whole, claims.coming = True, None
@@ -426,25 +420,38 @@ class Directory(Index):
             for record in stale.values():
                 self._held -= 1
                 self._release(record, applied)
-        claims.version = update.version
+        claims.hold(update)
         if self._early:
             early = self._early.pop((update.owner, claims.incarnation, claims.version), None)
-            while early is not None:
+            while early is not None and self._adds_up(claims, early, applied):
                 self._take_all(claims, early, applied)
-                claims.version = early.version
+                claims.version, claims.tally, claims.head = (
+                    early.version,
+                    early.tally or claims.tally,
+                    early.head,
+                )
                 early = self._early.pop((update.owner, claims.incarnation, claims.version), None)
             self._drop_early(update.owner, claims.incarnation, claims.version)
         applied.version = claims.version
         untaken, claims.untaken = claims.untaken, []
         applied.confirms = self._confirms(claims, untaken)
 
-    def _confirms(self, claims: _Claims, untaken: list[tuple[int, str]]) -> list[bytes]:
+    def _confirms(self, claims: Claims, untaken: list[tuple[int, str]]) -> list[bytes]:
         version = claims.version
         return write_confirms(claims.node_id, claims.incarnation, version, untaken, self.body_bytes)
 
+    def _adds_up(self, claims: Claims, update: Update, applied: Applied) -> bool:
+        """Whether a change is what its owner signed; if not, the list is wanted whole, and so it is where
+        some of it is not held."""
+        if self._ledger is None or not update.base:
+            return True
+        fine = not claims.partial and self._ledger.adds_up(update, claims.records, claims.tally)
+        applied.lacks = applied.lacks or not fine
+        return fine
+
     # -- claims
 
-    def _take_all(self, claims: _Claims, update: Update, applied: Applied) -> None:
+    def _take_all(self, claims: Claims, update: Update, applied: Applied) -> None:
         conflicts, refused = len(applied.conflicts), len(applied.refused)
         for record in update.records:
             if self._fits_surely(record) and record.agent_id not in self._winners:
@@ -455,6 +462,10 @@ class Directory(Index):
                 applied.added.append(record)
             else:
                 self._take(claims, record, applied)
+        for agent_id in update.over:
+            applied.refused.append(
+                (AgentRecord(agent_id, update.owner), f"agents_max={self._agents_max} is reached")
+            )
         for agent_id in update.removals:
             self._drop(claims, agent_id, applied)
         claims.untaken += applied.conflicts[conflicts:]
@@ -462,7 +473,7 @@ class Directory(Index):
             claims.untaken += [(record.agent_id, "") for record, _ in applied.refused[refused:]]
             claims.partial = True
 
-    def _take(self, claims: _Claims, record: AgentRecord, applied: Applied) -> None:
+    def _take(self, claims: Claims, record: AgentRecord, applied: Applied) -> None:
         agent_id = record.agent_id
         old = claims.records.get(agent_id) or claims.stale.pop(agent_id, None)
         limit = self._over_limit(self._capabilities.record_bytes(record))
@@ -507,7 +518,7 @@ class Directory(Index):
             return
         self._crown(agent_id, record)
 
-    def _drop(self, claims: _Claims, agent_id: int, applied: Applied) -> None:
+    def _drop(self, claims: Claims, agent_id: int, applied: Applied) -> None:
         record = claims.records.pop(agent_id, None) or claims.stale.pop(agent_id, None)
         if record is not None:
             self._held -= 1
@@ -520,7 +531,7 @@ class Directory(Index):
         heir = None
         if self._winners.get(agent_id) is record:
             applied.removed.append(record)
-            heir = min(rivals, key=_by_node) if rivals else None
+            heir = min(rivals, key=by_node) if rivals else None
             self._crown(agent_id, heir)
             if heir is not None:
                 applied.added.append(heir)
@@ -531,6 +542,7 @@ class Directory(Index):
 
     def _withdraw(self, agent_id: int, owner: str, applied: Applied) -> AgentRecord:
         record = self._mine.records.pop(agent_id)
+        self._before(record)
         self._held -= 1
         applied.lost_mine.append((record, owner))
         return record
@@ -544,18 +556,15 @@ class Directory(Index):
         mine = self._mine.records
         upserts = [mine[agent_id] for agent_id in agent_ids if agent_id in mine]
         removals = [agent_id for agent_id in agent_ids if agent_id not in mine]
+        head_of = self._ledger.after if self._ledger is not None else unsigned
         bodies = write_change(
-            self.node_id, self.incarnation, self.version, upserts, removals, self.body_bytes
+            self.node_id, self.incarnation, self.version, upserts, removals, self.body_bytes, head_of
         )
         self.version += len(bodies)
         self._changes += bodies
         return self.version
 
-
-def _all_of(claims: _Claims) -> Iterator[AgentRecord]:
-    yield from claims.stale.values()
-    yield from claims.records.values()
-
-
-def _by_node(record: AgentRecord) -> str:
-    return record.node_id
+    def _before(self, record: AgentRecord) -> None:
+        """A record of the own list is about to change, or to go."""
+        if self._ledger is not None:
+            self._ledger.before(record)

@@ -113,6 +113,12 @@ class NotOwner(PeerError):
     code = 204
 
 
+class Forged(PeerError):
+    """A node told in another's name what that did not sign; it was not taken."""
+
+    code = 205
+
+
 class OutageError(NetworkError):
     """The environment failed: a link, a node, a clock that ran out."""
 

@@ -38,6 +38,7 @@ from enum import Enum
 from typing import Any, ClassVar
 
 from agentnet_core.body import (
+    KEY_MUST_KNOW_MAX,
     U64_MAX,
     expect_addresses,
     expect_bool,
@@ -53,6 +54,7 @@ from agentnet_core.body import (
 from agentnet_core.config import FRAME_BYTES_MIN
 from agentnet_core.errors import DuplicateLink, HandshakeRefused, LinkLost, NetworkError, from_code
 from agentnet_core.records import describe
+from agentnet_core.signing import expect_signature
 
 PROTOCOL_MIN = 1
 PROTOCOL_MAX = 1
@@ -62,7 +64,6 @@ CHECKSUM_NONE = 0
 CHECKSUM_CRC32C = 1
 
 UUID_BYTES = 16
-KEY_MUST_KNOW_MAX = 63
 CLOSE_TEXT_MAX = 512
 TWICE_HINT = (
     "end the first one with `await net.leave_network()` (a notebook's cell that runs twice makes two), "
@@ -90,6 +91,9 @@ TWICE_HINT = (
 MUST_HAVE = range(NETWORK_KEY, INCARNATION_KEY + 1)
 
 LIMIT_FRAME_KEY, LIMIT_MESSAGE_KEY = range(2)
+
+FEATURE_SIGNED = 1
+"""The network is signed (see `signing`): who knows it signs, and takes only what is signed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,10 +260,12 @@ class Close:
 
     ``code``: the code of an error class, DUPLICATE among them (another link between the two nodes
     stays), LEAVE: the node leaves the network for good, or IDLE: neither side needs the link.
+    ``signature``: of a LEAVE, where the network is signed; it goes as a third value, if there is one.
     """
 
     code: int
     text: str = ""
+    signature: bytes = b""
 
     LEAVE: ClassVar[int] = 0
     IDLE: ClassVar[int] = 2
@@ -285,16 +291,18 @@ class Close:
         text = self.text
         if len(text) > CLOSE_TEXT_MAX:
             text = text[: CLOSE_TEXT_MAX - 3] + "..."
-        return pack([self.code, text.encode("utf-8", "replace").decode()])
+        said = [self.code, text.encode("utf-8", "replace").decode()]
+        return pack([*said, self.signature] if self.signature else said)
 
     @classmethod
     def decode(cls, body: bytes | memoryview) -> Close:
         """The Close in the body of a CLOSE frame; control characters in its text come escaped."""
-        code, text = expect_list("Close", unpack("Close", body), range(2, 3))
+        code, text, *signed = expect_list("Close", unpack("Close", body), range(2, 4))
         expect_int("Close code", code, 0, 0xFFFF)
         if type(text) is not str or len(text) > CLOSE_TEXT_MAX:
             raise wrong("Close text", f"at most {CLOSE_TEXT_MAX} characters", text)
-        return cls(code, text if text.isprintable() else describe(text, CLOSE_TEXT_MAX))
+        signature = expect_signature("Close signature", signed[0]) if signed else b""
+        return cls(code, text if text.isprintable() else describe(text, CLOSE_TEXT_MAX), signature)
 
 
 # -- two Hellos
@@ -409,6 +417,11 @@ def _common_network(local: Hello, remote: Hello) -> bytes:
 
 def _check_features(asker: str, asking: Hello, asked: str, asked_hello: Hello) -> None:
     missing = asking.features_required & ~asked_hello.features
+    if missing & FEATURE_SIGNED:
+        raise HandshakeRefused(
+            f"{asker} signs what it says and takes only what is signed, {asked} does not sign: give that one "
+            "certificate, private_key and ca, and tls:// addresses alone to listen on"
+        )
     if missing:
         bits = [bit for bit in range(64) if missing >> bit & 1]
         raise HandshakeRefused(

@@ -11,9 +11,9 @@ that version to the next, one frame, and means nothing to who does not hold the 
 
 A sixth element of a record and a ninth of AGENTS are maps of numbered fields, by the law of the
 Hello: 0 to 63 must be understood, from 64 they are ignored where they are not known.  64 of a record is
-the health of an agent that is not well, a text of at most 256 bytes; of AGENTS it is kept for the
-owner's signature.  65 of a record is a list of the groups that the agent is in: who does not know groups
-cannot send to one, so may ignore it.
+the health of an agent that is not well, a text of at most 256 bytes; of AGENTS, on the first frame of an
+update, it is [count, digest, signature] of that version, where the network is signed.  65 of a record is
+a list of the groups that the agent is in: who does not know groups cannot send to one, so may ignore it.
 
 A name has the id that it hashes to, and at most 256 bytes; an agent has at most 64 capabilities, and is
 in at most 64 groups, of at most 128 bytes each; metadata are texts.  What breaks this is a ProtocolError
@@ -22,7 +22,7 @@ from a peer, a UsageError or LimitReached from here: so the errors are arguments
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +32,9 @@ from agentnet_core.body import (
     U64_MAX,
     Reader,
     expect_bool,
+    expect_fields,
     expect_int,
     expect_list,
-    expect_map,
     expect_name,
     pack,
     unpack,
@@ -43,13 +43,15 @@ from agentnet_core.body import (
 from agentnet_core.config import BODY_BYTES, GROUP_BYTES_MAX, VERSION_MAX
 from agentnet_core.errors import LimitReached, NetworkError, ProtocolError, UsageError
 from agentnet_core.records import AgentRecord, agent_id_of, describe
+from agentnet_core.signing import Head, expect_head
+from agentnet_core.tally import Tally
 
 NAME_BYTES_MAX = 256
 CAPABILITIES_MAX = 64
 CAPABILITY_BYTES_MAX = 128
 GROUPS_MAX = 64
 HEALTH_BYTES_MAX = 256
-KEY_MUST_KNOW_MAX = 63
+HEAD_KEY = 64
 HEALTH_KEY = 64
 GROUPS_KEY = 65
 
@@ -57,7 +59,7 @@ FLAG_BROADCASTS = 1
 FLAGS_KNOWN = FLAG_BROADCASTS
 
 HEAD_BYTES = 128
-"""What an AGENTS body holds beside its records and ids, at most."""
+"""What an AGENTS body holds beside its records, ids and signature, at most."""
 CONFLICT_BYTES = 80
 """What one id in a CONFIRM takes, at most."""
 INTERNED_MAX = 4096
@@ -138,10 +140,23 @@ class Capabilities:
 
 # -- AGENTS
 
+Part = tuple[list[bytes], list[bytes]]
+"""Records and removed ids of one frame, packed."""
+HeadOf = Callable[[int, Part], Head | None]
+"""Called for each version of a change, in order, with the version and what changed."""
+
+
+def unsigned(version: int, part: Part) -> None:
+    """No head, where nothing is signed."""
+
 
 @dataclass(slots=True)
 class Update:
-    """What one AGENTS frame says of its owner's list: all of it on base 0, else a change."""
+    """What one AGENTS frame says of its owner's list: all of it on base 0, else a change.
+
+    For the `ledger`: ``source``, who brought it; ``tally``, what the list comes to with it; ``over``, what of
+    it there was no room for.
+    """
 
     owner: str
     incarnation: int
@@ -151,6 +166,10 @@ class Update:
     last: bool
     records: list[AgentRecord]
     removals: list[int]
+    head: Head | None = None
+    source: str = ""
+    tally: Tally | None = None
+    over: Sequence[int] = ()
 
 
 def read_update(body: bytes | memoryview, capabilities: Capabilities) -> Update:
@@ -169,9 +188,9 @@ def read_update(body: bytes | memoryview, capabilities: Capabilities) -> Update:
         raise wrong("AGENTS base", "0 where a list comes in parts", base)
     records = [_read_record(owner, reader.value(), capabilities) for _ in range(reader.count("records"))]
     removals = [expect_int("AGENTS removed id", i, 1, U64_MAX) for i in expect_list("AGENTS", reader.value())]
-    if size == 9:
-        _check_fields("AGENTS fields", reader.value())
-    return Update(owner, incarnation, base, version, first, last, records, removals)
+    fields = expect_fields("AGENTS fields", reader.value()) if size == 9 else {}
+    head = expect_head("AGENTS head", fields[HEAD_KEY]) if HEAD_KEY in fields else None
+    return Update(owner, incarnation, base, version, first, last, records, removals, head)
 
 
 def _read_record(node_id: str, item: Any, known: Capabilities) -> AgentRecord:
@@ -191,7 +210,7 @@ def _read_record(node_id: str, item: Any, known: Capabilities) -> AgentRecord:
     interned, _ = known.words.intern(tuple(capabilities), ProtocolError, ProtocolError)
     record = AgentRecord(agent_id, node_id, name, interned, metadata or None, flags == FLAG_BROADCASTS)
     if len(item) == 6:
-        _check_fields("AGENTS record fields", item[5])
+        expect_fields("AGENTS record fields", item[5])
         record.health = _read_health(item[5].get(HEALTH_KEY, ""))
         groups = item[5].get(GROUPS_KEY, ())
         if type(groups) not in (list, tuple):
@@ -211,19 +230,21 @@ def health_text(text: str | None) -> str:
     return (text or "").encode("utf-8", "replace")[:HEALTH_BYTES_MAX].decode("utf-8", "ignore")
 
 
-def _check_fields(field: str, value: object) -> None:
-    for key in expect_map(field, value):
-        if key <= KEY_MUST_KNOW_MAX:
-            raise wrong(field, f"only numbers from {KEY_MUST_KNOW_MAX + 1}", key)
-
-
 def write_whole(
-    owner: str, incarnation: int, version: int, records: Iterable[AgentRecord], max_bytes: int
+    owner: str,
+    incarnation: int,
+    version: int,
+    records: Iterable[AgentRecord],
+    max_bytes: int,
+    head: Head | None = None,
 ) -> list[bytes]:
     """A list as bodies of AGENTS frames, at least one; a record larger than ``max_bytes`` goes alone."""
     parts = _cut(records, (), max_bytes)
     end = len(parts) - 1
-    return [_body(owner, incarnation, 0, version, at == 0, at == end, part) for at, part in enumerate(parts)]
+    return [
+        _body(owner, incarnation, 0, version, at == 0, at == end, part, head if at == 0 else None)
+        for at, part in enumerate(parts)
+    ]
 
 
 def write_change(
@@ -233,23 +254,24 @@ def write_change(
     records: Iterable[AgentRecord],
     removals: Iterable[int],
     max_bytes: int,
+    head_of: HeadOf = unsigned,
 ) -> list[bytes]:
     """A change as bodies of AGENTS frames, cut as a whole list is: each is one version more."""
     parts = enumerate(_cut(records, removals, max_bytes), base)
-    return [_body(owner, incarnation, at, at + 1, True, True, part) for at, part in parts]
+    return [
+        _body(owner, incarnation, at, at + 1, True, True, part, head_of(at + 1, part)) for at, part in parts
+    ]
 
 
-def write_reminder(owner: str, incarnation: int, version: int) -> bytes:
+def write_reminder(owner: str, incarnation: int, version: int, head: Head | None = None) -> bytes:
     """That there is this version, as the body of an AGENTS frame: a change that changes nothing."""
-    return _body(owner, incarnation, version, version, True, True, ([], []))
+    return _body(owner, incarnation, version, version, True, True, ([], []), head)
 
 
-def _cut(
-    records: Iterable[AgentRecord], removals: Iterable[int], max_bytes: int
-) -> list[tuple[list[bytes], list[bytes]]]:
+def _cut(records: Iterable[AgentRecord], removals: Iterable[int], max_bytes: int) -> list[Part]:
     """Records and removals, packed, in parts that each fit a body."""
     packer = msgpack.Packer(use_bin_type=True)
-    parts: list[tuple[list[bytes], list[bytes]]] = [([], [])]
+    parts: list[Part] = [([], [])]
     used = HEAD_BYTES
     for half, values in enumerate((map(wire_form, records), removals)):
         for value in values:
@@ -269,13 +291,19 @@ def _body(
     version: int,
     first: bool,
     last: bool,
-    part: tuple[list[bytes], list[bytes]],
+    part: Part,
+    head: Head | None,
 ) -> bytes:
     packer = msgpack.Packer(use_bin_type=True)
-    head = [packer.pack_array_header(8), *map(packer.pack, (owner, incarnation, base, version, first, last))]
+    size = 8 if head is None else 9
+    body = [
+        packer.pack_array_header(size),
+        *map(packer.pack, (owner, incarnation, base, version, first, last)),
+    ]
     records, removals = part
-    head += [packer.pack_array_header(len(records)), *records]
-    return b"".join([*head, packer.pack_array_header(len(removals)), *removals])
+    body += [packer.pack_array_header(len(records)), *records]
+    body += [packer.pack_array_header(len(removals)), *removals]
+    return b"".join(body if head is None else [*body, packer.pack({HEAD_KEY: head})])
 
 
 def wire_form(record: AgentRecord) -> tuple[Any, ...]:

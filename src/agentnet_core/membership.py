@@ -33,17 +33,18 @@ by `link_up` or `dial_failed`.  At most one is in progress for a node, and for a
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from agentnet_core.census import PASSED_BY_FAILURES, Census, Node
-from agentnet_core.config import BODY_BYTES, EngineConfig
+from agentnet_core.config import EngineConfig
 from agentnet_core.detector import NEVER, Detector, Silent
 from agentnet_core.dials import Dial, Dials, Random, Redial
 from agentnet_core.errors import HandshakeRefused, ProtocolError
+from agentnet_core.proofs import Proofs
 from agentnet_core.records import Event
 from agentnet_core.roster import NodeRecord, Standing, Vouch, join_members, merge, read_record, unpack_members
+from agentnet_core.signing import Head, Seal
 
 NS_PER_MS = 1_000_000
 NODES_A_NEWS_MS = 2
@@ -58,18 +59,22 @@ class Membership(Census):
     """All nodes that this node knows, and the decisions to dial them."""
 
     def __init__(
-        self, node_id: str, incarnation: int, addresses: Iterable[str], config: EngineConfig, rng: Random
+        self,
+        node_id: str,
+        incarnation: int,
+        addresses: Iterable[str],
+        config: EngineConfig,
+        rng: Random,
+        proofs: Proofs | None = None,
     ) -> None:
         self._dials = Dials(node_id, config, rng, lambda known: known in self._nodes or known in self._left)
-        super().__init__(node_id, incarnation, addresses, config, self._dials.courtesy_ns)
+        super().__init__(node_id, incarnation, addresses, config, self._dials.courtesy_ns, proofs)
         self._rng = rng
         self._detector = Detector(node_id, config, rng)
         self._sync_interval_ns = config.sync_interval_ms * NS_PER_MS
         self._dial_ns_max = config.handshake_ms_max * NS_PER_MS
         self._lost_due_ns = NEVER
         self._asked_for: dict[str, None] = {}
-        self._events: deque[Event] = deque()
-        self._events_missed = 0
         self._news: dict[str, str | None] = {}
         self._passed_on_ns = 0
         self._lists: dict[str, str] = {}
@@ -118,35 +123,28 @@ class Membership(Census):
         deadlines += [seed.redial.next_ns for seed in self._dials.unresolved()]
         return min(deadlines, default=NEVER)
 
-    def drain_events(self) -> list[Event]:
-        """What happened since the last call."""
-        events = list(self._events)
-        self._events.clear()
-        if self._events_missed:
-            events.append(Event(Event.EVENTS_MISSED, count=self._events_missed))
-            self._events_missed = 0
-        return events
-
     def news_due_ns(self) -> int:
         """When to pass on what was learned: at once in a small network, some together in a large one."""
         return self._passed_on_ns + len(self._rings) // NODES_A_NEWS_MS * NS_PER_MS if self._news else NEVER
 
-    def drain_news(
-        self, peers: Iterable[str], now_ns: int, max_bytes: int = BODY_BYTES
-    ) -> list[tuple[str, list[bytes]]]:
+    def drain_news(self, peers: Iterable[str], now_ns: int) -> list[tuple[str, list[bytes]]]:
         """What was learned since the last call, as bodies of MEMBERS frames: for each of the peers all but
         what it told."""
         self._passed_on_ns = now_ns
-        news = [(self._pack(node_id), source) for node_id, source in self._news.items()]
+        news = [
+            (packed, source)
+            for node_id, source in self._news.items()
+            for packed in self._pack((node_id,), news=True)
+        ]
         self._news.clear()
         tellers = dict.fromkeys(source for _, source in news)
-        for_all = join_members([record for record, _ in news], max_bytes) if news else []
+        for_all = join_members([record for record, _ in news]) if news else []
         told = []
         for peer in peers:
             bodies = for_all
             if peer in tellers:
                 others = [record for record, source in news if source != peer]
-                bodies = join_members(others, max_bytes) if others else []
+                bodies = join_members(others) if others else []
             told.append((peer, bodies))
         return told
 
@@ -167,11 +165,11 @@ class Membership(Census):
 
     # -- news
 
-    def note_list(self, node_id: str, incarnation: int, version: int) -> None:
+    def note_list(self, node_id: str, incarnation: int, version: int, head: Head | None) -> None:
         """The node has a list of agents of that version: told on with all else, but no news by itself."""
         node = self._nodes.get(node_id)
         if node is not None and node.record.incarnation == incarnation and node.record.listed < version:
-            self._hold(node, replace(node.record, listed=version))
+            self._hold(node, node.record.with_list(version, head))
 
     def bootstrap(self, addresses: Iterable[str], now_ns: int) -> None:
         """Dial these addresses, whoever is there."""
@@ -227,7 +225,8 @@ class Membership(Census):
         reason = self.refusal(node_id, incarnation)
         if reason is not None:
             raise HandshakeRefused(reason)
-        record = NodeRecord(node_id, incarnation, tuple(addresses))
+        found = tuple(addresses)
+        record = NodeRecord(node_id, incarnation, found)
         node = self._nodes.get(node_id)
         if node is None:
             node = self._admit(record, now_ns)
@@ -237,7 +236,7 @@ class Membership(Census):
             self._replace(node, record, now_ns)
         else:
             # What is held against it stays until it has heard of that, and cleared itself.
-            record = replace(node.record, addresses=record.addresses)
+            record = replace(node.record, addresses=found) if node.record.seal is None else node.record
             self._lists[node_id] = node_id
         if node.record != record and node.told:
             self._news[node_id] = node_id
@@ -249,8 +248,8 @@ class Membership(Census):
         self._linked[node_id] = node
         self._was_reached(node, now_ns)
         node.redial.reason = ""
-        self._left.pop(node_id, None)
-        self._dials.found(node_id, record.addresses)
+        self._exhume(node_id)
+        self._dials.found(node_id, found)
         if dial is not None:
             redial = self._end_dial(dial, node_id)
             if redial is not None and dial.node_id is None:
@@ -311,11 +310,13 @@ class Membership(Census):
         """The node itself is at ``address``: that is none to dial. `dial_failed` follows."""
         self._dials.seeds.pop(address, None)
 
-    def left(self, node_id: str, now_ns: int) -> None:
-        """The node said that it leaves for good."""
+    def left(self, node_id: str, now_ns: int, signature: bytes = b"") -> None:
+        """The node said, over its link, that it leaves for good. ``signature``: for those that it is not
+        linked to."""
         node = self._nodes.get(node_id)
         if node is not None:
-            self._let_go(node, node.record.incarnation, node_id, now_ns)
+            seal = self._proofs.farewell(node.record, signature) if self._proofs is not None else None
+            self._let_go(node, node.record.incarnation, seal, node_id, now_ns)
 
     def tick(self, now_ns: int, heard: Callable[[str], int]) -> list[Dial]:
         """Judge those that are not heard, and decide whom to dial now. ``heard``: when a linked node
@@ -438,19 +439,23 @@ class Membership(Census):
     def _learn(self, record: NodeRecord, source: str | None, now_ns: int) -> bool:
         """Take what ``source`` says of a node; False if there is no room for it."""
         node_id = record.node_id
-        if node_id == self.node_id:
-            self._learn_of_self(record, now_ns)
-            return True
         if self._left.get(node_id, -1) >= record.incarnation:
             return True
         node = self._nodes.get(node_id)
+        proven = self._proven(record, source)
+        if proven is None:
+            return True
+        record = proven
+        if node_id == self.node_id:
+            self._learn_of_self(record, now_ns)
+            return True
         if record.standing is Standing.LEFT:
             if node is None:
-                self._bury(node_id, record.incarnation)
+                self._bury(node_id, record.incarnation, record.seal)
                 self._news[node_id] = source
             # Of a node that is linked, or came back, only its own word counts.
             elif not node.linked and node.record.incarnation <= record.incarnation:
-                self._let_go(node, record.incarnation, source, now_ns)
+                self._let_go(node, record.incarnation, record.seal, source, now_ns)
         elif node is not None:
             self._learn_more(node, record, source, now_ns)
         elif record.standing is Standing.ALIVE:  # the dead of others' past are not passed on
@@ -479,11 +484,13 @@ class Membership(Census):
             self._detector.strain(now_ns)
             self._clear_self()
 
-    def _let_go(self, node: Node, incarnation: int, source: str | None, now_ns: int) -> None:
+    def _let_go(
+        self, node: Node, incarnation: int, seal: Seal | None, source: str | None, now_ns: int
+    ) -> None:
         """The node has left, as that incarnation."""
         self._forget(node, now_ns)
         self._detector.clear(node.record.node_id)
-        self._bury(node.record.node_id, incarnation)
+        self._bury(node.record.node_id, incarnation, seal)
         self._news[node.record.node_id] = source
         self._lists[node.record.node_id] = ""
         if node.told:
@@ -498,7 +505,7 @@ class Membership(Census):
                 self._news[record.node_id] = source
             return
         merged = merge(old, record)
-        if merged == replace(old, listed=merged.listed):
+        if merged == old.with_list(merged.listed, merged.head):
             self._hold(node, merged)
             return
         self._news[record.node_id] = source
@@ -517,6 +524,7 @@ class Membership(Census):
 
     def _replace(self, node: Node, record: NodeRecord, now_ns: int) -> None:
         """A higher incarnation of the node is here, so the known one is dead."""
+        node.fresh = True
         self._detector.clear(record.node_id)
         self._tell_lost(node, f"replaced by incarnation {record.incarnation}")
         node.linked = node.lost = node.hung_up = False
@@ -543,13 +551,6 @@ class Membership(Census):
         if node.told:
             node.told = False
             self._tell(Event(Event.LOST, node.record.node_id, detail=detail))
-
-    def _tell(self, event: Event) -> None:
-        # Each node can be lost, replaced and joined between two drains; beyond that it is a storm.
-        if len(self._events) >= 4 * self._nodes_max:
-            self._events_missed += 1
-        else:
-            self._events.append(event)
 
     # -- dials
 

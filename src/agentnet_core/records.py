@@ -196,6 +196,8 @@ class Event:
     """The event loop of an INACTIVE node turns again."""
     BLOCKED = "blocked"
     """The event loop of this node itself stood for a while; ``detail``: for how long, and where."""
+    FORGED = "forged"
+    """A node told what the node that it is about did not sign; ``detail`` names both."""
     EVENTS_MISSED = "events_missed"
 
 

@@ -4,7 +4,10 @@ MEMBERS  [[node id, incarnation, version, [address, ...]],
           [node id, incarnation, version, [address, ...], standing, [accuser, ...], [witness, ...]], ...]
 
 The shorter form is of a node in good standing that nobody accuses.  Each may end with one number
-more, the version of the node's list of agents, if it has one.
+more, the version of the node's list of agents, if it has one; and then with a map of numbered fields,
+by the law of the Hello: 64 is the node's signature of id, incarnation, version and addresses, of one that
+has left that of its leave; 65 its certificate; 66 is [count, digest, signature] of the list of that version.
+See `signing`; who passes on what others hold already leaves out 65.
 
 Only the node itself raises its incarnation, once each start, and its version, whenever it has news
 or clears itself of an accusation.  What others say (that they cannot hear it, that its process is
@@ -28,6 +31,7 @@ from agentnet_core.body import (
     expect_addresses,
     expect_bool,
     expect_bytes,
+    expect_fields,
     expect_int,
     expect_list,
     expect_name,
@@ -35,6 +39,7 @@ from agentnet_core.body import (
     unpack,
 )
 from agentnet_core.config import BODY_BYTES, VERSION_MAX
+from agentnet_core.signing import Head, Seal, expect_head, read_seal, seal_fields
 
 ACCUSERS_MAX = 8
 """Names that are kept of those who accuse: nobody asks for more."""
@@ -43,6 +48,7 @@ SHARES = 128
 DIGEST_BYTES = 4 * SHARES
 HEAD_BYTES = 8
 """What a MEMBERS body holds beside its records, at most."""
+HEAD_KEY = 66
 
 
 class Standing(IntEnum):
@@ -56,7 +62,9 @@ class Standing(IntEnum):
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
     """A node as MEMBERS tells of it. ``accusers`` do not hear it; ``witnesses``, some of them, saw its
-    process end: their link was reset and their dial refused. ``listed``: the version of its agents' list."""
+    process end: their link was reset and their dial refused. ``listed``: the version of its agents' list.
+
+    ``seal``: its own signature, where the network is signed and it is known; ``head``: that of its list."""
 
     node_id: str
     incarnation: int
@@ -66,6 +74,8 @@ class NodeRecord:
     accusers: tuple[str, ...] = ()
     witnesses: tuple[str, ...] = ()
     listed: int = 0
+    seal: Seal | None = None
+    head: Head | None = None
 
     def accused(self, by: str, *, witness: bool = False) -> NodeRecord:
         """The record with one more accuser."""
@@ -84,16 +94,11 @@ class NodeRecord:
 
     def standing_as(self, standing: Standing) -> NodeRecord:
         """The record with what is held of it from now on."""
-        return NodeRecord(
-            self.node_id,
-            self.incarnation,
-            self.addresses,
-            self.version,
-            standing,
-            self.accusers,
-            self.witnesses,
-            self.listed,
-        )
+        return replace(self, standing=standing)
+
+    def with_list(self, listed: int, head: Head | None) -> NodeRecord:
+        """The record with another version of the node's list."""
+        return replace(self, listed=listed, head=head)
 
 
 def merge(one: NodeRecord, other: NodeRecord) -> NodeRecord:
@@ -104,16 +109,22 @@ def merge(one: NodeRecord, other: NodeRecord) -> NodeRecord:
     if older.incarnation != newer.incarnation:
         return newer
     if _age(older) != _age(newer):
-        return newer if newer.listed >= older.listed else replace(newer, listed=older.listed)
+        return newer if newer.listed >= older.listed else newer.with_list(older.listed, older.head)
+    # Of a linked node the addresses may be known before they are signed; the signed ones count.
+    seals = [record for record in (one, other) if record.seal is not None] or [one, other]
+    said = max(seals, key=lambda record: (record.addresses, record.seal or ()))
+    lists = max((one, other), key=lambda record: (record.listed, record.head or ()))
     return NodeRecord(
         one.node_id,
         one.incarnation,
-        max(one.addresses, other.addresses),
+        said.addresses,
         one.version,
         max(one.standing, other.standing),
         _joined(one.accusers, other.accusers),
         _joined(one.witnesses, other.witnesses),
-        max(one.listed, other.listed),
+        lists.listed,
+        said.seal,
+        lists.head,
     )
 
 
@@ -149,18 +160,31 @@ def join_members(packed: Iterable[bytes], max_bytes: int = BODY_BYTES) -> list[b
     return [b"".join((packer.pack_array_header(len(part)), *part)) for part in parts]
 
 
-def pack_record(record: NodeRecord) -> bytes:
-    """One record of a MEMBERS body."""
-    return pack(wire_form(record))
+def pack_record(record: NodeRecord, *, certified: bool = True) -> bytes:
+    """One record of a MEMBERS body. ``certified``: with the node's certificate, if it has one."""
+    form = wire_form(record)
+    if certified and record.seal is not None:
+        form[-1] = {**_sealed(record), **seal_fields(record.seal)}
+    return pack(form)
 
 
 def wire_form(record: NodeRecord) -> list[object]:
-    """One record of a MEMBERS body, unpacked."""
-    plain = [record.node_id, record.incarnation, record.version, list(record.addresses)]
-    listed = [record.listed] if record.listed else []
-    if record.standing is Standing.ALIVE and not record.accusers:
-        return plain + listed
-    return [*plain, int(record.standing), list(record.accusers), list(record.witnesses), *listed]
+    """One record of a MEMBERS body, unpacked, without a certificate."""
+    form: list[object] = [record.node_id, record.incarnation, record.version, list(record.addresses)]
+    if record.standing is not Standing.ALIVE or record.accusers:
+        form += [int(record.standing), list(record.accusers), list(record.witnesses)]
+    if record.listed:
+        form.append(record.listed)
+    if record.seal is not None:
+        form.append(_sealed(record))
+    return form
+
+
+def _sealed(record: NodeRecord) -> dict[int, object]:
+    fields = {} if record.seal is None else seal_fields(record.seal._replace(certificate=b""))
+    if record.head is not None:
+        fields[HEAD_KEY] = list(record.head)
+    return fields
 
 
 def decode_members(body: bytes | memoryview) -> list[NodeRecord]:
@@ -176,6 +200,9 @@ def unpack_members(body: bytes | memoryview) -> list[object]:
 def read_record(item: object) -> NodeRecord:
     """The record that an item of `unpack_members` is; ProtocolError if it is none."""
     values = expect_list("MEMBERS record", item)
+    fields = (
+        expect_fields("MEMBERS record fields", values.pop()) if values and type(values[-1]) is dict else {}
+    )
     if len(values) not in (4, 5, 7, 8):
         expect_list("MEMBERS record", item, range(4, 5))
     listed = values.pop() if len(values) in (5, 8) else 0
@@ -190,6 +217,8 @@ def read_record(item: object) -> NodeRecord:
         _read_names("MEMBERS accusers", accusers),
         _read_names("MEMBERS witnesses", witnesses),
         expect_int("MEMBERS listed", listed, 0, VERSION_MAX),
+        read_seal("MEMBERS", fields),
+        expect_head("MEMBERS list", fields[HEAD_KEY]) if HEAD_KEY in fields else None,
     )
 
 

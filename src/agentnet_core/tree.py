@@ -14,12 +14,6 @@ many, and falls apart again, for as long as there is traffic.  So an origin lets
 the tree only if it has heard of none that did for four times `prune_delay_ms`; of several at once the
 least counts, and all know which it is when they prune, `prune_delay_ms` after the first of them.
 
-GOSSIP  [origin, incarnation, sequence, hops, age in ms, whether it shapes the tree, payload]
-IHAVE   [[origin, incarnation, sequence], ...]   announced: ask, if it does not come otherwise
-GRAFT   [[origin, incarnation, sequence], ...]   send these, and what comes after them
-PRUNE   []                                       announce what comes after this, do not send it
-GONE    [[origin, incarnation, sequence], ...]   the answer to a GRAFT of what is kept no more
-
 Each node delivers a broadcast at most once, in any order: an origin numbers its broadcasts from 1, and
 a window says which of the newest were here.  What has left the window unseen is `missed`.  Each is kept
 until it is `broadcasts_kept_ms` old, and announced to whoever links up, so that a node that was cut off
@@ -34,94 +28,41 @@ in a tree that mends itself.  So a user's broadcast has to wait (`room_ns`) wher
 one, or the young ones of its origin take more than a quarter of the store.  All see the same traffic, so
 all origins together keep to what the store holds.
 
-A peer may lie: what it announces takes room of its own only, what it asks for goes to it alone.  It
-could speak in another's name; that is for signatures to prevent.
+A peer may lie: what it announces takes room of its own only, what it asks for goes to it alone.  That it
+speaks in another's name is for `broadcasts` to prevent; of what it passes on it may change hops and age.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
 
-from agentnet_core.body import (
-    U64_MAX,
-    expect_bool,
-    expect_bytes,
-    expect_int,
-    expect_list,
-    expect_name,
-    pack,
-    unpack,
-)
-from agentnet_core.config import BODY_BYTES, BROADCAST_BYTES, EngineConfig
+from agentnet_core.config import EngineConfig
 from agentnet_core.errors import MessageTooLarge
+from agentnet_core.gossip import (
+    CHANGES,
+    HOPS_MAX,
+    IDS_MAX,
+    BroadcastId,
+    Frame,
+    Gone,
+    Gossip,
+    Graft,
+    Ihave,
+    Prune,
+)
+from agentnet_core.signing import Seal
 from agentnet_core.window import Window
-
-GOSSIP, IHAVE, GRAFT, PRUNE, GONE = range(24, 29)
-
-CHANGES, MESSAGES = 1, 2
-"""What the first byte of a payload says: a change of a list of agents, as in an AGENTS frame; a user's
-message, as in a MESSAGE frame."""
 
 CHANGE = bytes((CHANGES,))
 
 NS_PER_MS = 1_000_000
 NEVER = 2**63 - 1
-HOPS_MAX = 255
-"""Where hops are counted no further."""
-ID_BYTES = 96
-"""What an id takes in a body, at most."""
 EAGER_ENOUGH = 4
 """A node with more eager links prunes one by any copy too many."""
-IDS_MAX = BODY_BYTES // ID_BYTES
-"""Ids in one frame; the rest goes into the next."""
 SHARES = 4
 """An origin's young broadcasts may take one of so many shares of the store."""
-
-
-class BroadcastId(NamedTuple):
-    """``sequence``: the origin's broadcasts in that incarnation, from 1."""
-
-    origin: str
-    incarnation: int
-    sequence: int
-
-
-@dataclass(frozen=True, slots=True)
-class Gossip:
-    """A broadcast. ``hops``: links that it has crossed when it arrives. ``age_ms``: how long it has rested
-    on nodes, which a time to live has to count. ``shapes``: whether it may prune links."""
-
-    broadcast: BroadcastId
-    hops: int
-    age_ms: int
-    shapes: bool
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Ihave:
-    broadcasts: tuple[BroadcastId, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Graft:
-    broadcasts: tuple[BroadcastId, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Prune:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    broadcasts: tuple[BroadcastId, ...]
-
-
-Frame = Gossip | Ihave | Graft | Prune | Gone
 
 
 class _Peer:
@@ -159,6 +100,7 @@ class Tree:
     ) -> None:
         self.node_id = node_id
         self.incarnation = incarnation
+        self.seal: Callable[[BroadcastId, bytes], Seal | None] = lambda *_: None  # of what is published
         self.put_off = 0
         """Times that a broadcast was announced to a peer that was to be sent it, but was crowded."""
         self.duplicates = 0
@@ -312,7 +254,7 @@ class Tree:
         shapes = now_ns >= self._shaped_ns + 4 * self._prune_ns
         if shapes:
             self._shape(broadcast, None, now_ns)
-        self._spread(Gossip(broadcast, 1, 0, shapes, payload), (), now_ns)
+        self._spread(Gossip(broadcast, 1, 0, shapes, payload, self.seal(broadcast, payload)), (), now_ns)
         return broadcast
 
     def receive(self, name: str, frame: Frame, now_ns: int) -> None:
@@ -355,7 +297,7 @@ class Tree:
 
     # -- what is here
 
-    def _is_here(self, broadcast: BroadcastId) -> bool:
+    def is_here(self, broadcast: BroadcastId) -> bool:
         """Whether it was delivered, or can be no more."""
         if broadcast in self._kept:
             return True
@@ -411,7 +353,7 @@ class Tree:
     def _take(self, name: str, peer: _Peer, gossip: Gossip, now_ns: int) -> None:
         broadcast = gossip.broadcast
         peer.pending.pop(broadcast, None)
-        if self._is_here(broadcast):
+        if self.is_here(broadcast):
             self.duplicates += 1
             if broadcast == self._shaper:
                 self._spare[name] = None
@@ -429,8 +371,7 @@ class Tree:
         self._delivered.append(gossip)
         if gossip.shapes:
             self._shape(broadcast, name, now_ns)
-        hops = min(gossip.hops + 1, HOPS_MAX)
-        onward = Gossip(broadcast, hops, gossip.age_ms, gossip.shapes, gossip.payload)
+        onward = replace(gossip, hops=min(gossip.hops + 1, HOPS_MAX))
         self._spread(onward, (name, *announcers), now_ns)
 
     def _spread(self, gossip: Gossip, have: Container[str], now_ns: int) -> None:
@@ -499,7 +440,7 @@ class Tree:
 
     def _note(self, name: str, peer: _Peer, broadcasts: Iterable[BroadcastId], now_ns: int) -> None:
         for broadcast in broadcasts:
-            if self._is_here(broadcast):
+            if self.is_here(broadcast):
                 peer.pending.pop(broadcast, None)
                 continue
             missing = self._missing.get(broadcast)
@@ -560,52 +501,3 @@ class Tree:
         ids = tuple(broadcasts)
         for at in range(0, len(ids), IDS_MAX):
             self._outgoing.append(((name,), kind(ids[at : at + IDS_MAX])))
-
-
-# -- the wire
-
-
-def encode(frame: Frame) -> tuple[int, bytes]:
-    """Kind and body of the frame."""
-    match frame:
-        case Gossip(broadcast, hops, age_ms, shapes, payload):
-            return GOSSIP, pack([*broadcast, hops, age_ms, shapes, payload])
-        case Ihave(broadcasts):
-            return IHAVE, pack(broadcasts)
-        case Graft(broadcasts):
-            return GRAFT, pack(broadcasts)
-        case Gone(broadcasts):
-            return GONE, pack(broadcasts)
-        case Prune():
-            return PRUNE, pack([])
-
-
-def decode(kind: int, body: bytes | memoryview) -> Frame:
-    """The frame that a body of one of these kinds is; ProtocolError if it is none."""
-    if kind == GOSSIP:
-        *broadcast, hops, age_ms, shapes, payload = expect_list("GOSSIP", unpack("GOSSIP", body), range(7, 8))
-        return Gossip(
-            _read_id("GOSSIP", broadcast),
-            expect_int("GOSSIP hops", hops, 1, HOPS_MAX),
-            expect_int("GOSSIP age_ms", age_ms, 0, U64_MAX),
-            expect_bool("GOSSIP shapes", shapes),
-            expect_bytes("GOSSIP payload", payload, range(BROADCAST_BYTES + 1)),
-        )
-    if kind == PRUNE:
-        expect_list("PRUNE", unpack("PRUNE", body), range(1))
-        return Prune()
-    what, build = _LISTS[kind]
-    frame: Frame = build(tuple(_read_id(what, item) for item in expect_list(what, unpack(what, body))))
-    return frame
-
-
-_LISTS: dict[int, tuple[str, Any]] = {IHAVE: ("IHAVE", Ihave), GRAFT: ("GRAFT", Graft), GONE: ("GONE", Gone)}
-
-
-def _read_id(what: str, item: object) -> BroadcastId:
-    origin, incarnation, sequence = expect_list(f"{what} broadcast", item, range(3, 4))
-    return BroadcastId(
-        expect_name(f"{what} origin", origin),
-        expect_int(f"{what} incarnation", incarnation, 0, U64_MAX),
-        expect_int(f"{what} sequence", sequence, 1, U64_MAX),
-    )

@@ -9,10 +9,10 @@ from harness import AGENTS, CONFIRM, MEMBERS, MS, PULL, UUID, Node, World, addre
 from strangers import Stranger
 
 from agentnet_core.config import BODY_BYTES, EngineConfig
+from agentnet_core.gossip import CHANGES, GOSSIP, BroadcastId, Gossip, decode, encode
 from agentnet_core.listing import Confirm, read_pull, write_change, write_pulls, write_whole
 from agentnet_core.records import AgentRecord, Event
 from agentnet_core.roster import NodeRecord, encode_members
-from agentnet_core.tree import CHANGES, GOSSIP, BroadcastId, Gossip, decode, encode
 
 CONFIG = EngineConfig(handshake_ms_max=500, sync_interval_ms=2_000)
 

@@ -39,7 +39,7 @@ from harness import (
 )
 from strangers import Stranger, frame
 
-from agentnet_core import tree
+from agentnet_core import gossip
 from agentnet_core.broadcasts import KINDS as TREE
 from agentnet_core.config import EngineConfig
 from agentnet_core.framing import KINDS, Arena, Decoder, check_msgpack
@@ -56,6 +56,7 @@ from agentnet_core.listing import (
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import AgentRecord, agent_id_of
 from agentnet_core.roster import (
+    DIGEST_BYTES,
     NodeRecord,
     Vouch,
     decode_digest,
@@ -121,7 +122,7 @@ def spoken() -> list[str]:
         node.engine.reply(message, b"\xa1v", 1)
         node.engine.reply(message, b"", 0, (301, "it failed"))
     stranger.say(PROBE, encode_probe("nobody"))
-    stranger.say(DIGEST, encode_digest(bytes(8), False))
+    stranger.say(DIGEST, encode_digest(bytes(DIGEST_BYTES), False))
     silent = Stranger(world, node, name="b")
     silent.introduce()
     for _ in range(4):
@@ -133,19 +134,19 @@ def spoken() -> list[str]:
     node.control.leave()
     world.run(50)
     said = [it for it in unused.heard if it[0] in (RETIRE, CLOSE)]
-    said += [*stranger.heard, *((kind, 0, body) for kind, body in map(tree.encode, on_the_tree()))]
+    said += [*stranger.heard, *((kind, 0, body) for kind, body in map(gossip.encode, on_the_tree()))]
     said += [it for it in in_groups() if it[0] in (AGENTS, MESSAGE)]
     lines = [f"{KINDS[kind]} {flags} {body.hex()}" for kind, flags, body in said]
     return sorted(set(lines))
 
 
-def on_the_tree() -> list[tree.Frame]:
+def on_the_tree() -> list[gossip.Frame]:
     """What it takes a network to say: a tree that is broken and mended."""
-    ids = (tree.BroadcastId("m", 1, 7), tree.BroadcastId("a", 2, 300))
-    gossip = tree.Gossip(ids[0], 2, 1500, True, b"\x01all")
+    ids = (gossip.BroadcastId("m", 1, 7), gossip.BroadcastId("a", 2, 300))
+    first = gossip.Gossip(ids[0], 2, 1500, True, b"\x01all")
     message = AgentMessage(b"to all", from_agent=7, message_type=5, ttl=2, message_id="7")
-    users = tree.Gossip(ids[1], 1, 0, False, bytes((tree.MESSAGES,)) + message.encode())
-    return [gossip, users, tree.Ihave(ids), tree.Graft(ids), tree.Prune(), tree.Gone(ids)]
+    users = gossip.Gossip(ids[1], 1, 0, False, bytes((gossip.MESSAGES,)) + message.encode())
+    return [first, users, gossip.Ihave(ids), gossip.Graft(ids), gossip.Prune(), gossip.Gone(ids)]
 
 
 def in_groups() -> list[tuple[int, int, bytes]]:
@@ -223,7 +224,7 @@ def test_what_was_said_is_read(number: int) -> None:
         whole = write_whole(*head, update.version, update.records, 4096)
         assert body in whole + write_change(*head, update.base, update.records, update.removals, 4096)
     elif kind in TREE:
-        assert tree.encode(tree.decode(kind, body)) == (kind, body)
+        assert gossip.encode(gossip.decode(kind, body)) == (kind, body)
     elif kind == PULL:
         assert write_pulls(read_pull(body)) == [body]
     elif kind == MESSAGE:

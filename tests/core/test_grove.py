@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentnet_core.config import EngineConfig
-from agentnet_core.tree import BroadcastId, Frame, Prune, Tree, decode, encode
+from agentnet_core.gossip import BroadcastId, Frame, Prune, decode, encode
+from agentnet_core.tree import Tree
 
 MS = 1_000_000
 

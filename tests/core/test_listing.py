@@ -98,7 +98,7 @@ def test_a_wrong_list_is_refused_and_changes_nothing(wrong: bytes, said: str) ->
 
 def test_a_later_release_may_say_more_of_an_agent() -> None:
     b = directory("b")
-    feed(b, body([1, None, ["x"], {"k": "v"}, 0, {66: "more"}], more=({64: b"signed"},)))
+    feed(b, body([1, None, ["x"], {"k": "v"}, 0, {66: "more"}], more=({65: b"signed"},)))
     record = b.get(1)
     assert record is not None
     assert wire_form(record) == (1, None, ("x",), {"k": "v"}, 0)

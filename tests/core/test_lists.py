@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agentnet_core.claims import Applied
 from agentnet_core.config import EngineConfig
-from agentnet_core.directory import Applied, Directory
+from agentnet_core.directory import Directory
 from agentnet_core.errors import ProtocolError
 from agentnet_core.listing import Confirm, wire_form
 from agentnet_core.records import AgentRecord

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from harness import AGENTS, MESSAGE, REFUSED, UUID, Agent, Node, World
-from strangers import Stranger
+from harness import AGENTS, MEMBERS, MESSAGE, REFUSED, UUID, Agent, Node, World
+from strangers import Pen, Stranger
 
 from agentnet_core.body import pack, unpack
 from agentnet_core.errors import NotOwner
 from agentnet_core.listing import write_change, write_whole
 from agentnet_core.records import AgentRecord, Event
+from agentnet_core.roster import encode_members
 
 COMMAND, QUERY, BROADCAST = 1, 2, 4
 
@@ -21,7 +22,12 @@ def acquainted(world: World) -> tuple[Node, Agent, Stranger]:
     sink = node.agent(1, lambda message: None)
     stranger = Stranger(world, node, name="a")
     stranger.introduce()
-    stranger.say(AGENTS, write_whole("a", 1, 1, [AgentRecord(2, "a")], 999)[0])
+    own, pen = AgentRecord(2, "a"), Pen(world, "a") if world.notary is not None else None
+    head = None
+    if pen is not None:
+        head = pen.head(1, own)
+        stranger.say(MEMBERS, encode_members([pen.record()])[0])
+    stranger.say(AGENTS, write_whole("a", 1, 1, [own], 999, head)[0])
     world.run(20)
     return node, sink, stranger
 
@@ -70,7 +76,8 @@ def test_who_was_found_to_be_an_owner_is_so_until_there_is_another() -> None:
     say(stranger, 2, seq=1)
     say(stranger, 2 + 64, seq=2)
     say(stranger, 2, seq=3)
-    stranger.say(AGENTS, write_change("a", 1, 1, [], [2], 999)[0])
+    head = Pen(world, "a").head(2)
+    stranger.say(AGENTS, write_change("a", 1, 1, [], [2], 999, lambda version, part: head)[0])
     world.run(20)
     say(stranger, 2, seq=4)  # sent before it was unregistered
     node.register(node.make(2))

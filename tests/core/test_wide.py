@@ -13,9 +13,9 @@ from strangers import Stranger
 
 from agentnet_core.config import EngineConfig
 from agentnet_core.errors import AgentUnreachable, Congested, Expired, MessageTooLarge, NetworkError
+from agentnet_core.gossip import CHANGES, MESSAGES, BroadcastId, Gossip, decode, encode
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import Event
-from agentnet_core.tree import CHANGES, MESSAGES, BroadcastId, Gossip, decode, encode
 
 LIMITS = {"mesh_nodes_max": 4, "overlay_rings": 2}
 

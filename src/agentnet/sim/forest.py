@@ -17,8 +17,9 @@ from collections.abc import Iterable
 
 from agentnet.sim.clock import MS, Clock
 from agentnet_core.config import EngineConfig
+from agentnet_core.gossip import BroadcastId, Frame, Gossip
 from agentnet_core.overlay import Rings
-from agentnet_core.tree import NEVER, BroadcastId, Frame, Gossip, Tree
+from agentnet_core.tree import NEVER, Tree
 
 MESH_NODES_MAX = 50
 """A forest of more nodes than this is no mesh, unless its config says otherwise."""

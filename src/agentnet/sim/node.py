@@ -19,6 +19,7 @@ import msgpack
 
 from agentnet.sim.clock import MS, Action, Clock
 from agentnet.sim.network import Pipe
+from agentnet.sim.notary import Notary
 from agentnet_core.config import EngineConfig
 from agentnet_core.control import Control
 from agentnet_core.dials import Dial
@@ -43,7 +44,7 @@ class World(Protocol):
     @property
     def clock(self) -> Clock: ...
     @property
-    def secure(self) -> bool: ...
+    def notary(self) -> Notary | None: ...
     def dial(self, node: Node, dial: Dial) -> None: ...
     def probe(self, node: Node, session: Session) -> None: ...
     def acted(self, node: Node) -> None: ...
@@ -107,9 +108,9 @@ class Link:
         engine.now_ns = node.clock.now_ns
         self._engine = engine  # that of this process: a node that is started again has another
         self.session: Session = engine.open(
-            secure=node.world.secure,
+            secure=node.world.notary is not None,
             address=address,
-            certified=certificate if node.world.secure else None,
+            certified=certificate if node.world.notary is not None else None,
             dial=dial,
         )
         self.session.link = self
@@ -289,7 +290,9 @@ class Node:
         )
         self.engine.wall_offset_ns = WALL_NS
         rng = Random(self.clock.rng.random())
-        self.control = Control(self.engine, self.config, rng=rng, network_uuid=uuid)
+        notary = self.world.notary
+        signer = notary.issue(self.certificate) if notary is not None else None
+        self.control = Control(self.engine, self.config, rng=rng, network_uuid=uuid, signer=signer)
         self.engine.control = self.control
         self.control.catalogue.watched = True
         self.control.admission.offer_liveness = lambda: OFFER if self.has_ports else None

@@ -20,6 +20,7 @@ from typing import Any
 from agentnet.sim.clock import MS, Action, Clock
 from agentnet.sim.network import Network, Pipe, Weather
 from agentnet.sim.node import Link, Node, Token, address_of
+from agentnet.sim.notary import Notary
 from agentnet_core.config import EngineConfig
 from agentnet_core.dials import Dial
 from agentnet_core.engine import Engine
@@ -33,12 +34,13 @@ UUID = bytes(range(16))
 
 
 class World:
-    """``nodes`` by name. ``secure``: as under TLS, peers prove their names."""
+    """``nodes`` by name. ``secure``: as under TLS, peers prove their names and sign what they say; the
+    ``notary`` has their keys."""
 
     def __init__(self, seed: int = 0, weather: Weather | None = None, *, secure: bool = False) -> None:
         self.clock = Clock(seed)
         self.network = Network(self.clock, weather if weather is not None else Weather())
-        self.secure = secure
+        self.notary = Notary() if secure else None
         self.nodes: dict[str, Node] = {}
         self._each_step: list[Callable[[Node], None]] = []
         self._each_second: list[Callable[[World], None]] = []
