@@ -88,7 +88,7 @@ def test_so_many_certificates_are_kept(issuer: Issuer, more: int) -> None:
 
 @pytest.mark.parametrize("room", [0, 1])
 def test_an_authority_between(tmp_path: Path, room: int) -> None:
-    """Its certificate lies in the node's file and goes with it; how many may be between, the upper one says."""
+    """Its certificate lies in the node's file and goes with it; how many may be between, the upper says."""
     upper, lower = Issuer(tmp_path, "upper"), Issuer(tmp_path, "lower")
     root = _authority(upper, by=upper, room=room)
     (tmp_path / "root.pem").write_bytes(root)
