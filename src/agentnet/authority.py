@@ -48,7 +48,7 @@ class Authority:
             )
         self._network = config.network
         self._now = now
-        self._kept: dict[bytes, _Known | None] = {}
+        self._kept: dict[bytes, _Known] = {}
         self._kept_max = config.nodes_max
 
     def sign(self, data: bytes) -> bytes:
@@ -60,34 +60,39 @@ class Authority:
         from cryptography.exceptions import InvalidSignature
 
         known = self._know(certificate)
-        if known is None or known.node_id != node_id:
+        if isinstance(known, Verdict):
+            return known
+        if known.node_id != node_id:
             return Verdict.FORGED
         if not known.begins <= self._now() <= known.ends:
-            return Verdict.UNTIMELY
+            return Verdict.UNPROVEN
         try:
             known.check(signature, data)
         except InvalidSignature:
             return Verdict.FORGED
         return Verdict.GENUINE
 
-    def _know(self, certificate: bytes) -> _Known | None:
-        if certificate not in self._kept:
+    def _know(self, certificate: bytes) -> _Known | Verdict:
+        known = self._kept.get(certificate) or self._verify(certificate)
+        if isinstance(known, _Known) and certificate not in self._kept:
             if len(self._kept) >= self._kept_max:
                 del self._kept[next(iter(self._kept))]
-            self._kept[certificate] = self._verify(certificate)
-        return self._kept[certificate]
+            self._kept[certificate] = known
+        return known
 
-    def _verify(self, certificate: bytes) -> _Known | None:
-        """Whose certificate it is; None if the authority does not answer for it."""
+    def _verify(self, certificate: bytes) -> _Known | Verdict:
+        """Whose certificate it is, or why the authority does not answer for it."""
         try:
             chain = keys.split_chain(certificate, CHAIN_MAX)
             network, node_id = certs.peer_identity(keys.to_der(chain[0]))
         except (ValueError, HandshakeRefused):
-            return None
+            return Verdict.FORGED
+        if not keys.is_issuer_known(chain[-1], self._roots):
+            return Verdict.UNPROVEN
         root = keys.find_root(chain, self._roots)
         check = keys.checking(chain[0].public_key()) if root is not None else None
         if root is None or check is None or network != self._network:
-            return None
+            return Verdict.FORGED
         all_of_it = (*chain, root)
         begins = max(each.not_valid_before_utc for each in all_of_it)
         return _Known(node_id, check, begins, min(each.not_valid_after_utc for each in all_of_it))

@@ -100,6 +100,24 @@ def _der_bytes(data: bytes) -> int:
     return 2 + digits + int.from_bytes(data[2 : 2 + digits], "big")
 
 
+def is_issuer_known(certificate: x509.Certificate, roots: Sequence[x509.Certificate]) -> bool:
+    """Whether it names one of the authorities as its issuer, by that one's key; or none by a key."""
+    named = _key_id(certificate, issuer=True)
+    return named is None or any(named == _key_id(root, issuer=False) for root in roots)
+
+
+def _key_id(certificate: x509.Certificate, *, issuer: bool) -> bytes | None:
+    from cryptography import x509
+
+    try:
+        extensions = certificate.extensions
+        if issuer:
+            return extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+        return extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.key_identifier
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return None
+
+
 def find_root(
     chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate]
 ) -> x509.Certificate | None:

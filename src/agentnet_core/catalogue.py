@@ -70,6 +70,7 @@ class Catalogue:
     ) -> None:
         self.engine = engine
         life = engine.node_id, engine.incarnation
+        self._is_signed = seals is not None
         ledger = Ledger(*life, config, seals, membership.certificate_of) if seals is not None else None
         self.directory = Directory(*life, config, ledger)
         membership.list_head = partial(self.directory.head_of, engine.node_id)
@@ -127,12 +128,16 @@ class Catalogue:
         for agent_id, place in question.found.items():
             taken = place.owner != self.engine.node_id
             if taken and not self._membership.is_gone(place.owner, place.incarnation):
+                if self._is_signed and self.directory.get(agent_id) is None:
+                    if question.is_late:
+                        continue  # nobody has proved it: not believed
+                    return  # the list that proves it is on its way
                 self._lookups.close(question)
                 label = next(port.record.label for port in ports if port.agent_id == agent_id)
                 text = f"agent {label} is registered on node {place.owner!r} already"
                 return self.engine.settle(token, AgentExists(text))
         if question.is_over or question.is_late:
-            self._lookups.close(question)
+            self._close(question)
             if not token.cancelled():
                 try:
                     self._register(ports, token, deadline_ns)
@@ -242,6 +247,9 @@ class Catalogue:
         applied = self.directory.apply(source, update)
         self._say(owner, CONFIRM, applied.confirms)
         self._report(applied)
+        if self._is_signed and applied.added:
+            for question in self._lookups.open():
+                question.tell(question)
         if applied.version:
             head = self.directory.head_of(owner)
             self._membership.note_list(owner, update.incarnation, applied.version, head)
@@ -269,7 +277,9 @@ class Catalogue:
         for _, owner, incarnation, version in places:
             living = self._membership.living(owner)
             if living is not None and living.incarnation == incarnation:
-                self._want(owner, incarnation, version, session.node_id)
+                # That there is so much more is hearsay, until a list with its owner's signature has come.
+                most = self.directory.held(owner)[1] + 1 if self._is_signed else version
+                self._want(owner, incarnation, min(version, most), session.node_id)
         self._pull()
         question = self._lookups.there(session.node_id, number, places)
         if question is not None:
@@ -422,9 +432,17 @@ class Catalogue:
             )
         self._give_up(agent, question, error)
 
+    def _close(self, question: Question) -> None:
+        """Nobody needs to know any more, nor needs the lists that it told of, where they are not proven."""
+        self._lookups.close(question)
+        for place in question.found.values() if self._is_signed and question.is_late else ():
+            living = self._membership.living(place.owner)
+            if living is None or living.listed <= self.directory.held(place.owner)[1]:
+                self._pulls.drop(place.owner)
+
     def _give_up(self, agent: int | str, question: Question, error: NetworkError) -> None:
         del self._sought[agent]
-        self._lookups.close(question)
+        self._close(question)
         self.engine.missing(agent, error)
 
     def end(self) -> None:

@@ -8,7 +8,8 @@ them, as a Signer.  Without one nothing is signed or checked.
 What a node is told in another's name and that the other did not sign is refused: not taken, counted, an
 event that names who told it.  An honest node has checked what it passes on, so `forgeries_max` of these are
 forgiven a link, and one more closes it: checking costs more than forging.  A certificate that is not
-valid now is nobody's forgery: what it signed is not taken, and counted apart.
+valid now, or whose authority is not known here, is nobody's forgery: clocks differ, and nodes are given
+new authorities one after the other.  What it signed is not taken, and counted apart.
 
 Not signed, because it is the opinion of others and not the node's word: who accuses a node, and that it is
 lost.  The node itself refutes that, and its refutation is signed.
@@ -43,8 +44,9 @@ class Verdict(Enum):
     """What came of a look at a signature and the certificate beside it."""
 
     GENUINE = "genuine"
-    UNTIMELY = "untimely"
-    """The certificate is not valid now; the signature was not looked at."""
+    UNPROVEN = "unproven"
+    """The certificate is not valid now, or of an authority that is not known here; the signature was not
+    looked at."""
     FORGED = "forged"
 
 
@@ -145,7 +147,7 @@ class Seals:
         verdict = self._signer.check(owner, certificate, data, signature)
         if verdict is Verdict.FORGED:
             self.refuse(source, owner, f"the signature of its {word.split()[1]} is not its own")
-        self.unproven += verdict is Verdict.UNTIMELY
+        self.unproven += verdict is Verdict.UNPROVEN
         return verdict is Verdict.GENUINE
 
     def refuse(self, source: str, owner: str, why: str) -> None:

@@ -1,8 +1,8 @@
 """What a list of agents comes to: a digest of a set of records, whose change costs what is changed.
 
-It is that of the sum of a hash of each record, 4096 bits wide: MSet-Add-Hash (Clarke, Devadas, van Dijk,
+It is that of the sum of a hash of each record, 3520 bits wide: MSet-Add-Hash (Clarke, Devadas, van Dijk,
 Gassend, Suh, "Incremental Multiset Hash Functions", ASIACRYPT 2003), so wide that other records which come
-to the same sum take 2**128 to find (Wagner, "A Generalized Birthday Problem", CRYPTO 2002).  Of a record
+to the same sum take 2**118 to find (Wagner, "A Generalized Birthday Problem", CRYPTO 2002).  Of a record
 counts what this version knows of it; a field that a later one adds needs a digest of its own.
 """
 
@@ -12,7 +12,8 @@ from hashlib import blake2b, shake_128
 
 from agentnet_core.signing import DIGEST_BYTES, Head
 
-SUM_BYTES = 512
+SUM_BYTES = 440
+"""The widest whose objects the interpreter keeps for reuse: those over 512 bytes cost ten times as much."""
 MASK = (1 << 8 * SUM_BYTES) - 1
 
 

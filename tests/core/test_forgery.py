@@ -11,11 +11,13 @@ import pytest
 from harness import AGENTS, CLOSE, DIGEST, MEMBERS, UUID, Node, World, address_of
 from strangers import Pen, Stranger
 
+from agentnet.sim.scenarios import calm, storm
 from agentnet_core.config import EngineConfig
-from agentnet_core.errors import Forged
+from agentnet_core.errors import AgentUnreachable, Forged
 from agentnet_core.gossip import MESSAGES, BroadcastId, Gossip, encode
 from agentnet_core.handshake import Close
 from agentnet_core.listing import write_change, write_reminder, write_whole
+from agentnet_core.lookups import Place, read_where, write_there
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import AgentRecord, Event
 from agentnet_core.roster import (
@@ -28,6 +30,7 @@ from agentnet_core.roster import (
 )
 from agentnet_core.signing import BROADCAST, Head, Seal
 
+WHERE, THERE = 20, 21
 ELSEWHERE = ("sim://elsewhere:1",)
 OTHER_UUID = bytes(16)
 
@@ -375,6 +378,51 @@ def test_certificates_are_told_once() -> None:
     scene.tell(scene.far.record(version=1))
     told = [record for body in listener.bodies(MEMBERS) for record in decode_members(body)]
     assert [(record.node_id, record.version, record.seal.certificate) for record in told] == [("far", 1, b"")]
+
+
+# -- where agents are
+
+
+@pytest.mark.parametrize("agent", ["nobody", "seen"])
+def test_a_keeper_that_lies_about_whose_an_id_is(agent: str) -> None:
+    """It says so of every id it is asked for; a registration goes on, a message is not kept for ever."""
+    config = EngineConfig(mesh_nodes_max=2, overlay_rings=4)
+    world = World(secure=True)
+    m, other = world.node("m", config=config), world.node("b", config=config)
+    m.control.found(UUID)
+    world.finish(other.join("m"))
+    source = m.agent("source")
+    liar = Stranger(world, m, name="r")
+    liar.introduce()
+    liar.say(MEMBERS, encode_members([Pen(world, "r").record()])[0])
+    world.run(100)
+
+    def lie() -> None:
+        for number, ids in (read_where(body) for body in liar.bodies(WHERE)):
+            liar.say(THERE, write_there(number, [Place(i, "b", 1, 99) for i in ids]))
+        liar.heard.clear()
+
+    token = m.register(m.make("mine")) if agent == "nobody" else source.send("seen", b"x")
+    for _ in range(40):
+        lie()
+        world.run(50)
+    if agent == "seen":
+        assert isinstance(token.error, AgentUnreachable)
+    else:
+        assert m.control.directory.get("mine") is not None
+        assert not token.done, "the liar, who keeps it, too, has not confirmed it"
+    assert len(m.control.catalogue._pulls) == 0, "what nobody signed is not asked for any more"
+
+
+# -- scenarios
+
+
+@pytest.mark.parametrize(("play", "seed"), [(calm, 0), (storm, 0), (storm, 2)])
+def test_scenarios_of_signed_networks(play: Callable[..., object], seed: int) -> None:
+    """All that is honest passes for it, whatever the network does; nobody is called a liar."""
+    world = World(seed, secure=True)
+    play(world)
+    assert not any(node.told(Event.FORGED) for node in world.nodes.values())
 
 
 # -- broadcasts

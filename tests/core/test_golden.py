@@ -37,7 +37,7 @@ from harness import (
     World,
     address_of,
 )
-from strangers import Stranger, frame
+from strangers import Pen, Stranger, frame
 
 from agentnet_core import gossip
 from agentnet_core.broadcasts import KINDS as TREE
@@ -66,6 +66,7 @@ from agentnet_core.roster import (
     encode_members,
     encode_probe,
 )
+from agentnet_core.signing import BROADCAST, Seal
 
 NOTHING = msgpack.packb([])
 FILE = Path(__file__).parent / "golden" / "protocol-1.txt"
@@ -136,6 +137,7 @@ def spoken() -> list[str]:
     said = [it for it in unused.heard if it[0] in (RETIRE, CLOSE)]
     said += [*stranger.heard, *((kind, 0, body) for kind, body in map(gossip.encode, on_the_tree()))]
     said += [it for it in in_groups() if it[0] in (AGENTS, MESSAGE)]
+    said += [it for it in signed() if it[0] in (HELLO, MEMBERS, AGENTS, CLOSE, gossip.GOSSIP)]
     lines = [f"{KINDS[kind]} {flags} {body.hex()}" for kind, flags, body in said]
     return sorted(set(lines))
 
@@ -166,6 +168,32 @@ def in_groups() -> list[tuple[int, int, bytes]]:
     world.run(50)
     assert stranger.close is None, stranger.close
     return stranger.heard
+
+
+def signed() -> list[tuple[int, int, bytes]]:
+    """A network whose nodes sign: one that another leaves, and that leaves."""
+    world = World(secure=True)
+    node = world.node("m")
+    node.control.found(UUID)
+    stranger, pen = Stranger(world, node, name="a"), Pen(world, "a")
+    stranger.introduce()
+    stranger.say(MEMBERS, encode_members([pen.record(), Pen(world, "gone").record()])[0])
+    world.run(50)
+    stranger.say(MEMBERS, encode_members([Pen(world, "gone").farewell()])[0])
+    node.register(node.make("sink", capabilities=["read"]))
+    world.run(50)
+    listener = Stranger(world, node, name="b")
+    listener.introduce()
+    stranger.say(PULL, write_pulls([("m", 1, 0)])[0])
+    world.run(50)
+    node.control.leave()
+    world.run(50)
+    assert stranger.close is not None
+    assert stranger.close.signature
+    seal = Seal(pen.sign(BROADCAST, "a", 1, 7, bytes(32)), pen.key.certificate)
+    first = gossip.Gossip(gossip.BroadcastId("a", 1, 7), 1, 0, False, b"\x01all", seal)
+    kind, body = gossip.encode(first)
+    return [*stranger.heard, *listener.heard, (kind, 0, body)]
 
 
 def let_go(world: World, node: Node) -> Stranger:
@@ -221,8 +249,9 @@ def test_what_was_said_is_read(number: int) -> None:
         update = read_update(body, Capabilities())
         assert update.last
         head = update.owner, update.incarnation
-        whole = write_whole(*head, update.version, update.records, 4096)
-        assert body in whole + write_change(*head, update.base, update.records, update.removals, 4096)
+        whole = write_whole(*head, update.version, update.records, 4096, update.head)
+        changed = update.base, update.records, update.removals, 4096, lambda version, part: update.head
+        assert body in whole + write_change(*head, *changed)
     elif kind in TREE:
         assert gossip.encode(gossip.decode(kind, body)) == (kind, body)
     elif kind == PULL:

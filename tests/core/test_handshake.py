@@ -286,7 +286,8 @@ def test_the_joining_node_takes_the_uuid_of_the_other(joining: str) -> None:
         ({"network_uuid": OTHER_UUID}, None, f"two networks are named 'prod': .*{'00' * 16}.*{UUID.hex()}"),
         ({"node_id": "a", "incarnation": 9}, None, "node id 'a' is used by two nodes, incarnations 7 and 9"),
         ({}, "c", "the certificate is for node 'c', its Hello says node 'b'"),
-        ({"features_required": 0b101}, None, r"node 'b' requires features \[0, 2\] that node 'a' does not"),
+        ({"features_required": 0b110}, None, r"node 'b' requires features \[1, 2\] that node 'a' does not"),
+        ({"features_required": 0b001}, None, "node 'b' signs what it says .* node 'a' does not sign"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(

@@ -35,7 +35,7 @@ class Notary:
         if certificate != self.certificate(node_id):
             return Verdict.FORGED
         if node_id in self.expired:
-            return Verdict.UNTIMELY
+            return Verdict.UNPROVEN
         return Verdict.GENUINE if signature == _sign(node_id, data) else Verdict.FORGED
 
 
