@@ -56,7 +56,7 @@ class Broadcasts:
         self._certificate_of = certificate_of
         self._new_ns = config.broadcasts_kept_ms * MS
         self._first_link_ns: int | None = None
-        self.refused = 0
+        self.refused = self.sent = 0
         self._tree = Tree(engine.node_id, engine.incarnation, config, self._is_crowded)
         self._tree.seal = self._seal
         self._bytes_max = config.broadcast_bytes_max
@@ -93,6 +93,7 @@ class Broadcasts:
         if due_ns > now_ns:
             return max(due_ns, now_ns + OFFER_NS)
         self._tree.publish(bytes((what,)) + body, now_ns)
+        self.sent += 1
         self._flush()
         return 0
 
@@ -101,6 +102,7 @@ class Broadcasts:
         tree = self._tree
         kept, kept_bytes = tree.kept
         return {
+            "broadcasts_sent": self.sent,
             "broadcasts_kept": kept,
             "broadcasts_kept_bytes": kept_bytes,
             "broadcasts_twice": tree.duplicates,

@@ -46,7 +46,8 @@ def mark_of(record: NodeRecord) -> int:
     if record.standing is not Standing.ALIVE:
         return 0
     signed = record.seal is not None  # what came by HELLO alone is not yet
-    line = f"{record.node_id} {record.incarnation} {record.version} {record.listed} {signed:d}"
+    against = ",".join((*record.accusers, "", *record.witnesses))
+    line = f"{record.node_id} {record.incarnation} {record.version} {record.listed} {signed:d} {against}"
     return int.from_bytes(blake2b(line.encode(), digest_size=MARK_BYTES).digest(), "big")
 
 

@@ -530,7 +530,10 @@ class Directory(Index):
         rivals = self._rivals.get(agent_id)
         heir = None
         if self._winners.get(agent_id) is record:
-            applied.removed.append(record)
+            if record in applied.added:  # nobody was told of it
+                applied.added.remove(record)
+            else:
+                applied.removed.append(record)
             heir = min(rivals, key=by_node) if rivals else None
             self._crown(agent_id, heir)
             if heir is not None:

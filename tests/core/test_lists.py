@@ -128,6 +128,17 @@ def test_changes_before_their_base_wait_for_it() -> None:
     assert c._early == {}
 
 
+def test_who_came_and_went_before_it_was_told_of_never_was() -> None:
+    a, c = directory("a"), directory("c")
+    (come,) = register(a, 7)
+    a.unregister([7])
+    (go,) = a.take_changes()
+    feed(c, "x", [go])
+    (filled,) = feed(c, "x", [come])
+    assert (filled.version, filled.added, filled.removed) == (2, [], [])
+    assert ids(c) == []
+
+
 def test_a_whole_list_makes_what_waits_useful_or_superfluous() -> None:
     a, c = directory("a", 1), directory("c")
     register(a, 2)
