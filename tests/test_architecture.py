@@ -30,7 +30,7 @@ agentnet_core.errors
 agentnet_core.config
 agentnet_core.records
 agentnet_core.framing
-agentnet_core.body agentnet_core.message agentnet_core.index agentnet_core.window
+agentnet_core.body agentnet_core.message agentnet_core.index agentnet_core.window agentnet_core.entries
 agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake agentnet_core.roster agentnet_core.dials
 agentnet_core.overlay agentnet_core.tree agentnet_core.keepers agentnet_core.lookups
 agentnet_core.directory agentnet_core.confirmations agentnet_core.detector agentnet_core.joining
@@ -51,6 +51,11 @@ agentnet_core.views
 agentnet_core.control
 agentnet_core
 
+agentnet.storage.files
+agentnet.storage.memory agentnet.storage.segments
+agentnet.storage.snapshots agentnet.storage.owners
+agentnet.storage.log agentnet.storage.bounds
+agentnet.storage
 agentnet.sim.clock
 agentnet.sim.network
 agentnet.sim.node
