@@ -198,7 +198,7 @@ cdef class Entries:
 
     def put(self, uint64_t owner, int kind, uint64_t index, const uint8_t[::1] body):
         """One entry of `owner`: `kind` is the owner's own, KIND_MIN to 255; `index` above its last."""
-        if not KIND_MIN <= kind <= 255:
+        if not <int>KIND_MIN <= kind <= 255:
             raise UsageError(f"kind {kind}: expected {KIND_MIN} to 255")
         self.put_record(owner, kind, index, &body[0] if body.shape[0] else NULL, body.shape[0])
 

@@ -163,20 +163,20 @@ class MemoryFiles:
 
     def open(self, name: str) -> MemoryFile:
         self.alive()
-        inode = self._names.get(name)
-        if inode is None:
-            raise FileNotFoundError(errno.ENOENT, "No such file or directory", name)
+        inode = self._inode(name)
         if not inode.pending:
             inode.cache[:] = inode.disk
         return MemoryFile(self, name, inode)
 
     def rename(self, old: str, new: str) -> None:
         self._step("rename", new)
-        inode = self._names[new] = self._names.pop(old)
+        inode = self._names[new] = self._inode(old)
+        del self._names[old]
         self._pending.append((new, inode, old))
 
     def remove(self, name: str) -> None:
         self._step("remove", name)
+        self._inode(name)
         del self._names[name]
         self._pending.append((name, None, ""))
 
@@ -237,6 +237,11 @@ class MemoryFiles:
             return None
         used = sum(len(inode.cache) for inode in self._names.values())
         return has + max(0, self.capacity - used)
+
+    def _inode(self, name: str) -> _Inode:
+        if name not in self._names:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", name)
+        return self._names[name]
 
     def _step(self, what: str, name: str) -> None:
         if self.step(what, name):
