@@ -17,8 +17,8 @@ from bench.systems import AGENTNET
 from bench.worker import Task
 
 STORAGE, REDIS = "bench.agentnet_storage", "bench.peers.redis_streams"
-PACE = {1: 2_000, 256: 100_000, 1024: 300_000}
-"""Entries a second on a small machine by how many are in flight: it sizes a run, nothing else."""
+PACE = {1: 1_000, 256: 20_000, 1024: 60_000}
+"""Entries a second on a busy small machine, by how many are in flight: it sizes a run, nothing else."""
 SIZE = 64
 
 

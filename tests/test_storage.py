@@ -238,6 +238,18 @@ class TestRefused:
         async with opened(files) as storage:
             assert [index for index, _, _ in storage.found[1].entries] == [1, 2]
 
+    async def test_a_snapshot_whose_mark_is_refused_is_not_left(self) -> None:
+        files = MemoryFiles(Random(1))
+        async with opened(files) as storage:
+            await storage.wait_persisted(storage.append(entry(1)))
+            full = OSError(28, "No space left on device")
+            files.fault = lambda what, name: full if what == "write" and "segment" in name else None
+            with pytest.raises(StorageFull):
+                await storage.save_snapshot(1, 1, [b"x"])
+            files.fault = lambda _what, _name: None
+            assert not [name for name in files.names() if "snapshot" in name]
+            await storage.save_snapshot(1, 1, [b"x"])
+
     async def test_a_failed_sync_ends_every_wait_and_all_that_follows(self) -> None:
         files, watch = MemoryFiles(Random(1)), Watch()
         async with opened(files, watch) as storage:

@@ -39,6 +39,14 @@ from agentnet_core.errors import (
 )
 from agentnet_core.framing import crc32c
 
+GOLDEN = (
+    "61674c671346468300000000000000010000000000000200000000195fbeb8d7000000000ed5ac810000000000000000"
+    "0000000000000001040000000000000061674c67c017e4c700000000000000020000000000000240000000547a2d73e2"
+    "00000004407bf48e0000000000000001000000000000000114626f647900000005132c84a6ffffffffffffffff000000"
+    "00000000030176616c75650000000025ae1b56000000000000000100000000000000020300000000"
+)
+"""Two groups, the one that begins a segment and one of an entry, a cell and a truncation."""
+
 
 class TestHistories:
     """Against the model of `storages`."""
@@ -403,3 +411,21 @@ class TestSegments:
         trial.end()
         names = [name for name in trial.files.names() if name.endswith(".snapshot")]
         assert len(names) == sum(kept.snapshot is not None for kept in trial.model.state.values())
+
+
+class TestForm:
+    """What is on disks already."""
+
+    def test_a_segment_of_version_1(self) -> None:
+        files = MemoryFiles(Random(5))
+        log = Log(files, small(), NODE, lambda count: bytes(range(count)))
+        log.open()
+        entries = Entries()
+        entries.put(1, KIND, 1, b"body")
+        entries.cell(2**64 - 1, 3, b"value")
+        entries.truncate(1, 2)
+        log.commit(entries)
+        data = files.open("0000000000000001.segment").read(0, log._end)
+        assert data[:10].hex() == "6167656e746c6f670001"
+        assert data[HEADER_BYTES:].hex() == GOLDEN
+        assert crc32c(data[:HEADER_BYTES]) == 0x0E721802

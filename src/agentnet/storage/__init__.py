@@ -158,13 +158,19 @@ class Storage:
     async def save_snapshot(self, owner: int, index: int, chunks: Iterable[bytes]) -> None:
         """Put a snapshot in the place of the owner's entries up to ``index``, and of the one before it.
 
-        ``chunks`` are taken in a thread. When this returns it is on the disk.
+        ``chunks`` are taken in a thread. When this returns it is on the disk. StorageFull, StorageBusy: the
+        one before it counts, and nothing of this one is left.
         """
         snapshot = await self._loop.run_in_executor(None, self._log.write_snapshot, owner, index, chunks)
         entries = Entries()
         entries.order(SNAPSHOT, owner, index, snapshot.mark())
         entries.release(owner, index + 1)
-        await self.wait_persisted(self.append(entries))
+        try:
+            await self.wait_persisted(self.append(entries))
+        except NetworkError as error:
+            if error.definite:
+                self._log.discard_snapshot(snapshot)
+            raise
 
     def read_snapshot(self, snapshot: Snapshot) -> Iterable[bytes]:
         """Its chunks; StorageDamaged before one that is not as it was written."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from agentnet.storage.files import File, Files
@@ -376,6 +377,11 @@ class Log:
         except OSError as error:
             raise self._full_or_failed(error, "written") from None
 
+    def discard_snapshot(self, snapshot: Snapshot) -> None:
+        """Remove one whose mark was refused; what cannot be removed now is at the next start."""
+        with suppress(OSError):
+            self._files.remove(snapshot.name)
+
     def read_snapshot(self, snapshot: Snapshot) -> Iterator[bytes]:
         """Its chunks, each checked before it is handed out; StorageDamaged."""
         return read_snapshot(self._files, self._uuid, snapshot)
@@ -386,9 +392,8 @@ class Log:
         """Write the group that covers the last one, if the disk still works, and let the directory go."""
         try:
             if self._failure is None and self._file is not None:
-                self.commit(Entries())
-        except NetworkError:
-            pass  # it is only less sure what a damage would be taken for
+                with suppress(NetworkError):  # it is only less sure what a damage would be taken for
+                    self.commit(Entries())
         finally:
             self._release()
 
