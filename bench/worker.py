@@ -36,7 +36,7 @@ class Task:
     agents, subjects or queues.  ``phases``: operations in each timed phase; the first is the warm-up.
     ``flight``: requests at a time.  ``index``: which of several alike processes.  ``certificates``: the
     directory that holds them; with none, plain TCP.  ``counts``, ``ports``: of several processes, how many
-    nodes each holds, and where its first one listens.
+    nodes each holds, and where its first one listens.  ``directory``: where something is kept on the disk.
     """
 
     port: int = 0
@@ -48,6 +48,7 @@ class Task:
     certificates: str = ""
     counts: tuple[int, ...] = ()
     ports: tuple[int, ...] = ()
+    directory: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

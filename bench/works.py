@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from bench import limits, network, scenes
+from bench import limits, network, scenes, storage
 from bench.scenes import Sample, Samples, Scale
-from bench.systems import AGENTNET, PEERS, System
+from bench.systems import AGENTNET, PEERS, System, find_program
 
 GROWTH_BYTES_MAX = 2 * 1024 * 1024
 """What a process may hold more after ten times the messages, or after connections came and went."""
@@ -106,6 +106,15 @@ def once(pair: Callable[[Scale], Samples], *figures: Figure) -> Scene:
     return Scene(figures, (Match(AGENTNET.name, pair),), pairs_max=1)
 
 
+def durable(flight: int, goal: float) -> Scene:
+    """Entries that are on the disk before they are told to be."""
+    work = f"append-durable-{flight}"
+    unit, better = ("us", "lower") if flight == 1 else ("entries/s", "higher")
+    missing = None if find_program("redis-benchmark") and find_program("redis-server") else "redis-server"
+    match = Match("redis", partial(storage.append, work, flight), missing=missing)
+    return Scene((Figure(work, unit, better, {"redis": goal}),), (match,))
+
+
 def small(nodes: int) -> Scene:
     """Where every node is linked to every other, or nearly."""
     work = f"network-{nodes}"
@@ -185,5 +194,11 @@ GROUPS: dict[str, tuple[Scene, ...]] = {
             partial(network.register_request, "rings", 60),
             Figure("register-request-rings", "failures", "lower", limit=0),
         ),
+    ),
+    "storage": (
+        durable(1, 1),
+        durable(256, 2),
+        durable(1024, 1.5),
+        own(partial(storage.recover, "recover-1m"), Figure("recover-1m", "s", "lower", limit=10)),
     ),
 }

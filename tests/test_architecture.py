@@ -30,7 +30,7 @@ agentnet_core.errors
 agentnet_core.config
 agentnet_core.records
 agentnet_core.framing
-agentnet_core.body agentnet_core.message agentnet_core.index agentnet_core.window
+agentnet_core.body agentnet_core.message agentnet_core.index agentnet_core.window agentnet_core.entries
 agentnet_core.signing
 agentnet_core.tally
 agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake agentnet_core.roster agentnet_core.dials
@@ -56,6 +56,11 @@ agentnet_core.views
 agentnet_core.control
 agentnet_core
 
+agentnet.storage.files
+agentnet.storage.memory agentnet.storage.segments
+agentnet.storage.snapshots agentnet.storage.owners
+agentnet.storage.log agentnet.storage.bounds
+agentnet.storage
 agentnet.sim.clock
 agentnet.sim.network agentnet.sim.notary
 agentnet.sim.node

@@ -37,6 +37,11 @@ if TYPE_CHECKING:
         PayloadMismatch,
         ProtocolError,
         RequestTimeout,
+        StorageBusy,
+        StorageDamaged,
+        StorageFailed,
+        StorageFull,
+        StorageLocked,
         Unconfirmed,
     )
     from agentnet_core.message import AgentMessage
@@ -78,6 +83,11 @@ __all__ = [
     "PayloadMismatch",
     "ProtocolError",
     "RequestTimeout",
+    "StorageBusy",
+    "StorageDamaged",
+    "StorageFailed",
+    "StorageFull",
+    "StorageLocked",
     "Unconfirmed",
     "run",
 ]
@@ -116,6 +126,11 @@ _HOMES = {
     "PayloadMismatch": "agentnet_core.errors",
     "ProtocolError": "agentnet_core.errors",
     "RequestTimeout": "agentnet_core.errors",
+    "StorageBusy": "agentnet_core.errors",
+    "StorageDamaged": "agentnet_core.errors",
+    "StorageFailed": "agentnet_core.errors",
+    "StorageFull": "agentnet_core.errors",
+    "StorageLocked": "agentnet_core.errors",
     "Unconfirmed": "agentnet_core.errors",
     "run": "agentnet.app",
 }

@@ -2,7 +2,8 @@
 
 With a data directory they are kept in one small file, replaced atomically, and a lock keeps a
 second process out.  Without one the incarnation is seeded by the clock, so that it still rises.
-ConfigError if the file is damaged or another node's; it is never overwritten then.
+ConfigError if the file is damaged or another node's; it is never overwritten then.  StorageLocked if
+another process has the directory.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import os
 import uuid
 from pathlib import Path
 from random import Random
-from typing import IO
 
+from agentnet.storage.files import DirectoryLock, sync_directory
 from agentnet_core.errors import ConfigError, NetworkError, OutageError
 
 FILE = "node.json"
@@ -27,7 +28,7 @@ class NodeIdentity:
         incarnation: int,
         network_uuid: bytes,
         path: Path | None,
-        lock: IO[str] | None,
+        lock: DirectoryLock | None,
         who: dict[str, str],
     ):
         self.incarnation = incarnation
@@ -58,7 +59,7 @@ class NodeIdentity:
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
     def close(self) -> None:
         """Let another process have the directory."""
@@ -78,7 +79,7 @@ def load_identity(data_dir: str | None, node_id: str, network: str, seed: int) -
     folder = Path(data_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder)
+        lock = DirectoryLock(folder)
     except OSError as error:
         raise ConfigError(f"data_dir={data_dir!r}: {error}") from None
     path = folder / FILE
@@ -110,29 +111,3 @@ def _check_incarnation(value: object) -> int:
     if type(value) is not int or not 0 <= value < 2**63:
         raise ValueError(f"incarnation {value!r}")
     return value
-
-
-def _lock(folder: Path) -> IO[str]:
-    lock = open(folder / "lock", "w", encoding="utf-8")  # noqa: SIM115 - held until close()
-    try:
-        import fcntl
-    except ImportError:  # Windows has no fcntl; there a second process is not kept out
-        return lock
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise ConfigError(
-            f"data_dir={str(folder)!r} is in use by another process: give each node its own"
-        ) from None
-    return lock
-
-
-def _sync_directory(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

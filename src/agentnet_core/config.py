@@ -192,6 +192,21 @@ class EngineConfig:
     """How long after a broadcast that shapes the tree the links are pruned that brought it once too often;
     better longer than it takes to reach all. Four times as long, none after it shapes the tree."""
 
+    # -- the log on disk
+    log_segment_bytes: int = 64 * 1024 * 1024
+    """A segment of the log is followed by the next one at this size; a batch is never cut in two."""
+    log_waiting_bytes_max: int = 128 * 1024 * 1024
+    """Bytes that wait to be written; a batch beyond raises StorageBusy, one that is larger LimitReached."""
+    log_held_bytes: int = 1024 * 1024 * 1024
+    """A larger log asks whoever holds its oldest segment to let it go: to write again, or to put into a
+    snapshot, what is still needed of it."""
+    log_bytes_max: int = 16 * 1024 * 1024 * 1024
+    """A log of this size takes nothing that frees nothing: StorageFull."""
+    log_owners_max: int = 65_536
+    """Owners of entries, cells or snapshots in one log; one more raises LimitReached."""
+    log_cells_bytes_max: int = 8 * 1024 * 1024
+    """Bytes in cells, 64 more counted for each; they begin every segment. More raise LimitReached."""
+
     # -- agents
     agent_idle_ms: int = 10_000
     """An agent that got nothing for this long gives back its task and its ring."""
@@ -229,6 +244,8 @@ class EngineConfig:
             if getattr(self, name) > most:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected at most {most}")
         self._check_order("broadcast_bytes_max", "broadcasts_kept_bytes_max")
+        self._check_order("log_segment_bytes", "log_held_bytes")
+        self._check_order("log_held_bytes", "log_bytes_max")
         # A node that was cut off is told of all that is kept: it must be able to note and to place it.
         self._check_order("broadcasts_kept_max", "broadcasts_announced_max")
         self._check_order("broadcasts_kept_max", "broadcast_window_max")

@@ -255,6 +255,7 @@ class Control:
             learned = self.membership.learn(body, self.engine.now_ns, session.node_id)
             if self.membership.confirm(session.node_id) or learned:
                 self.engine.wake_by(self.engine.now_ns)  # there may be more
+            self.catalogue.heed()
             self.catalogue.met(session.node_id)
             self._check_joined()
         elif kind in (PROBE, VOUCH, DIGEST) and session.welcomed:

@@ -82,6 +82,12 @@ class LimitReached(UsageError):
     code = 107
 
 
+class StorageLocked(ConfigError):
+    """Another process uses the directory; the message names its pid."""
+
+    code = 108
+
+
 class PeerError(NetworkError):
     """The other side did or said something wrong."""
 
@@ -191,6 +197,31 @@ class HandlerStuck(OutageError):
 
     code = 310
     definite = False
+
+
+class StorageFull(OutageError):
+    """The disk, or the log's share of it, is full; nothing of it was kept. It can be tried again."""
+
+    code = 311
+
+
+class StorageBusy(OutageError):
+    """As much as may waits to be written to the disk already; it was not taken."""
+
+    code = 312
+
+
+class StorageFailed(OutageError):
+    """The disk failed; what was waiting may be kept or not. Nothing is written until the next start."""
+
+    code = 313
+    definite = False
+
+
+class StorageDamaged(OutageError):
+    """What is on the disk is not what was written there; nothing is read of it, and nothing is changed."""
+
+    code = 314
 
 
 class InternalError(NetworkError):
