@@ -1,0 +1,10 @@
+from typing_extensions import disjoint_base
+
+from agentnet_core.crdt.base import Crdt, Delta
+
+@disjoint_base
+class PNCounter(Crdt):
+    @property
+    def value(self) -> int: ...
+    def increment(self, amount: int = 1) -> Delta: ...
+    def decrement(self, amount: int = 1) -> Delta: ...
