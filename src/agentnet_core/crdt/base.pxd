@@ -31,7 +31,7 @@ cdef enum Replace:
 cdef class Crdt:
     cdef int code
     cdef Table table
-    cdef Delta delta
+    cdef readonly Delta delta
     cdef bytes prefix               # of the paths in `table`; empty but for what is in a map
     cdef int deep                   # in how many maps it is
     cdef int begin(self) except -1
