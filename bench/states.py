@@ -133,19 +133,98 @@ def state_times(kind: str, count: int, local: float, merge: float, delta: float,
     }
 
 
-def rounds(bench: Bench, sides: dict[str, Callable[[int], Times]]) -> None:
-    """Each phase is a round of each side; a peer's map is what our set is held against, too."""
-    for count in bench.phases():
-        values: dict[str, Times] = {}
-        for system, play in sides.items():
-            gc.collect()
-            values[system] = play(count)
-        for system in ("loro", "pycrdt"):
-            if system in values:
-                values[system] |= {work.replace("map", "set"): each for work, each in values[system].items()}
-        values["agentnet"] |= {}
-        bench.tell("raced", values=values)
+PEERS: dict[str, Callable[[int], Times]] = {"loro": loro_map, "pycrdt": pycrdt_map}
 
 
 def race(bench: Bench) -> None:
-    rounds(bench, {"agentnet": lambda count: ours_map(count) | ours_set(count), "loro": loro_map, "pycrdt": pycrdt_map})
+    """Each phase is one round of ours and of the peer; its map is what our set is held against, too."""
+    (peer,) = bench.task.sinks
+    for count in bench.phases():
+        values: dict[str, Times] = {}
+        for system, play in (("agentnet", ours), (peer, PEERS[peer])):
+            gc.collect()
+            values[system] = play(count)
+        values[peer] |= {work.replace("map", "set"): each for work, each in values[peer].items()}
+        bench.tell("raced", values=values)
+
+
+def ours(count: int) -> Times:
+    return ours_map(count) | ours_set(count)
+
+
+def memory(bench: Bench) -> None:
+    """Resident bytes that each key takes, in our map and in a dict."""
+    process = psutil.Process()
+    kept: list[Any] = []
+
+    def fill_ours(count: int) -> None:
+        state = LWWMap(Site("node-1:1732233600", HASH_KEY))
+        for number in range(count):
+            state.set(f"k{number}", number, number + 1)
+        state.delta.encode()
+        kept.append(state)
+
+    def fill_dict(count: int) -> None:
+        kept.append({f"k{number}": number for number in range(count)})
+
+    for count in bench.phases():
+        values = {}
+        for system, fill in (("agentnet", fill_ours), ("dict", fill_dict)):
+            gc.collect()
+            before = process.memory_info().rss
+            fill(count)
+            values[system] = {"crdt-map-memory": (process.memory_info().rss - before) / count}
+        bench.tell("raced", values=values)
+
+
+# -- clocks
+
+
+def dict_compare(one: dict[str, int], other: dict[str, int]) -> int:
+    less = more = False
+    for actor, number in one.items():
+        theirs = other.get(actor, 0)
+        less |= number < theirs
+        more |= number > theirs
+    for actor in other:
+        less |= actor not in one
+    return less + 2 * more
+
+
+def dict_merge(one: dict[str, int], other: dict[str, int]) -> None:
+    for actor, number in other.items():
+        if one.get(actor, 0) < number:
+            one[actor] = number
+
+
+def clock_sides(count: int) -> Iterator[tuple[str, str, int, Callable[[], object]]]:
+    """Work, system, operations and what does them."""
+    one = VectorClock({f"node-{number}:1732233600": number + 5 for number in range(8)})
+    other = one.copy()
+    other.increment("node-3:1732233600")
+    plain, plainer = dict(one), dict(other)
+    yield "clock-compare", "agentnet", count, lambda: [one.compare(other) for _ in range(count)]
+    yield "clock-compare", "dict", count, lambda: [dict_compare(plain, plainer) for _ in range(count)]
+    yield "clock-merge", "agentnet", count, lambda: [one.merge(other) for _ in range(count)]
+    yield "clock-merge", "dict", count, lambda: [dict_merge(plain, plainer) for _ in range(count)]
+    many, actors = max(1, count // 10), [f"node-{number:02}" for number in range(64)]
+    rows = np.full((many, 64), 7, dtype=np.uint64)
+    rows[np.arange(many), np.arange(many) % 64] += np.arange(many, dtype=np.uint64) % 3
+    pivot = VectorClock(dict.fromkeys(actors, 7))
+    dicts = [dict(zip(actors, row, strict=True)) for row in rows.tolist()]
+    clocks = [VectorClock(counts) for counts in dicts]
+    work, own = "clock-compare-many", dict(pivot)
+    yield work, "agentnet", many, lambda: pivot.compare_many(actors, rows)
+    yield work, "dict", many, lambda: [dict_compare(own, counts) for counts in dicts]
+    yield work, "agentnet-loop", many, lambda: [pivot.compare(clock) for clock in clocks]
+
+
+def race_clocks(bench: Bench) -> None:
+    """Operations a second, one call at a time but for those of `compare_many`."""
+    for count in bench.phases():
+        values: dict[str, Times] = defaultdict(dict)
+        for work, system, operations, run in clock_sides(count):
+            start = process_time_ns()
+            run()
+            values[system][work] = operations / elapsed_ns(start) * 1e9
+        bench.tell("raced", values=values)

@@ -22,10 +22,12 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from agentnet_core.config import EngineConfig
 from agentnet_core.crdt import TYPES, Site
 from agentnet_core.crdt.base import Crdt
 
 HASH_KEY = bytes(range(16))
+CONFIG = EngineConfig()
 KEYS: tuple[Any, ...] = ("x", "y", 7, b"z", ("x", 1))
 SINGLE = {"GCounter", "PNCounter", "LWWRegister", "MVRegister", "EWFlag"}
 """Types whose changes speak of all that their actor ever did."""
@@ -124,7 +126,7 @@ class History:
     # -- steps
 
     def born(self, actor: str) -> Replica:
-        return Replica((self.make or self.kind)(Site(actor, HASH_KEY)), actor)
+        return Replica((self.make or self.kind)(Site(actor, HASH_KEY, CONFIG)), actor)
 
     def change(self, replica: Replica) -> None:
         OPERATIONS[self.name](Hand(self, replica, replica.state, (), self.name), self.rng)
@@ -170,7 +172,7 @@ class History:
     def check_value(self, replica: Replica) -> None:
         events = [self.events[number] for number in bits(replica.live)]
         assert replica.state.value == READ[self.name](events), "not the value of the model"
-        again = self.kind.decode(replica.state.encode(), Site(None, HASH_KEY))
+        again = self.kind.decode(replica.state.encode(), Site(None, HASH_KEY, CONFIG))
         assert again.encode() == replica.state.encode(), "decoded otherwise than encoded"
         assert again.value == replica.state.value
 
@@ -217,7 +219,9 @@ class Hand:
     def here(self, key: Any = None) -> int:
         return self.replica.live & self.history.at.get(self.path_of(key), 0)
 
-    def write(self, content: Any = None, *, key: Any = None, stamp: int = 0, replaced: int | None = None) -> None:
+    def write(
+        self, content: Any = None, *, key: Any = None, stamp: int = 0, replaced: int | None = None
+    ) -> None:
         history, replica, path = self.history, self.replica, self.path_of(key)
         replaced = self.here(key) if replaced is None else replaced
         event = 1 << len(history.events)
@@ -266,7 +270,9 @@ def own(hand: Hand) -> int:
 
 
 def latest(hand: Hand) -> Event | None:
-    return max((hand.history.events[bit] for bit in bits(own(hand))), key=lambda event: event.number, default=None)
+    return max(
+        (hand.history.events[bit] for bit in bits(own(hand))), key=lambda event: event.number, default=None
+    )
 
 
 def register(hand: Hand, rng: Random) -> None:
@@ -351,7 +357,9 @@ def nested(hand: Hand, rng: Random) -> None:
     name, key = rng.choice(sorted(TYPES)), rng.choice(KEYS[:2])
     if name in MAPS and len(hand.path) > 4:
         name = "ORSet"
-    inner = Hand(hand.history, hand.replica, hand.state.at(key, TYPES[name]), (*hand.path, hand.kind, key), name)
+    inner = Hand(
+        hand.history, hand.replica, hand.state.at(key, TYPES[name]), (*hand.path, hand.kind, key), name
+    )
     if rng.random() < 0.15:
         hand.state.delete(key, TYPES[name])
         inner.erase(under(inner))

@@ -64,7 +64,8 @@ cdef class VectorClock:
             raise UsageError("a VectorClock is made once")
         for actor, number in dict(counts).items():
             if type(actor) is not str or type(number) is not int or not 0 <= number <= number_max:
-                raise UsageError(f"clock {describe(actor)}: {describe(number)}: expected a name and an integer from "
+                raise UsageError(f"clock {describe(actor)}: {describe(number)}: expected a name and an "
+                                 "integer from "
                                  f"0 to {number_max}")
             if number:
                 self._set(actor, number)
@@ -159,13 +160,14 @@ cdef class VectorClock:
         Returns an array of int8, Orders by value. Numbers are at most 2^53; actors are distinct.
         """
         import numpy
-        cdef Py_ssize_t columns = counts.shape[1], rows = counts.shape[0], i
+        cdef Py_ssize_t columns = counts.shape[1], rows = counts.shape[0]
         cdef int64_t[::1] mine
         cdef signed char[::1] found
         names = list(actors)
         if len(names) != columns or len(dict.fromkeys(names)) != columns:
-            raise UsageError(f"counts of {columns} columns: expected one for each of {len(names)} distinct actors")
-        own = numpy.fromiter((self.get(name, 0) for name in names), dtype=numpy.int64, count=columns)
+            raise UsageError(f"counts of {columns} columns: expected one for each of {len(names)} distinct "
+                             "actors")
+        own = numpy.array([self.get(name, 0) for name in names], dtype=numpy.int64)
         result = numpy.zeros(rows, dtype=numpy.int8)
         if rows == 0 or columns == 0:
             result[:] = AFTER if self.count else EQUAL
@@ -213,8 +215,9 @@ cdef class VectorClock:
                 while n:
                     n -= 1
                     actor = read_actor(&c)
-                    if actor is None or (last is not None and actor <= last) or not read_uint(&c, &number) or (
-                            not 1 <= number <= number_max):
+                    if actor is None or (last is not None and actor <= last):
+                        break
+                    if not read_uint(&c, &number) or not 1 <= number <= number_max:
                         break
                     last = actor
                     clock._set(actor, number)
@@ -329,6 +332,7 @@ cdef class HybridClock:
     def observe(self, stamp, int64_t now_ns):
         """Stamps to come are above `stamp`, a peer's; FromFuture if it is too far ahead."""
         if not 0 <= stamp <= self.latest(now_ns):
-            raise FromFuture(f"stamp {describe(stamp)}: expected at most {self.skew_ms_max} ms after this node's time, "
+            raise FromFuture(f"stamp {describe(stamp)}: expected at most {self.skew_ms_max} ms after this "
+                             "node's time, "
                              f"{now_ns // NS_PER_MS} ms; see to the clocks of both nodes")
         self.last = max(self.last, <uint64_t>stamp)

@@ -225,7 +225,8 @@ cdef class CausalContext:
     def add_run(self, str actor not None, first, last):
         """The dots of `actor` from number `first` to `last`."""
         if not 1 <= first <= last <= number_max:
-            raise UsageError(f"dots {describe(first)} to {describe(last)} of {actor}: expected numbers from 1 to "
+            raise UsageError(f"dots {describe(first)} to {describe(last)} of {actor}: expected numbers from "
+                             "1 to "
                              f"{number_max} in order")
         check_actor(actor)
         runs_add(&self.of(actor).runs, first, last)
@@ -357,7 +358,8 @@ cdef class CausalContext:
                 else:
                     if c.at == c.end:
                         return context
-        raise ProtocolError(f"context: malformed, out of order, or of more than {actors_max} actors or too many runs")
+        raise ProtocolError(f"context: malformed, out of order, or of more than {actors_max} actors or too "
+                            "many runs")
 
 
 cdef str read_actor(Cursor* c):

@@ -128,7 +128,8 @@ cdef int put_key_within(Buffer* b, object key, int depth) except -1:
         for part in key:
             put_key_within(b, part, depth - 1)
     else:
-        raise PayloadMismatch(f"key {describe(key)}: expected a str, bytes, an int, or a tuple of these at most "
+        raise PayloadMismatch(f"key {describe(key)}: expected a str, bytes, an int, or a tuple of these at "
+                              "most "
                               f"{KEY_DEPTH_MAX} deep")
     return 0
 
@@ -146,11 +147,13 @@ cdef int put_value(Buffer* b, object value) except -1:
         try:
             packed = msgpack.packb(value)
         except (TypeError, ValueError, OverflowError) as error:
-            raise PayloadMismatch(f"value {describe(value)}: expected what MessagePack can hold: {error}") from None
+            text = f"value {describe(value)}: expected what MessagePack can hold: {error}"
+            raise PayloadMismatch(text) from None
         c.at = <const uint8_t*>PyBytes_AS_STRING(packed)
         c.end = c.at + PyBytes_GET_SIZE(packed)
         if not read_value(&c, VALUE_DEPTH_MAX):
-            raise PayloadMismatch(f"value {describe(value)}: expected one nested at most {VALUE_DEPTH_MAX} deep, its "
+            raise PayloadMismatch(f"value {describe(value)}: expected one nested at most {VALUE_DEPTH_MAX} "
+                                  "deep, its "
                                   f"map keys str, bytes, int, float, bool or None, its ext codes 0 to 127")
         buffer_room(b, PyBytes_GET_SIZE(packed))
         put_raw(b, PyBytes_AS_STRING(packed), PyBytes_GET_SIZE(packed))
@@ -288,7 +291,9 @@ cdef bint read_value(Cursor* c, int depth) noexcept nogil:
             return False
         while n > 0:
             # A list, a map or an ext as a map key: Python could not read it.
-            if c.at >= c.end or not is_map_key(c.at[0]) or not read_value(c, 0) or not read_value(c, depth - 1):
+            if c.at >= c.end or not is_map_key(c.at[0]) or not read_value(c, 0):
+                return False
+            if not read_value(c, depth - 1):
                 return False
             n -= 1
         return True

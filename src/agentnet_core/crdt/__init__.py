@@ -13,4 +13,17 @@ from agentnet_core.crdt.table import Site
 
 TYPES = table_of(GCounter, PNCounter, LWWRegister, MVRegister, EWFlag, ORSet, LWWMap, ORMap)
 
-__all__ = ["TYPES", "Crdt", "Delta", "Site", *TYPES]
+__all__ = [
+    "TYPES",
+    "Crdt",
+    "Delta",
+    "EWFlag",
+    "GCounter",
+    "LWWMap",
+    "LWWRegister",
+    "MVRegister",
+    "ORMap",
+    "ORSet",
+    "PNCounter",
+    "Site",
+]

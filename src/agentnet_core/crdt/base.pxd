@@ -40,7 +40,8 @@ cdef class Crdt:
     cdef bint _replaces(self, uint32_t i, int replace, object context) except -1
     cdef int _replace(self, uint32_t i, int replace, object context) except -1
     cdef uint8_t _count_parts(self, size_t value_size, uint64_t stamp) noexcept
-    cdef int _check_room(self, size_t path_size, size_t value_size, uint32_t gone, size_t bytes_gone) except -1
+    cdef int _check_room(self, size_t path_size, size_t value_size, uint32_t gone,
+                         size_t bytes_gone) except -1
     cdef Delta erase(self, uint32_t first)
     cdef Delta erase_all(self)
     cdef uint32_t find(self) noexcept

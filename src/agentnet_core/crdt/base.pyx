@@ -57,7 +57,7 @@ cdef class Delta:
     cdef int add_gone(self, uint32_t actor, uint64_t number) except -1:
         cdef size_t capacity = self.gone_capacity
         cdef Gone* gone
-        if self.whole:
+        if self.whole or (self.last and actor == self.table.own and number >= self.first):
             return 0
         if self.gone_count == capacity:
             if capacity > self.table.site.elements_max:
@@ -237,6 +237,11 @@ cdef class Crdt:
         return bytes_alive(self.table)
 
     @property
+    def allocated(self):
+        """Bytes of memory that the whole state holds, its open delta included, Python's objects not."""
+        return self.table.allocated() + self.delta.gone_capacity * sizeof(Gone)
+
+    @property
     def type_code(self):
         """The number of the type on the wire."""
         return self.code
@@ -331,12 +336,14 @@ cdef class Crdt:
         """MessagePack values of the entry in scratch."""
         return <uint8_t>(2 * self.deep + (self.code & KEYED) + (value_size > 0) + (stamp > 0))
 
-    cdef int _check_room(self, size_t path_size, size_t value_size, uint32_t gone, size_t bytes_gone) except -1:
+    cdef int _check_room(self, size_t path_size, size_t value_size, uint32_t gone,
+                         size_t bytes_gone) except -1:
         cdef Table table = self.table
         cdef Site site = table.site
         cdef size_t size = bytes_alive(table) + path_size + value_size
         if path_size > site.key_bytes_max:
-            raise LimitReached(f"key of {path_size} bytes: expected at most state_key_bytes_max={site.key_bytes_max}")
+            raise LimitReached(f"key of {path_size} bytes: expected at most "
+                               f"state_key_bytes_max={site.key_bytes_max}")
         if value_size > site.value_bytes_max:
             raise LimitReached(f"value of {value_size} bytes: expected at most "
                                f"state_value_bytes_max={site.value_bytes_max}")
@@ -344,7 +351,8 @@ cdef class Crdt:
             raise LimitReached(f"state of {table.alive} elements: expected at most "
                                f"state_elements_max={site.elements_max}")
         if size > site.bytes_max + bytes_gone:
-            raise LimitReached(f"state of {size - bytes_gone} bytes: expected at most state_bytes_max={site.bytes_max}")
+            raise LimitReached(f"state of {size - bytes_gone} bytes: expected at most "
+                               f"state_bytes_max={site.bytes_max}")
         if table.runs >= site.runs_max and not table.actors[table.own].seen.count:
             raise LimitReached(f"state of {table.runs} runs: expected at most state_runs_max={site.runs_max}")
         return 0

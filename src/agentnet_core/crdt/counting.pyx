@@ -3,7 +3,7 @@
 An older entry of the same actor may still be there when a change between the two got lost.
 """
 
-from agentnet_core.crdt.table cimport NONE, content_of
+from agentnet_core.crdt.table cimport NONE, Entry, content_of
 from agentnet_core.framing cimport Cursor, read_array, read_uint
 
 from agentnet_core.errors import LimitReached, UsageError
@@ -49,9 +49,11 @@ cdef int total_of(Table table, uint32_t i, uint64_t* added, uint64_t* taken) exc
 
 cdef list latest(Table table, list rows):
     """Of `rows`, the latest of each actor."""
+    cdef Entry* entry
     best = {}
     for row in rows:
-        actor = table.entries[<uint32_t>row].actor
-        if actor not in best or table.entries[<uint32_t>row].number > table.entries[<uint32_t>best[actor]].number:
-            best[actor] = row
+        entry = &table.entries[<uint32_t>row]
+        other = best.get(entry.actor)
+        if other is None or entry.number > table.entries[<uint32_t>other].number:
+            best[entry.actor] = row
     return list(best.values())

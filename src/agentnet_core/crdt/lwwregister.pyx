@@ -33,4 +33,6 @@ cdef class LWWRegister(Crdt):
         for row in rows:
             if best == NONE or self.table.beats(row, best):
                 best = row
-        return None if best == NONE else value_at(content_of(self.table, best), self.table.entries[best].value_size)
+        if best == NONE:
+            return None
+        return value_at(content_of(self.table, best), self.table.entries[best].value_size)

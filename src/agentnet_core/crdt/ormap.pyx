@@ -10,7 +10,9 @@ from libc.stdint cimport uint32_t
 from agentnet_core.crdt.base cimport Crdt
 from agentnet_core.crdt.table cimport MAP, path_of
 from agentnet_core.framing cimport Cursor
-from agentnet_core.packing cimport KEY_DEPTH_MAX, buffer_bytes, buffer_room, key_at, put_key, put_uint, read_key
+from agentnet_core.packing cimport (
+    KEY_DEPTH_MAX, buffer_bytes, buffer_room, key_at, put_key, put_uint, read_key,
+)
 
 from agentnet_core.crdt.base import BY_CODE
 from agentnet_core.errors import UsageError

@@ -69,13 +69,15 @@ cdef class Table:
     cdef int reserve_actors(self, size_t more) except -1
     cdef uint32_t add_actor(self, str name) except? 0xfffffffe
     cdef int reserve(self, size_t more, size_t bytes) except -1
+    cdef size_t allocated(self) noexcept
     cdef uint32_t append(self, const Entry* entry, const uint8_t* data) noexcept nogil
     cdef void kill(self, uint32_t i) noexcept nogil
     cdef bint tidy(self) noexcept nogil
     cdef bint beats(self, uint32_t one, uint32_t other) except -1
     cdef void _unlink(self, Entry* entry, uint32_t i) noexcept nogil
     cdef bint _renew(self) noexcept nogil
-    cdef void _take(self, Entry* entries, uint32_t count, uint8_t* data, Index* paths, Index* dots) noexcept nogil
+    cdef void _take(self, Entry* entries, uint32_t count, uint8_t* data, Index* paths,
+                    Index* dots) noexcept nogil
 
 
 cdef inline const uint8_t* path_of(Table table, uint32_t i) noexcept nogil:

@@ -16,7 +16,7 @@ from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_Compare
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset
 
-from agentnet_core.dots cimport check_actor, runs_free
+from agentnet_core.dots cimport Run, check_actor, runs_free
 from agentnet_core.packing cimport buffer_free, buffer_room, put_raw
 
 from agentnet_core.config import EngineConfig
@@ -103,6 +103,10 @@ cdef int index_reserve(Index* index, size_t more) except -1:
         free(index.slots)
     index[0] = grown
     return 0
+
+
+cdef inline size_t index_size(const Index* index) noexcept nogil:
+    return (index.mask + 1) * sizeof(uint64_t) if index.slots != NULL else 0
 
 
 cdef inline void index_free(Index* index) noexcept nogil:
@@ -258,6 +262,15 @@ cdef class Table:
         index_reserve(&self.dots, more)
         return 0
 
+    cdef size_t allocated(self) noexcept:
+        """Bytes of memory that its arrays take."""
+        cdef size_t total = self.capacity * sizeof(Entry) + self.bytes.capacity + self.scratch.capacity
+        cdef uint32_t i
+        total += self.actor_capacity * (sizeof(Actor) + sizeof(uint32_t))
+        for i in range(self.actor_count):
+            total += self.actors[i].seen.capacity * sizeof(Run)
+        return total + index_size(&self.paths) + index_size(&self.dots)
+
     # -- changing
 
     cdef uint32_t append(self, const Entry* entry, const uint8_t* data) noexcept nogil:
@@ -289,7 +302,7 @@ cdef class Table:
     cdef void kill(self, uint32_t i) noexcept nogil:
         """The entry counts no longer; its index stays its own until `tidy`."""
         cdef Entry* entry = &self.entries[i]
-        cdef uint32_t hash = self.hash_dot(entry.actor, entry.number), other
+        cdef uint32_t hash = self.hash_dot(entry.actor, entry.number)
         cdef size_t at = hash & self.dots.mask
         while self.dots.slots[at] != (<uint64_t>hash << 32 | (i + 1)):
             at = (at + 1) & self.dots.mask
@@ -375,7 +388,8 @@ cdef class Table:
         self._take(entries, n, data, &paths, &dots)
         return True
 
-    cdef void _take(self, Entry* entries, uint32_t count, uint8_t* data, Index* paths, Index* dots) noexcept nogil:
+    cdef void _take(self, Entry* entries, uint32_t count, uint8_t* data, Index* paths,
+                    Index* dots) noexcept nogil:
         free(self.entries)
         free(self.paths.slots)
         free(self.dots.slots)

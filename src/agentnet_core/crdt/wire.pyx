@@ -1,7 +1,7 @@
 """A state, or any part of it, as bytes, and its way into another table.
 
-The form is `[version, code, [actor, ...], [[gap, length, ...], ...], [[gap, length, ...], ...], [part, ...]]`,
-shortest MessagePack.  The actors are in order of name; for each come the runs of the dots that the
+The form is `[version, code, [actor, ...], [[gap, length, ...], ...], [[gap, length, ...], ...], [part,
+...]]`, shortest MessagePack.  The actors are in order of name; for each come the runs of the dots that the
 sender has seen, then of those whose entries still live.  Last come these entries, in order of actor and
 number, each as far as its type has it: path, value, and what its stamp is more than that of the
 entry before.  Equal states are equal bytes, and a change has the same form as a whole state.
@@ -20,10 +20,10 @@ from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memcmp, memset
 
 from agentnet_core.crdt.table cimport (
-    ANY, COUNT, KEYED, MAP, NONE, PAIR, STAMPED, Actor, Entry, bytes_alive, path_of,
+    ANY, KEYED, MAP, NONE, PAIR, STAMPED, Actor, Entry, bytes_alive, path_of,
 )
 from agentnet_core.dots cimport (
-    put_runs, read_runs, runs_add, runs_free, runs_hold, runs_hold_all, runs_join, runs_reserve, runs_total,
+    put_runs, read_runs, runs_free, runs_hold, runs_hold_all, runs_join, runs_total,
 )
 from agentnet_core.framing cimport Cursor, read_array, read_int, read_str, read_uint
 from agentnet_core.packing cimport (
@@ -253,14 +253,16 @@ cdef class Incoming:
         if not read_array(&c, &n) or n != 6 or not read_uint(&c, &version) or not read_uint(&c, &code):
             raise malformed("its head", &c, data)
         if version != VERSION or code != <uint64_t>self.code:
-            raise ProtocolError(f"state: version {version} of type {code}: expected {VERSION} of type {self.code}")
+            raise ProtocolError(f"state: version {version} of type {code}: expected {VERSION} of type "
+                                f"{self.code}")
         self._parse_actors(&c, data)
         total = self._parse_runs(&c, data)
         if not read_array(&c, &values):
             raise malformed("its entries", &c, data)
         # An entry without path and value takes no bytes, so that bytes do not bound how many there are.
         if total > self.part_count and total > values:
-            raise ProtocolError(f"state: {total} live dots, but {values} values: expected at least one for each")
+            raise ProtocolError(f"state: {total} live dots, but {values} values: expected at least one for "
+                                "each")
         if total > self.table.site.elements_max:
             raise LimitReached(f"state of {total} elements: expected at most "
                                f"state_elements_max={self.table.site.elements_max}")
@@ -276,7 +278,8 @@ cdef class Incoming:
         if not read_array(c, &n):
             raise malformed("its actors", c, data)
         if n > self.table.site.actors_max:
-            raise LimitReached(f"state of {n} actors: expected at most state_actors_max={self.table.site.actors_max}")
+            raise LimitReached(f"state of {n} actors: expected at most "
+                               f"state_actors_max={self.table.site.actors_max}")
         self.parts = <Part*>calloc(<size_t>n + 1, sizeof(Part))
         if self.parts == NULL:
             raise MemoryError
@@ -287,7 +290,8 @@ cdef class Incoming:
                 raise malformed("an actor", c, data)
             self.parts[i].name_size = size
             if i:
-                order = memcmp(self.parts[i - 1].name, self.parts[i].name, min(self.parts[i - 1].name_size, size))
+                order = memcmp(self.parts[i - 1].name, self.parts[i].name,
+                               min(self.parts[i - 1].name_size, size))
                 if order > 0 or (order == 0 and self.parts[i - 1].name_size >= size):
                     raise malformed("the order of its actors", c, data)
         return 0
@@ -332,7 +336,8 @@ cdef class Incoming:
                     if not read_content(c, code, &item.parts):
                         raise malformed("a value", c, data)
                     self._check_sizes(content - item.path, c.at - content)
-                    item.path_size, item.value_size = <uint32_t>(content - item.path), <uint32_t>(c.at - content)
+                    item.path_size = <uint32_t>(content - item.path)
+                    item.value_size = <uint32_t>(c.at - content)
                     if code & STAMPED:
                         item.parts += 1
                         if not read_int(c, &step) or stamp + <uint64_t>step == 0 or (
@@ -350,15 +355,17 @@ cdef class Incoming:
     cdef int _check_sizes(self, size_t path, size_t value) except -1:
         cdef size_t path_max = self.table.site.key_bytes_max, value_max = self.table.site.value_bytes_max
         if path > path_max:
-            raise LimitReached(f"state: a key of {path} bytes: expected at most state_key_bytes_max={path_max}")
+            raise LimitReached(f"state: a key of {path} bytes: expected at most "
+                               f"state_key_bytes_max={path_max}")
         if value > value_max:
-            raise LimitReached(f"state: a value of {value} bytes: expected at most state_value_bytes_max={value_max}")
+            raise LimitReached(f"state: a value of {value} bytes: expected at most "
+                               f"state_value_bytes_max={value_max}")
         return 0
 
     # -- against the table
 
     cdef int judge(self, str author, uint64_t stamp_max, bint own) except -1:
-        """All that speaks against it. `own`: it may hold dots of the own actor that the table has not seen."""
+        """All that speaks against it. `own`: it may hold dots of the own actor that were not seen here."""
         cdef Table table = self.table
         cdef uint32_t i, rank = 0
         cdef Part* part
@@ -367,16 +374,19 @@ cdef class Incoming:
             part = &self.parts[i]
             part.index = table.find_actor(part.name, part.name_size, &rank)
             if author is not None and part.live.count and name_of(part) != author:
-                raise NotOwner(f"state: events of {describe(name_of(part))}: expected those of its origin, {author}, "
+                raise NotOwner(f"state: events of {describe(name_of(part))}: expected those of its origin, "
+                               f"{author}, "
                                f"alone")
             part.grows = part.index == NONE or not runs_hold_all(&table.actors[part.index].seen, &part.seen)
             if part.grows and not own and table.site.actor is not None and name_of(part) == table.site.actor:
-                raise Contradiction(f"state: events of {table.site.actor} that this node never made: another process "
+                raise Contradiction(f"state: events of {table.site.actor} that this node never made: another "
+                                    "process "
                                     f"uses its name, or somebody lies")
         for i in range(self.item_count):
             item = &self.items[i]
             if item.stamp > stamp_max:
-                raise FromFuture(f"state: stamp {item.stamp}: expected at most {stamp_max}; see to the clocks of both "
+                raise FromFuture(f"state: stamp {item.stamp}: expected at most {stamp_max}; see to the "
+                                 "clocks of both "
                                  f"nodes")
             part = &self.parts[item.part]
             item.fresh = part.index == NONE or not runs_hold(&table.actors[part.index].seen, item.number)
@@ -396,9 +406,11 @@ cdef class Incoming:
         if i == NONE:
             return 0
         entry = &self.table.entries[i]
-        if entry.path_size != item.path_size or entry.value_size != item.value_size or entry.stamp != item.stamp or (
-                memcmp(path_of(self.table, i), item.path, <size_t>item.path_size + item.value_size) != 0):
-            raise Contradiction(f"state: event {item.number} of {describe(name_of(part))} has two contents: two "
+        if entry.path_size != item.path_size or entry.value_size != item.value_size or (
+                entry.stamp != item.stamp) or memcmp(
+                path_of(self.table, i), item.path, <size_t>item.path_size + item.value_size) != 0:
+            raise Contradiction(f"state: event {item.number} of {describe(name_of(part))} has two contents: "
+                                "two "
                                 f"processes use that name, or somebody lies")
         return 0
 
@@ -498,8 +510,12 @@ cdef class Incoming:
         cdef Part* part
         cdef Item* item
         cdef Entry entry
-        cdef list names = [name_of(&self.parts[i]) if self.parts[i].index == NONE else None
-                           for i in range(self.part_count)]
+        cdef list names = None
+        for i in range(self.part_count):
+            if self.parts[i].index == NONE:
+                # All at once and before the first change: nothing can fail after that.
+                names = [name_of(&self.parts[k]) for k in range(self.part_count)]
+                break
         for i in range(self.part_count):
             part = &self.parts[i]
             if not part.grows:
