@@ -1,8 +1,5 @@
-from typing_extensions import disjoint_base
-
 from agentnet_core.crdt.base import Crdt, Delta
 
-@disjoint_base
 class GCounter(Crdt):
     @property
     def value(self) -> int: ...

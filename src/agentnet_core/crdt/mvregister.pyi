@@ -1,12 +1,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from typing_extensions import disjoint_base
-
 from agentnet_core.crdt.base import Crdt, Delta
 from agentnet_core.dots import CausalContext
 
-@disjoint_base
 class MVRegister(Crdt):
     @property
     def value(self) -> list[Any]: ...
