@@ -125,6 +125,39 @@ class TestWhatUsersCountOn:
         }
         assert one.at("x", PNCounter).value == -3
 
+    def test_maps_are_eight_deep_at_most(self) -> None:
+        one, other = ORMap(site("a:1")), ORMap(site("b:1"))
+        inner = one
+        for _ in range(7):
+            inner = inner.at("x", ORMap)
+        inner.at("x", EWFlag).enable()
+        assert other.merge(one.encode())
+        assert other.value == one.value
+        with pytest.raises(UsageError, match="at most 8"):
+            inner.at("x", ORMap)
+        form = msgpack.unpackb(one.encode())
+        form[5] = ["x", 16, *form[5]]
+        refused(ORMap(site("b:1")), msgpack.packb(form), ProtocolError)
+
+    def test_a_stamp_that_is_known_is_no_longer_from_the_future(self) -> None:
+        """Else one state that let it in could not be brought to any other any more."""
+        one, other = LWWMap(site("a:1")), LWWMap(site("b:1"))
+        other.merge(one.set("x", 1, 1_000).encode())
+        one.set("y", 2, 10)
+        assert other.merge(one.encode(), stamp_max=10)
+
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_many_siblings_go_in_any_order(self, order: int) -> None:
+        one, count = MVRegister(site("a:1")), 2_000
+        for number in range(count):
+            one.set(number, {})
+        assert one.value == list(range(count))
+        for at in [*range(1, count + 1)][::order]:
+            one.merge(msgpack.packb([1, 12, ["a:1"], [[at - 1, 1]], [[]], []]))
+            if at % 500 == 0:
+                assert one.value == [n for n in range(count) if (n + 1 - at) * order > 0]
+        assert one.allocated < 1000
+
     def test_a_delta_is_open_until_it_is_encoded(self) -> None:
         one, other = LWWMap(site("a:1")), LWWMap(site("b:1"))
         delta = one.set("x", 1, 1)

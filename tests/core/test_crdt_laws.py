@@ -138,6 +138,14 @@ class Resurrects(Wrong):
         return changed
 
 
+class Misreads(Wrong):
+    """Right in all that travels, and wrong in what it says."""
+
+    @property
+    def value(self) -> dict[Any, Any]:
+        return {key: value for key, value in self.state.value.items() if key != "y"}
+
+
 def is_found(name: str, **options: Any) -> bool:
     """Whether one of the first histories breaks a law."""
     for seed in range(100):
@@ -161,6 +169,7 @@ def is_found(name: str, **options: Any) -> bool:
         ("EWFlag", OrderOfArrival),
         ("LWWRegister", LastOneWins),
         ("ORSet", Resurrects),
+        ("LWWMap", Misreads),
     ],
 )
 def test_a_planted_defect_is_found(name: str, defect: type[Wrong]) -> None:

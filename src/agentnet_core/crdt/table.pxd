@@ -24,7 +24,7 @@ cdef struct Entry:
     size_t at               # in the table's bytes: the path, then the value
     uint32_t path_size, value_size
     uint32_t actor
-    uint32_t next           # another entry of the same path
+    uint32_t next, prev     # other entries of the same path, older and newer
     uint32_t hash           # of the path
     uint8_t alive
     uint8_t parts           # MessagePack values in path, value and stamp

@@ -252,7 +252,9 @@ cdef class Table:
         if <size_t>self.count + more > 0x7fffffff:
             raise LimitReached("state: more entries than 31 bits can count")
         if self.count + more > capacity:
-            capacity = max(self.count + more, capacity + (capacity >> 1), <size_t>ENTRIES_MIN)
+            # An eighth more than is needed now: the next change should not copy all of them.
+            capacity = max(self.count + more + ((self.count + more) >> 3), capacity + (capacity >> 1),
+                           <size_t>ENTRIES_MIN)
             entries = <Entry*>realloc(self.entries, capacity * sizeof(Entry))
             if entries == NULL:
                 raise MemoryError
@@ -279,7 +281,7 @@ cdef class Table:
         cdef Entry* made = &self.entries[i]
         cdef size_t at
         made[0] = entry[0]
-        made.alive, made.next, made.at = True, NONE, self.bytes.used
+        made.alive, made.prev, made.at = True, NONE, self.bytes.used
         put_raw(&self.bytes, data, <size_t>entry.path_size + entry.value_size)
         self.count += 1
         self.alive += 1
@@ -291,6 +293,7 @@ cdef class Table:
                 made.next = <uint32_t>self.paths.slots[at] - 1
                 if self.entries[made.next].path_size == made.path_size and memcmp(
                         path_of(self, made.next), path_of(self, i), made.path_size) == 0:
+                    self.entries[made.next].prev = i
                     self.paths.slots[at] = <uint64_t>made.hash << 32 | (i + 1)
                     return i
             at = (at + 1) & self.paths.mask
@@ -314,23 +317,19 @@ cdef class Table:
         self.garbage += <size_t>entry.path_size + entry.value_size
 
     cdef void _unlink(self, Entry* entry, uint32_t i) noexcept nogil:
-        cdef size_t at = entry.hash & self.paths.mask
-        cdef uint32_t other
-        while True:
-            if self.paths.slots[at] >> 32 == entry.hash:
-                other = <uint32_t>self.paths.slots[at] - 1
-                if other == i:
-                    if entry.next == NONE:
-                        index_drop(&self.paths, at)
-                    else:
-                        self.paths.slots[at] = <uint64_t>entry.hash << 32 | (entry.next + 1)
-                    return
-                while self.entries[other].next != NONE and self.entries[other].next != i:
-                    other = self.entries[other].next
-                if self.entries[other].next == i:
-                    self.entries[other].next = entry.next
-                    return
+        cdef size_t at
+        if entry.next != NONE:
+            self.entries[entry.next].prev = entry.prev
+        if entry.prev != NONE:
+            self.entries[entry.prev].next = entry.next
+            return
+        at = entry.hash & self.paths.mask
+        while self.paths.slots[at] != (<uint64_t>entry.hash << 32 | (i + 1)):
             at = (at + 1) & self.paths.mask
+        if entry.next == NONE:
+            index_drop(&self.paths, at)
+        else:
+            self.paths.slots[at] = <uint64_t>entry.hash << 32 | (entry.next + 1)
 
     cdef bint tidy(self) noexcept nogil:
         """Make the arrays anew if most of them is dead; whether entries have other indexes now."""
@@ -380,6 +379,8 @@ cdef class Table:
         for i in range(n):
             if entries[i].next != NONE:
                 entries[i].next = moved[entries[i].next]
+            if entries[i].prev != NONE:
+                entries[i].prev = moved[entries[i].prev]
         for used in range(self.paths.mask + 1):
             if self.paths.slots[used]:
                 index_put(&paths, <uint32_t>(self.paths.slots[used] >> 32),

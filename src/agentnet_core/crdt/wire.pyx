@@ -384,12 +384,12 @@ cdef class Incoming:
                                     f"uses its name, or somebody lies")
         for i in range(self.item_count):
             item = &self.items[i]
-            if item.stamp > stamp_max:
+            part = &self.parts[item.part]
+            item.fresh = part.index == NONE or not runs_hold(&table.actors[part.index].seen, item.number)
+            if item.fresh and item.stamp > stamp_max:
                 raise FromFuture(f"state: stamp {item.stamp}: expected at most {stamp_max}; see to the "
                                  "clocks of both "
                                  f"nodes")
-            part = &self.parts[item.part]
-            item.fresh = part.index == NONE or not runs_hold(&table.actors[part.index].seen, item.number)
             if item.fresh:
                 self.fresh += 1
                 self.fresh_bytes += <size_t>item.path_size + item.value_size
