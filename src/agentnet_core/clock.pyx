@@ -65,8 +65,7 @@ cdef class VectorClock:
         for actor, number in dict(counts).items():
             if type(actor) is not str or type(number) is not int or not 0 <= number <= number_max:
                 raise UsageError(f"clock {describe(actor)}: {describe(number)}: expected a name and an "
-                                 "integer from "
-                                 f"0 to {number_max}")
+                                 f"integer from 0 to {number_max}")
             if number:
                 self._set(actor, number)
 
@@ -333,6 +332,5 @@ cdef class HybridClock:
         """Stamps to come are above `stamp`, a peer's; FromFuture if it is too far ahead."""
         if not 0 <= stamp <= self.latest(now_ns):
             raise FromFuture(f"stamp {describe(stamp)}: expected at most {self.skew_ms_max} ms after this "
-                             "node's time, "
-                             f"{now_ns // NS_PER_MS} ms; see to the clocks of both nodes")
+                             f"node's time, {now_ns // NS_PER_MS} ms; see to the clocks of both nodes")
         self.last = max(self.last, <uint64_t>stamp)

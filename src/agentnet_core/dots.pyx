@@ -226,8 +226,7 @@ cdef class CausalContext:
         """The dots of `actor` from number `first` to `last`."""
         if not 1 <= first <= last <= number_max:
             raise UsageError(f"dots {describe(first)} to {describe(last)} of {actor}: expected numbers from "
-                             "1 to "
-                             f"{number_max} in order")
+                             f"1 to {number_max} in order")
         check_actor(actor)
         runs_add(&self.of(actor).runs, first, last)
 

@@ -129,8 +129,7 @@ cdef int put_key_within(Buffer* b, object key, int depth) except -1:
             put_key_within(b, part, depth - 1)
     else:
         raise PayloadMismatch(f"key {describe(key)}: expected a str, bytes, an int, or a tuple of these at "
-                              "most "
-                              f"{KEY_DEPTH_MAX} deep")
+                              f"most {KEY_DEPTH_MAX} deep")
     return 0
 
 

@@ -375,21 +375,18 @@ cdef class Incoming:
             part.index = table.find_actor(part.name, part.name_size, &rank)
             if author is not None and part.live.count and name_of(part) != author:
                 raise NotOwner(f"state: events of {describe(name_of(part))}: expected those of its origin, "
-                               f"{author}, "
-                               f"alone")
+                               f"{author}, alone")
             part.grows = part.index == NONE or not runs_hold_all(&table.actors[part.index].seen, &part.seen)
             if part.grows and not own and table.site.actor is not None and name_of(part) == table.site.actor:
                 raise Contradiction(f"state: events of {table.site.actor} that this node never made: another "
-                                    "process "
-                                    f"uses its name, or somebody lies")
+                                    "process uses its name, or somebody lies")
         for i in range(self.item_count):
             item = &self.items[i]
             part = &self.parts[item.part]
             item.fresh = part.index == NONE or not runs_hold(&table.actors[part.index].seen, item.number)
             if item.fresh and item.stamp > stamp_max:
                 raise FromFuture(f"state: stamp {item.stamp}: expected at most {stamp_max}; see to the "
-                                 "clocks of both "
-                                 f"nodes")
+                                 "clocks of both nodes")
             if item.fresh:
                 self.fresh += 1
                 self.fresh_bytes += <size_t>item.path_size + item.value_size
@@ -410,8 +407,7 @@ cdef class Incoming:
                 entry.stamp != item.stamp) or memcmp(
                 path_of(self.table, i), item.path, <size_t>item.path_size + item.value_size) != 0:
             raise Contradiction(f"state: event {item.number} of {describe(name_of(part))} has two contents: "
-                                "two "
-                                f"processes use that name, or somebody lies")
+                                "two processes use that name, or somebody lies")
         return 0
 
     cdef int _find_doomed(self) except -1:
