@@ -47,6 +47,20 @@ def codec(scale: Scale) -> Samples:
     }
 
 
+def raced(role: str, scale: Scale, sinks: tuple[str, ...] = ()) -> Samples:
+    """What a role of bench.states told of its second phase; the first is the warm-up."""
+    count = scale.pick(full=100_000, quick=10_000)
+    with Fleet() as fleet:
+        racer = fleet.spawn("bench.states", role, Task(phases=(count, count), sinks=sinks))
+        for _ in range(2):
+            racer.go()
+            racer.wait("sending")
+            values = racer.wait("raced").more["values"]
+            racer.wait("sent")
+            racer.wait("ready")
+    return {system: Sample(each, count) for system, each in values.items()}
+
+
 def idle_agents(scale: Scale) -> Samples:
     """Seconds to register, bytes that each holds; alone, then with four peers that have to learn of them."""
     count = scale.pick(full=100_000, quick=10_000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from typing import Literal
 
 from bench import limits, network, scenes, storage
@@ -127,6 +128,25 @@ def small(nodes: int) -> Scene:
     )
 
 
+def states() -> Scene:
+    """Mergeable state beside libraries that do the same on the same keys."""
+    figures = [
+        figure
+        for kind in ("map", "set")
+        for figure in (
+            Figure(f"crdt-{kind}-local", "op/s", "higher", {"loro": 2}),
+            Figure(f"crdt-{kind}-merge", "el/s", "higher", {"loro": 4}),
+            Figure(f"crdt-{kind}-delta", "ms", "lower", {"loro": 2}),
+            Figure(f"crdt-{kind}-bytes", "B/el", "lower", {"loro": 11 / 12}),
+        )
+    ]
+    matches = [
+        Match(peer, partial(limits.raced, "race", sinks=(peer,)), missing=None if find_spec(peer) else peer)
+        for peer in ("loro", "pycrdt")
+    ]
+    return Scene(tuple(figures), tuple(matches))
+
+
 GROUPS: dict[str, tuple[Scene, ...]] = {
     "messages": (
         oneway("oneway-64", {"zmq": 3}),
@@ -170,6 +190,21 @@ GROUPS: dict[str, tuple[Scene, ...]] = {
             limits.tls_churn,
             Figure("tls-churn-rss", "B", "lower", limit=GROWTH_BYTES_MAX),
             Figure("tls-churn-files", "files", "lower", limit=0),
+        ),
+    ),
+    "clock": (
+        own(
+            partial(limits.raced, "race_clocks"),
+            Figure("clock-compare", "op/s", "higher"),
+            Figure("clock-merge", "op/s", "higher"),
+            Figure("clock-compare-many", "clocks/s", "higher", {"dict": 20}),
+        ),
+    ),
+    "crdt": (
+        states(),
+        own(
+            partial(limits.raced, "memory"),
+            Figure("crdt-map-memory", "B/el", "lower", {"dict": 0.5}),
         ),
     ),
     "network": (

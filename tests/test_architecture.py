@@ -31,8 +31,16 @@ agentnet_core.config
 agentnet_core.records
 agentnet_core.framing
 agentnet_core.body agentnet_core.message agentnet_core.index agentnet_core.window agentnet_core.entries
-agentnet_core.signing
-agentnet_core.tally
+agentnet_core.packing
+agentnet_core.dots agentnet_core.signing
+agentnet_core.clock agentnet_core.tally
+agentnet_core.crdt.table
+agentnet_core.crdt.wire agentnet_core.crdt.counting
+agentnet_core.crdt.base
+agentnet_core.crdt.gcounter agentnet_core.crdt.pncounter agentnet_core.crdt.lwwregister
+agentnet_core.crdt.mvregister agentnet_core.crdt.ewflag agentnet_core.crdt.orset agentnet_core.crdt.lwwmap
+agentnet_core.crdt.ormap
+agentnet_core.crdt
 agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake agentnet_core.roster agentnet_core.dials
 agentnet_core.gossip
 agentnet_core.overlay agentnet_core.tree agentnet_core.keepers agentnet_core.lookups

@@ -29,6 +29,8 @@ GROUP_BYTES_MAX = 128
 """The name of a group of agents, as UTF-8."""
 OPTIONAL_BYTES_MAX = 4096
 """What a message may be on the wire beside its payload."""
+ACTOR_BYTES_MAX = 128
+"""The name of an actor, a node id and its incarnation, as UTF-8."""
 MS_MAX = 10**12
 """Some thirty years: for ever. In nanoseconds, and added to a clock, it fits 63 bits."""
 COUNT_MAX = 10**15
@@ -206,6 +208,22 @@ class EngineConfig:
     """Owners of entries, cells or snapshots in one log; one more raises LimitReached."""
     log_cells_bytes_max: int = 8 * 1024 * 1024
     """Bytes in cells, 64 more counted for each; they begin every segment. More raise LimitReached."""
+
+    # -- states: a change that would pass one of these limits is refused whole, with LimitReached
+    state_elements_max: int = 1_000_000
+    """Elements, keys and siblings of one state."""
+    state_bytes_max: int = 256 * 1024 * 1024
+    """Bytes of the keys and values of one state."""
+    state_key_bytes_max: int = 1_024
+    """Bytes of one key; in a map of maps, of all the keys on the way to a value."""
+    state_value_bytes_max: int = 1024 * 1024
+    """Bytes of one value."""
+    state_actors_max: int = 16_384
+    """Actors that ever changed one state."""
+    state_runs_max: int = 65_536
+    """Runs of dots that one state has seen: one for each actor, and one more for each gap."""
+    state_skew_ms_max: int = 60_000
+    """How far a peer's stamp may lie ahead of this node's clock; one beyond is refused with FromFuture."""
 
     # -- agents
     agent_idle_ms: int = 10_000

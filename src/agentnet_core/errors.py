@@ -114,7 +114,7 @@ class HandlerFailed(PeerError):
 
 
 class NotOwner(PeerError):
-    """The message said that it comes from an agent of another node, so it was not executed."""
+    """What came speaks for an agent or an actor of another node, so it was not executed, or not taken."""
 
     code = 204
 
@@ -123,6 +123,19 @@ class Forged(PeerError):
     """A node told in another's name what that did not sign; it was not taken."""
 
     code = 205
+
+
+class Contradiction(PeerError):
+    """One event of one actor came with two contents, or is one that this node never made: two processes use
+    one actor's name, or somebody lies. Nothing of it was taken."""
+
+    code = 206
+
+
+class FromFuture(PeerError):
+    """A stamp lies further ahead of this node's clock than ``state_skew_ms_max``; nothing of it was taken."""
+
+    code = 207
 
 
 class OutageError(NetworkError):

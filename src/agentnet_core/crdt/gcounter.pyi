@@ -1,0 +1,6 @@
+from agentnet_core.crdt.base import Crdt, Delta
+
+class GCounter(Crdt):
+    @property
+    def value(self) -> int: ...
+    def increment(self, amount: int = 1) -> Delta: ...

@@ -1,0 +1,9 @@
+from typing import Any
+
+from agentnet_core.crdt.base import Crdt, Delta
+
+class LWWRegister(Crdt):
+    @property
+    def value(self) -> Any: ...
+    def set(self, value: Any, stamp: int) -> Delta: ...
+    def clear(self) -> Delta: ...

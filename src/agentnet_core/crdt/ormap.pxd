@@ -1,0 +1,5 @@
+from agentnet_core.crdt.base cimport Crdt
+
+
+cdef class ORMap(Crdt):
+    pass
