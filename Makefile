@@ -27,7 +27,7 @@ demo: $(VENV)/stamp-run build
 	@$(BIN)/agentnet demo $(FILES)
 
 test: $(VENV)/stamp-dev build
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: $(VENV)/stamp-dev build
 	@echo 'ruff';        $(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet --diff .
