@@ -87,3 +87,20 @@ def test_who_is_dialled_in_vain_is_passed_by() -> None:
     settle(world, lambda: set(one.control.membership.neighbours()) > before, ms=60_000)
     world.until(lambda: set(one.control.membership.neighbours()) - {other} <= set(one.engine.sessions))
     assert not any(node.told(Event.LOST) for node in nodes)
+
+
+def test_a_link_for_messages_that_becomes_one_of_the_overlay_carries_broadcasts() -> None:
+    world, nodes = network(12, CONFIG)
+    one = nodes[5]
+    other = next(node for node in nodes if node.name not in one.engine.sessions and node is not one)
+    other.agent("sink")
+    one.agent("source").send("sink", b"x")
+    world.until(lambda: other.name in one.engine.sessions)
+    assert other.name not in one.control.broadcasts._peers
+    living = [one, other, *[node for node in nodes if node not in (one, other)][:2]]
+    for node in nodes:
+        if node not in living:
+            node.kill()
+    settle(world, lambda: agreed(living), ms=30_000)
+    assert other.name in one.control.broadcasts._peers
+    assert one.name in other.control.broadcasts._peers
