@@ -23,7 +23,7 @@ def test_broadcasts_reach_all_whoever_dies() -> None:
     (played,) = play(scenario, [1], nodes=120)
     assert played.failure is None, played.failure
     rows = {row["phase"]: row for row in played.rows}
-    assert rows["fresh links"]["redundancy"] > 1, "this is no tree yet"
+    assert 0 < rows["fresh links"]["redundancy"] < 1, "this is no tree yet, but nearly"
     assert rows["calm"]["redundancy"] == 0
     assert rows["5 % churn a minute"]["redundancy"] <= 0.1
     for percent in (50, 80):
@@ -124,8 +124,9 @@ def test_origins_that_broadcast_at_once_make_one_tree() -> None:
     names = list(forest.nodes)[:20]
     flights = [forest.publish(name) for name in names]
     forest.clock.run(3000)
-    again = [forest.publish(name) for name in names]
-    forest.clock.run(3000)
+    for _ in range(3):  # as all links came at once, it takes some to prune what is too many
+        again = [forest.publish(name) for name in names]
+        forest.clock.run(3000)
     assert not any(flight.waits for flight in (*flights, *again))
     assert sum(flight.copies for flight in again) == len(names) * 99
     assert forest.total("missed") == forest.total("unanswered") == 0

@@ -139,7 +139,7 @@ def test_what_agentnet_issues_signs(tmp_path: Path) -> None:
     config = NetworkConfig(
         listen=(), certificate=str(files.certificate), private_key=str(files.private_key), ca=str(files.ca)
     )
-    one = Authority(config, lambda: NOW)
+    one = Authority(config, lambda: datetime.now(UTC))
     assert one.check("n1", one.certificate, b"said", one.sign(b"said")) is Verdict.GENUINE
 
 

@@ -188,6 +188,7 @@ def test_a_slow_process_takes_its_time() -> None:
     world = World(weather=Weather(delay_ns=(1, 1)))
     (a, b), _ = echoes(world, "a", "b")
     asker = a.agent("asker")
+    world.run(100)  # what they tell each other first would be in the way
     times = []
     for step_ms in (0, 10):
         b.step_ns = step_ms * MS

@@ -420,12 +420,13 @@ class Catalogue:
         if not (question.is_over or question.is_late):
             return
         error = nobody
-        if question.found:
-            (place,) = question.found.values()
+        places = [it for it in question.found.values() if self._membership.living(it.owner) is not None]
+        if places:
+            (place,) = places
             error = AgentUnreachable(
                 f"agent {agent!r} is on node {place.owner}, whose list has not come yet; nothing was sent"
             )
-        elif not question.answered:
+        elif not (question.found or question.answered):
             error = AgentUnreachable(
                 f"agent {agent!r} is not known on node {self.engine.node_id}, and who would know it did not "
                 f"answer: {', '.join(question.silent) or 'there is nobody'}; nothing was sent"

@@ -114,7 +114,8 @@ def test_every_number_has_an_end(name: str) -> None:
     limit = most.get(name, MS_MAX if "_ms" in name else COUNT_MAX)
     if name not in ("fragment_bytes", "message_bytes_max"):  # others are above these, and have an end
         times = ("redial_ms_max", "link_silence_ms_max", "node_silence_ms_max", "suspicion_ms_max")
-        counts = ("link_window_bytes", "broadcasts_announced_max", "broadcast_window_max")
+        logs = ("log_held_bytes", "log_bytes_max")
+        counts = ("link_window_bytes", "broadcasts_announced_max", "broadcast_window_max", *logs)
         roomy = {**dict.fromkeys((*times, "unreachable_ms_max"), MS_MAX), **dict.fromkeys(counts, COUNT_MAX)}
         assert getattr(EngineConfig(**{**roomy, name: limit}), name) == limit
     with pytest.raises(ConfigError, match=f"{name}={limit + 1}: expected at most {limit}"):
