@@ -299,7 +299,7 @@ class TestLeave:
         await until(collected, 10)
 
     async def test_what_is_in_the_mailboxes_is_finished(self, cluster: Cluster) -> None:
-        one, two = await cluster.start("n1", "n2")
+        one, two = await cluster.start("n1", "n2", leave_ms_max=20_000)
         done = []
 
         async def slow(message: AgentMessage) -> bytes:
@@ -311,7 +311,7 @@ class TestLeave:
         me = await one.register_agent("me")
         answers = [me.request("slow", b"%d" % number) for number in range(10)]
         await until(lambda: done)
-        await soon(two.leave_network(), 5)
+        await soon(two.leave_network())
         assert await soon(asyncio.gather(*answers)) == [b"done"] * 10
         assert done == [b"%d" % number for number in range(10)]
 
