@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from typing import Any
 
@@ -87,6 +88,23 @@ async def test_one_that_does_not_answer_in_time(cluster: Cluster) -> None:
     enough.set()
     await shows(nets, "x", "")
     assert health(nets[1], "y") == "did not answer in 200 ms"
+
+
+async def test_a_coroutine_that_comes_after_its_agent_went_is_closed(cluster: Cluster) -> None:
+    (net,) = await cluster.start("n1", **FAST)
+    begun, enough, made = threading.Event(), threading.Event(), []
+
+    def wrapped() -> Any:
+        begun.set()
+        enough.wait()
+        made.append(as_async(Answers())())
+        return made[0]
+
+    await net.register_agent("x", health=wrapped)
+    await until(begun.is_set)
+    await net.unregister_agent("x")
+    enough.set()
+    await until(lambda: bool(made) and inspect.getcoroutinestate(made[0]) == inspect.CORO_CLOSED)
 
 
 async def test_threads_that_are_all_busy_say_nothing_of_an_agent(cluster: Cluster) -> None:

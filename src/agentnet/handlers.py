@@ -33,14 +33,39 @@ class HandlerThreads(ThreadPoolExecutor):
         super().__init__(count, thread_name_prefix=f"agentnet-{node_id}")
         self.labels: dict[object, str] = {}
 
-    def call(self, label: str, handler: Handler, argument: Any) -> Any:
-        """In one of its threads, which cannot be cancelled."""
+    async def result(self, label: str, handler: Handler, argument: Any) -> Any:
+        """What the function returns; awaited if it can be: a lambda around an async one looks plain."""
+        answers: list[Any] = []
+        abandoned = False
+
+        def call() -> Any:
+            answers.append(self._call(label, handler, argument))
+            if abandoned:
+                _close(answers)
+            return answers[0]
+
+        try:
+            answer = await asyncio.get_running_loop().run_in_executor(self, call)
+        except asyncio.CancelledError:
+            abandoned = True  # its thread cannot be cancelled, and nobody awaits what it returns
+            _close(answers)
+            raise
+        return await answer if inspect.isawaitable(answer) else answer
+
+    def _call(self, label: str, handler: Handler, argument: Any) -> Any:
         call = object()
         self.labels[call] = label
         try:
             return handler(argument)
         finally:
             del self.labels[call]
+
+
+def _close(answers: list[Any]) -> None:
+    """A coroutine that is dropped without being awaited says so on stderr."""
+    for answer in answers:
+        if inspect.iscoroutine(answer):
+            answer.close()
 
 
 class BadPayload(Exception):
@@ -123,10 +148,7 @@ def prepare_handler(handler: Handler, shape: HandlerShape, label: str, threads: 
                 raise BadPayload(error) from None
         if shape.is_async:
             return await handler(argument)
-        loop = asyncio.get_running_loop()
-        result = await loop.run_in_executor(threads, threads.call, label, handler, argument)
-        # A lambda around an async function looks like a plain one.
-        return await result if inspect.isawaitable(result) else result
+        return await threads.result(label, handler, argument)
 
     return handle
 

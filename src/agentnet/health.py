@@ -8,7 +8,6 @@ a function is under way at a time: one that hangs in its thread is not called ag
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -65,8 +64,7 @@ class HealthChecks:
             loop.call_soon_threadsafe(begun.set)
             return health()
 
-        result = await loop.run_in_executor(self._threads, self._threads.call, label, call, None)
-        return await result if inspect.isawaitable(result) else result
+        return await self._threads.result(label, call, None)
 
     async def _hear(
         self, agent: Agent, asking: asyncio.Task[Any], begun: asyncio.Event, *, can_cancel: bool
