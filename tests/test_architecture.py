@@ -30,6 +30,7 @@ agentnet_core.errors
 agentnet_core.config
 agentnet_core.records
 agentnet_core.framing
+agentnet_core.envelope
 agentnet_core.body agentnet_core.message agentnet_core.index agentnet_core.window agentnet_core.entries
 agentnet_core.packing
 agentnet_core.dots agentnet_core.signing

@@ -2,6 +2,7 @@ from cpython.float cimport PyFloat_AS_DOUBLE
 from cpython.long cimport PyLong_AsLongAndOverflow
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from agentnet_core.envelope cimport Envelope
 from agentnet_core.framing cimport Outbox
 
 
@@ -46,6 +47,7 @@ cdef class AgentMessage:
     cdef object id                  # str given by a user, else None
     cdef bytes extras               # other optional fields as they came, key and value pairs
     cdef uint32_t extras_count
+    cdef readonly Envelope envelope         # of a call or a stream, else None
     cdef object failure             # (code, text) of a RESPONSE that is an error
     cdef uint32_t fragment, fragments
     cdef Origin origin

@@ -2,6 +2,7 @@ from typing import Any, Final, Self
 
 from typing_extensions import disjoint_base
 
+from agentnet_core.envelope import Envelope
 from agentnet_core.records import MessagePriority, MessageType
 
 FIELDS: Final[dict[int, str]]
@@ -82,6 +83,10 @@ class AgentMessage:
     @property
     def error(self) -> tuple[int, bytes] | None:
         """(code, text) if this is the answer of a request that failed, else None."""
+
+    @property
+    def envelope(self) -> Envelope | None:
+        """What it is to a chain of calls or to a stream; None if to neither."""
 
     @property
     def fields(self) -> dict[int, Any]:

@@ -7,7 +7,8 @@ understood by whoever reads it: an unknown one refuses the frame.  From 64 on it
 
 In: any bytes. Out: a message, or ProtocolError with the field that is wrong. A message id that
 the user gave travels as field 1; a generated one is `node:incarnation:seq`, made when read.  A message
-to a group has no receiver, and field 8, which is kept encoded: no other message pays for it.
+to a group has no receiver, and field 8, which is kept encoded: no other message pays for it.  Fields
+3, 4 and 13 are the envelope's.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -18,6 +19,7 @@ from libc.string cimport memcpy
 
 cimport cython
 
+from agentnet_core.envelope cimport Envelope, is_enveloped
 from agentnet_core.framing cimport (
     Cursor, get_u32, get_u64, pack_bin_head, pack_u64, put_u32, put_u64,
     read_array, read_bin, read_int, read_map, read_str, read_uint, skip_value,
@@ -217,7 +219,7 @@ cdef class AgentMessage:
 
     cdef bint has_optional(self) noexcept:
         return (self.id is not None or self.content or self.failure is not None
-                or self.extras is not None)
+                or self.extras is not None or self.envelope is not None)
 
     cdef Py_ssize_t encoded_size(self, Py_ssize_t payload_size) noexcept:
         """An upper bound, exact for what is counted in it; `write` tells the end."""
@@ -233,6 +235,8 @@ cdef class AgentMessage:
                 n += 2 + 3 + 5 + PyBytes_GET_SIZE(<bytes>self.failure[1])
             if self.extras is not None:
                 n += PyBytes_GET_SIZE(self.extras)
+            if self.envelope is not None:
+                n += self.envelope.size()
         return n
 
     cdef uint8_t* write(self, uint8_t* p, const uint8_t* payload, Py_ssize_t size,
@@ -256,6 +260,8 @@ cdef class AgentMessage:
         if first:
             count += (self.id is not None) + (self.content != 0) + (self.failure is not None)
             count += self.extras_count
+            if self.envelope is not None:
+                count += self.envelope.count()
         p[0] = 0xde
         p[1] = <uint8_t>(count >> 8)
         p[2] = <uint8_t>count
@@ -266,6 +272,8 @@ cdef class AgentMessage:
             p[2], p[3] = <uint8_t>(n >> 8), <uint8_t>n
             memcpy(p + 4, text, n)
             p += 4 + n
+        if first and self.envelope is not None:
+            p = self.envelope.write(p)
         if fragments:
             p[0], p[1], p[2] = FIELD_FRAGMENT, 0x92, 0xce
             p = put_u32(p + 3, fragment)
@@ -488,7 +496,8 @@ cdef int read_any_width(AgentMessage message, Cursor* c) except -1:
 
 
 cdef inline bint is_carried(key):
-    return (1 <= key <= FIELD_RESERVED_MAX and key not in (1, 8, 12, 14, 15)) or key >= FIELD_IGNORABLE_MIN
+    return ((1 <= key <= FIELD_RESERVED_MAX and key not in (1, 8, 12, 14, 15) and not is_enveloped(key))
+            or key >= FIELD_IGNORABLE_MIN)
 
 
 cdef int read_optional(AgentMessage message, Cursor* c) except -1:
@@ -522,6 +531,10 @@ cdef int read_optional(AgentMessage message, Cursor* c) except -1:
             ok = ok and read_bin(c, &data, &n)
             if ok:
                 message.failure = (<int>value, PyBytes_FromStringAndSize(<const char*>data, n))
+        elif is_enveloped(key):
+            if message.envelope is None:
+                message.envelope = Envelope()
+            ok = message.envelope.read(key, c)
         elif key == FIELD_GROUP or is_carried(key):
             if key == FIELD_GROUP:
                 ok = message.to_all and read_str(c, &data, &n) and 0 < n <= group_bytes_max
@@ -552,7 +565,7 @@ cdef AgentMessage copy_message(AgentMessage message):
     other.type, other.level, other.content = message.type, message.level, message.content
     other.ttl_ms, other.deadline_ns, other.timestamp = message.ttl_ms, message.deadline_ns, message.timestamp
     other.payload, other.id, other.origin = message.payload, message.id, message.origin
-    other.extras, other.extras_count = message.extras, message.extras_count
+    other.extras, other.extras_count, other.envelope = message.extras, message.extras_count, message.envelope
     return other
 
 

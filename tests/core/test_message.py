@@ -26,13 +26,21 @@ u64 = st.integers(0, 2**64 - 1)
 i64 = st.integers(-(2**63), 2**63 - 1)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 carried = st.dictionaries(
-    st.sampled_from([n for n in range(2, 14) if n not in (8, 12)]) | st.integers(64, 2**64 - 1),
+    st.sampled_from([n for n in range(2, 13) if n not in (3, 4, 8, 12)]) | st.integers(64, 2**64 - 1),
     st.recursive(
         st.none() | st.integers(-(2**63), 2**64 - 1) | st.binary(max_size=20) | st.text(max_size=20),
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.integers(0, 99), inner, max_size=4),
         max_leaves=8,
     ),
     max_size=5,
+)
+enveloped = st.fixed_dictionaries(
+    {},
+    optional={
+        3: st.integers(0, 127),
+        4: st.tuples(u64, st.lists(u64, max_size=64)).map(list),
+        13: st.tuples(st.integers(1, 31), u64).map(list),
+    },
 )
 arrays = st.tuples(
     u64, u64 | st.none(), u64, u64, st.integers(0, 127), st.integers(0, 3), st.integers(0, 2**32 - 1), i64,
@@ -68,11 +76,15 @@ def test_what_the_library_writes_is_read(array: tuple[Any, ...]) -> None:
 
 
 @quick
-@given(arrays, carried, texts | st.none(), st.sampled_from([0, 1]))
+@given(arrays, carried, enveloped, texts | st.none(), st.sampled_from([0, 1]))
 def test_what_is_written_the_library_reads_and_so_do_we(
-    array: tuple[Any, ...], fields: dict[int, Any], message_id: str | None, content: int
+    array: tuple[Any, ...],
+    fields: dict[int, Any],
+    envelope: dict[int, Any],
+    message_id: str | None,
+    content: int,
 ) -> None:
-    optional = dict(fields)
+    optional = fields | envelope
     if message_id is not None:
         optional[1] = message_id
     if content:
@@ -175,6 +187,9 @@ def test_a_wrong_field_is_named(array: Any, field: str) -> None:
 BAD_FIELDS: list[tuple[Any, str]] = [
     ({1: 5}, "field 1"),
     ({1: "x" * 1025}, "field 1"),
+    *(({3: value}, "field 3") for value in (-1, 128, "x", None)),
+    *(({4: value}, "field 4") for value in (7, [1], [1, 2], [-1, []], [1, [-1]], [1, [2**64 - 1] * 65])),
+    *(({13: value}, "field 13") for value in (7, [1], [0, 1], [32, 1], [1, -1], [1, 2, 3])),
     ({8: "group"}, "field 8"),  # of a message to one agent
     ({12: [0]}, "field 12"),
     ({12: [2, 2]}, "field 12"),
@@ -222,8 +237,25 @@ def test_reserved_fields_are_carried_and_those_from_64_pass_untouched() -> None:
     assert message.fields == {2: ["n1", 7], 4096: msgpack.ExtType(5, b"z")}
     assert message.encode().endswith(odd[1:])
     for number in FIELDS:
-        if number not in (1, 8, 12, 14, 15):
+        if number not in (1, 3, 4, 8, 12, 13, 14, 15):
             assert read(PLAIN, {number: [1, {2: b"x"}]}).fields == {number: [1, {2: b"x"}]}
+
+
+def test_what_a_message_is_to_a_chain_of_calls_and_to_a_stream() -> None:
+    agents = [7, 2**64 - 1, *range(62)]
+    fields = {1: "7", 3: 127, 4: [2**64 - 1, agents], 13: [31, 2**64 - 1], 64: "t"}
+    message = read(PLAIN, fields)
+    assert message.envelope is not None
+    assert (message.envelope.hops_left, message.envelope.calls_left) == (127, 2**64 - 1)
+    assert (message.envelope.path, message.envelope.stream) == (agents, (31, 2**64 - 1))
+    assert (message.fields, parts(message)[1]) == ({64: "t"}, fields)
+    alone = read(PLAIN, {13: [1, 0]}).envelope
+    assert alone is not None
+    assert (alone.hops_left, alone.calls_left, alone.path, alone.stream) == (None, None, [], (1, 0))
+    assert read(PLAIN, {64: "t"}).envelope is None
+    for number in (3, 4, 13):
+        with pytest.raises(ConfigError, match=f"optional field {number}"):
+            AgentMessage(b"").with_fields({number: 1})
 
 
 def test_a_message_to_a_group_has_no_other_receiver() -> None:
@@ -255,12 +287,12 @@ def test_the_longest_name_of_a_group(group: str) -> None:
 
 
 def test_the_group_stays_beside_other_fields() -> None:
-    message = AgentMessage(b"x", group="g").with_fields({3: 5, 64: "t"})
-    assert (message.group, message.fields) == ("g", {3: 5, 64: "t"})
-    assert parts(message)[1] == {3: 5, 8: "g", 64: "t"}
+    message = AgentMessage(b"x", group="g").with_fields({2: 5, 64: "t"})
+    assert (message.group, message.fields) == ("g", {2: 5, 64: "t"})
+    assert parts(message)[1] == {2: 5, 8: "g", 64: "t"}
     assert message.with_fields({}).group == "g"
-    again = read(TO_ALL, {64: "t", 8: "g", 3: 5})
-    assert (again.group, again.fields) == ("g", {64: "t", 3: 5})
+    again = read(TO_ALL, {64: "t", 8: "g", 2: 5})
+    assert (again.group, again.fields) == ("g", {64: "t", 2: 5})
     with pytest.raises(ConfigError, match="optional field 8"):
         AgentMessage(b"x").with_fields({8: "g"})
 
@@ -292,11 +324,11 @@ def test_garbage_gives_a_message_or_a_protocol_error(data: bytes) -> None:
 
 
 @quick
-@given(arrays, carried, st.integers(0), st.integers(0, 255))
+@given(arrays, carried, enveloped, st.integers(0), st.integers(0, 255))
 def test_one_wrong_byte_gives_a_message_or_a_protocol_error(
-    array: tuple[Any, ...], fields: dict[int, Any], place: int, byte: int
+    array: tuple[Any, ...], fields: dict[int, Any], envelope: dict[int, Any], place: int, byte: int
 ) -> None:
-    body = bytearray(read(array, fields or None).encode())
+    body = bytearray(read(array, (fields | envelope) or None).encode())
     body[place % len(body)] = byte
     try:
         message = AgentMessage.decode(bytes(body))
@@ -422,7 +454,7 @@ def test_a_ttl_above_zero_is_never_never() -> None:
 
 
 def test_optional_fields_that_no_peer_would_take_are_refused_here() -> None:
-    fine = {64: "00-trace", 3: 5, 11: 2**40}
+    fine = {64: "00-trace", 2: 5, 11: 2**40}
     assert AgentMessage(b"x").with_fields(fine).fields == fine
     assert AgentMessage(b"x").with_fields({}).fields == {}
     for fields in (
