@@ -91,6 +91,7 @@ agentnet.liveness.responder agentnet.liveness.prober
 agentnet.liveness.watchdog
 agentnet.liveness.vitals
 agentnet.liveness
+agentnet.doors
 agentnet.handlers
 agentnet.agent
 agentnet.health agentnet.leaving

@@ -68,8 +68,7 @@ async def test_a_node_that_cannot_be_dialled_is_unreachable(cluster: Cluster) ->
         agent.send_nowait("two", b"now")
     await until(lambda: "two" in one.engine.sessions)
     await until(lambda: not one.engine.links)
-    for listener in two._listeners:
-        listener.close()
+    two._doors.close()
     with pytest.raises(AgentUnreachable, match="no link to node two could be made") as caught:
         await soon(agent.send("two", b"?"))
     assert caught.value.definite

@@ -11,9 +11,10 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol, cast
 
 from agentnet.transport import foreign_protocol
-from agentnet_core.errors import LinkLost, NetworkError, ProtocolError
+from agentnet_core.errors import HandshakeRefused, LinkLost, NetworkError, ProtocolError
 
 if TYPE_CHECKING:
+    from agentnet.config import NetworkConfig
     from agentnet.host import Host
     from agentnet.transport import Transport
     from agentnet_core.dials import Dial
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     class _Node(Protocol):
         """What a link asks of its node; the manager is one."""
 
+        config: NetworkConfig
         host: Host
 
-        def make_room(self) -> None: ...
         def turn(self) -> None: ...
 
 
@@ -73,7 +74,20 @@ class Link(asyncio.BufferedProtocol):
         if refusal is not None:
             engine.fail(self.session, refusal)
         elif self._dial is None:
-            self._net.make_room()
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """A connection was accepted: drop the oldest not welcomed yet, if there are too many.
+
+        An honest handshake takes milliseconds; only the silent grow old.
+        """
+        waiting = [link for link in self._engine.links if not (link.welcomed or link.dialled)]
+        limit = 2 * self._net.config.nodes_max
+        if len(waiting) > limit:
+            text = (
+                f"dropped, the oldest of over {limit} connections that are not welcomed yet (2 * nodes_max)"
+            )
+            self._engine.fail(waiting[0], HandshakeRefused(f"{waiting[0].address}: {text}"))
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._view

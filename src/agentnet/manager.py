@@ -11,13 +11,13 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack, cast
 
 from agentnet.agent import Agent, AgentOptions, AgentSpec, H, RequestOptions
 from agentnet.authority import open_authority
 from agentnet.config import Address, NetworkConfig
+from agentnet.doors import Doors
 from agentnet.events import EventStreams
 from agentnet.handlers import Handler, HandlerThreads
 from agentnet.health import HealthChecks
@@ -29,17 +29,13 @@ from agentnet.liveness import Vitals
 from agentnet.payload import AnswerOf, decode, to_bytes
 from agentnet.registry import Registry
 from agentnet.runner import settle
-from agentnet.transport import Listener, Transport
 from agentnet_core.config import check_name
 from agentnet_core.control import Control
-from agentnet_core.dials import Dial
 from agentnet_core.engine import Engine
 from agentnet_core.errors import (
     ConfigError,
-    HandshakeRefused,
     NetworkError,
     NotRunning,
-    OutageError,
 )
 from agentnet_core.message import AgentMessage, check_group
 from agentnet_core.records import AgentNode, Event, Member, MessageType, agent_id_of
@@ -69,13 +65,10 @@ class AgentNetworkManager:
         self._engine: Engine | None = None
         self._identity: NodeIdentity | None = None
         self._registry = Registry(self)
-        self._listeners: list[Listener] = []
-        self._transports: dict[str, Transport] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._streams = EventStreams(self.config.events_max)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
-        self._refused_early = 0
         self._links: list[Link] = []
         self._joining: asyncio.Future[None] | None = None
         self._leaving: asyncio.Future[None] | None = None
@@ -110,7 +103,7 @@ class AgentNetworkManager:
         bootstrap = tuple(str(Address.parse(text, "bootstrap node")) for text in bootstrap_nodes)
         identity = self._start()
         try:
-            await self._listen()
+            self.control.set_addresses(await self._doors.open(self._vitals))
             if bootstrap:
                 self._joining = asyncio.get_running_loop().create_future()
                 uuid = identity.new_uuid(self._rng)
@@ -157,8 +150,7 @@ class AgentNetworkManager:
         deadline = self._loop.time() + self.config.leave_ms_max / 1000
         if self._joining is not None and not self._joining.done():
             self._joining.set_exception(NotRunning(f"node {self.node_id} left while it was joining"))
-        for listener in self._listeners:
-            listener.close()
+        self._doors.close()
         await self._drain.finish(deadline)
         self._drain.stop()
         await self._drain.wait()
@@ -180,8 +172,7 @@ class AgentNetworkManager:
         for link in self._links:
             link.shut()
             link.abort()
-        for listener in self._listeners:
-            listener.close()
+        self._doors.close()
         if self._timer is not None:
             self._timer.cancel()
         self._vitals.close()
@@ -193,8 +184,7 @@ class AgentNetworkManager:
         """Return when all tasks, links and listeners, which were told to end, have ended."""
         await asyncio.gather(*self._other_tasks(), return_exceptions=True)
         await asyncio.gather(*(link.wait_closed(deadline) for link in self._links))
-        for listener in self._listeners:
-            await listener.wait_closed()
+        await self._doors.wait_closed()
 
     def unfinished(self) -> list[str]:
         """Agents whose handlers are at work; after the leave, those that would not stop.
@@ -233,45 +223,12 @@ class AgentNetworkManager:
         self._drain = Drain(self.control, self.busy, self._threads, self.host)
         self._vitals = Vitals(engine, self.control, config, self._spawn)
         self.control.catalogue.watched = bool(self._streams)
+        self._doors = Doors(self, engine)
         self._node = Agent(self.engine, self, self.control.node_record, None, 1)
         return identity
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self.host.time_ns() / 1e9, UTC)
-
-    async def _listen(self) -> None:
-        for address in self.config.listen_addresses:
-            kind = self._transport(address.scheme)
-            kind.check_own(self.node_id)
-            self._listeners.append(await kind.listen(address, partial(self._link, kind), self._on_refused))
-        await self._vitals.open([listener.address for listener in self._listeners])
-        advertised = self.config.advertise_addresses or [listener.address for listener in self._listeners]
-        self.control.set_addresses(tuple(str(address) for address in advertised))
-
-    def _transport(self, scheme: str) -> Transport:
-        if scheme not in self._transports:
-            self._transports[scheme] = self.host.open_transport(scheme, self.config)
-        return self._transports[scheme]
-
-    def _link(self, kind: Transport, dial: Dial | None = None) -> Link:
-        return Link(self, self.engine, kind, dial)
-
-    def make_room(self) -> None:
-        """A connection was accepted: drop the oldest not welcomed yet, if there are too many.
-
-        An honest handshake takes milliseconds; only the silent grow old.
-        """
-        waiting = [link for link in self.engine.links if not (link.welcomed or link.dialled)]
-        limit = 2 * self.config.nodes_max
-        if len(waiting) > limit:
-            text = (
-                f"dropped, the oldest of over {limit} connections that are not welcomed yet (2 * nodes_max)"
-            )
-            self.engine.fail(waiting[0], HandshakeRefused(f"{waiting[0].address}: {text}"))
-
-    def _on_refused(self, reason: str, peer: str) -> None:
-        self._refused_early += 1
-        self.engine.event(Event(Event.LINK_REFUSED, peer, detail=reason))
 
     # -- the driver
 
@@ -300,7 +257,7 @@ class AgentNetworkManager:
             session.link.flush()
         closing = [(session, session.link) for session, _ in ready.close]
         for dial in ready.dial:
-            self._spawn(self._dial(dial))
+            self._spawn(self._doors.dial(dial))
         for session in ready.probe:
             self._vitals.ask(session)
         for port in ready.deliver:
@@ -357,17 +314,6 @@ class AgentNetworkManager:
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)
         return task
-
-    async def _dial(self, dial: Dial) -> None:
-        try:
-            address = Address.parse(dial.address)
-            kind = self._transport(address.scheme)
-            await kind.dial(address, lambda: self._link(kind, dial))
-        except (NetworkError, OSError) as error:
-            why = error if isinstance(error, NetworkError) else OutageError(f"{dial.address}: {error}")
-            refused = isinstance(error.__cause__, ConnectionRefusedError)
-            self.engine.now_ns = self.host.monotonic_ns()
-            self.control.dial_failed(dial, why, refused=refused)
 
     async def wait_settled(
         self, start: Callable[[asyncio.Future[None]], None], token: asyncio.Future[None] | None = None
@@ -559,7 +505,7 @@ class AgentNetworkManager:
             "nodes": len(self.control.membership),
             "agents": len(self.control.directory),
             "handlers_failed": self.handlers_failed,
-            "connections_refused": self._refused_early,
+            "connections_refused": self._doors.refused,
             "events_missed": self._streams.missed,
         }
 

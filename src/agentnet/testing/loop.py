@@ -22,6 +22,7 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, NoReturn, TypeVarTuple, Unpack, cast
 
 from agentnet.agent import Agent
+from agentnet.doors import Doors
 from agentnet.host import Host
 from agentnet.manager import AgentNetworkManager
 from agentnet.runner import Runner
@@ -118,7 +119,7 @@ class Task(asyncio.Task[Any]):
     def __init__(self, coro: Any, *, loop: VirtualLoop, **options: Any) -> None:
         self.number = loop.next_number()
         self.process = loop.process_of(coro)
-        self.upkeep = getattr(coro, "cr_code", None) is AgentNetworkManager._dial.__code__
+        self.upkeep = getattr(coro, "cr_code", None) is Doors.dial.__code__
         super().__init__(coro, loop=loop, **options)
 
     def __hash__(self) -> int:
