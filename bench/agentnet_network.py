@@ -29,12 +29,14 @@ def config(task: Task, port: int = 0) -> NetworkConfig:
     """For many nodes raised are `nodes_max` and `events_max`, both 1,024 by default, for when many die at
     once; and the deadlines of joining and registering, 10 s."""
     nodes = sum(task.counts)
+    settings = {"mesh_nodes_max": task.mesh_nodes_max} if task.mesh_nodes_max else {}
     return NetworkConfig(
         listen=[f"tcp://127.0.0.1:{port}"],
         nodes_max=max(1_024, 2 * nodes),
         events_max=max(1_024, 8 * nodes),
         join_ms_max=WAIT_MS_MAX,
         register_ms_max=WAIT_MS_MAX,
+        **settings,
     )
 
 

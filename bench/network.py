@@ -35,7 +35,8 @@ def large(scale: Scale) -> Samples:
     files(nodes)
     with Fleet() as fleet:
         counts = tuple(len(range(index, nodes, PROCESSES)) for index in range(PROCESSES))
-        workers = start(fleet, with_ports(Task(counts=counts, phases=(WATCH_SECONDS,))), PROCESSES)
+        task = Task(counts=counts, phases=(WATCH_SECONDS,), mesh_nodes_max=min(50, nodes // 2))
+        workers = start(fleet, with_ports(task), PROCESSES)
         values = {"network-join": join(scale, workers), **rest(scale, workers, nodes, seconds)}
         scale.tell("one process in four dies")
         died = watch(workers[:-1], workers[-1].stop)
@@ -82,11 +83,12 @@ def small(work: str, nodes: int, scale: Scale) -> Samples:
     return ours(values, crowded + alone)
 
 
-def register_request(kind: str, nodes: int, scale: Scale) -> Samples:
+def register_request(kind: str, nodes: int, mesh_nodes_max: int, scale: Scale) -> Samples:
     """Failures of requests that another node makes as soon as an agent is registered."""
     count, work = scale.pick(full=10_000, quick=50), f"register-request-{kind}"
+    nodes = max(4, scale.pick(full=nodes, quick=nodes))
     with Fleet() as fleet:
-        task = with_ports(Task(counts=(nodes,), phases=(count,)))
+        task = with_ports(Task(counts=(nodes,), phases=(count,), mesh_nodes_max=mesh_nodes_max))
         (worker,) = start(fleet, task, 1, "register_request")
         worker.go()
         worker.wait("ready", START_SECONDS_MAX)

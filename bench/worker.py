@@ -36,7 +36,8 @@ class Task:
     agents, subjects or queues.  ``phases``: operations in each timed phase; the first is the warm-up.
     ``flight``: requests at a time.  ``index``: which of several alike processes.  ``certificates``: the
     directory that holds them; with none, plain TCP.  ``counts``, ``ports``: of several processes, how many
-    nodes each holds, and where its first one listens.  ``directory``: where something is kept on the disk.
+    nodes each holds, and where its first one listens.  ``mesh_nodes_max``: of the nodes' config; 0 for its
+    default.  ``directory``: where something is kept on the disk.
     """
 
     port: int = 0
@@ -48,6 +49,7 @@ class Task:
     certificates: str = ""
     counts: tuple[int, ...] = ()
     ports: tuple[int, ...] = ()
+    mesh_nodes_max: int = 0
     directory: str = ""
 
     def to_json(self) -> str:

@@ -222,11 +222,11 @@ GROUPS: dict[str, tuple[Scene, ...]] = {
         small(20),
         small(100),
         own(
-            partial(network.register_request, "mesh", 4),
+            partial(network.register_request, "mesh", 4, 50),
             Figure("register-request-mesh", "failures", "lower", limit=0),
         ),
         own(
-            partial(network.register_request, "rings", 60),
+            partial(network.register_request, "rings", 60, 9),
             Figure("register-request-rings", "failures", "lower", limit=0),
         ),
     ),

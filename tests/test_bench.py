@@ -42,7 +42,7 @@ class Least(Scale):
     """As little as every scene of our own takes."""
 
     def pick(self, full: int, quick: int) -> int:
-        return max(2, quick // 5)
+        return max(1, quick // 5)
 
 
 def beside(peer: str, ours: Sample, theirs: Sample) -> Callable[[Scale], Samples]:
