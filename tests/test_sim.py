@@ -275,10 +275,13 @@ def test_a_scenario_of_its_own_is_played_seed_by_seed(tmp_path: Path) -> None:
     assert json.loads(four.stdout)["rows"] == [{"what": "all", "nodes": 4, "none": None}]
     five = shell("stories:sized", "--nodes", "5", folder=tmp_path)
     assert "again: agentnet sim stories:sized --seed 0 --nodes 5" in five.stderr
-    assert "expected calm, storm, forest or MODULE:FUNCTION" in shell("strom", folder=tmp_path).stderr
+    assert (
+        "expected calm, storm, partitions, forest or MODULE:FUNCTION"
+        in shell("strom", folder=tmp_path).stderr
+    )
 
 
-@pytest.mark.parametrize("scenario", ["calm", "storm"])
+@pytest.mark.parametrize("scenario", ["calm", "storm", "partitions"])
 def test_what_comes_with_it_holds(scenario: str) -> None:
     done = shell(scenario, "--seeds", "3")
     assert (done.returncode, done.stdout.count(": ok, ")) == (0, 3), done.stderr

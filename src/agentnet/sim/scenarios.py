@@ -81,6 +81,89 @@ def harm(world: World, nodes: list[Node]) -> None:
             node.restart("n0", disk=world.rng.random() < 0.5)
 
 
+# -- partitions
+
+HEAL_MS_MAX = 30_000
+
+
+def partitions(world: World, nodes: int = 9) -> list[Row]:
+    """The network falls apart in some way, for so long or so briefly, and again; each time all agree in the
+    end on who is there, and on their agents, within 30 s of when it was whole again."""
+    all_nodes = world.join(*(f"n{number}" for number in range(nodes)))
+    for node in all_nodes:
+        node.agent(f"echo-{node.name}", lambda message: message.payload)
+    rows = []
+    for way in world.rng.sample(list(WAYS), 2):
+        WAYS[way](world, [node.name for node in all_nodes])
+        apart_ms = world.rng.choice((500, 5_000, 20_000, 60_000)) + world.rng.randrange(5_000)
+        world.run(apart_ms)
+        world.heal()
+        healed_ns = world.now_ns
+        world.until(world.agreed, ms=HEAL_MS_MAX)
+        healed_s = round((world.now_ns - healed_ns) / MS / 1000, 3)
+        rows.append({"apart": way, "apart_s": apart_ms / 1000, "healed_s": healed_s})
+    return rows
+
+
+def _pieces(world: World, names: list[str], count: int) -> list[list[str]]:
+    """All nodes in so many groups, none empty."""
+    world.rng.shuffle(names)
+    cuts = sorted(world.rng.sample(range(1, len(names)), count - 1))
+    return [names[start:end] for start, end in zip([0, *cuts], [*cuts, len(names)], strict=True)]
+
+
+def _in_two(world: World, names: list[str]) -> None:
+    world.partition(*_pieces(world, names, 2))
+
+
+def _in_three(world: World, names: list[str]) -> None:
+    world.partition(*_pieces(world, names, 3))
+
+
+def _one_between(world: World, names: list[str]) -> None:
+    """One node reaches both sides, which do not reach each other."""
+    world.partition(*_pieces(world, names, 3)[:2])
+
+
+def _all_alone(world: World, names: list[str]) -> None:
+    world.partition(*([name] for name in names))
+
+
+def _one_way(world: World, names: list[str]) -> None:
+    """What one side says does not arrive at the other."""
+    mute, deaf = _pieces(world, names, 2)
+    for source in mute:
+        for target in deaf:
+            world.block(source, target)
+
+
+def _here_and_there(world: World, names: list[str]) -> None:
+    """Every third way between two nodes is broken, in one direction."""
+    for source in names:
+        for target in names:
+            if source != target and world.rng.random() < 1 / 3:
+                world.block(source, target)
+
+
+def _on_and_off(world: World, names: list[str]) -> None:
+    """Cut in two, and healed, each two seconds, at another place."""
+    for turn in range(5):
+        world.after(4_000 * turn, world.heal)
+        world.after(4_000 * turn + 2_000, _in_two, world, list(names))
+    world.run(20_000)
+
+
+WAYS: dict[str, Callable[[World, list[str]], None]] = {
+    "in two": _in_two,
+    "in three": _in_three,
+    "one between": _one_between,
+    "all alone": _all_alone,
+    "one way": _one_way,
+    "here and there": _here_and_there,
+    "on and off": _on_and_off,
+}
+
+
 # -- very many nodes
 
 
@@ -204,4 +287,9 @@ def row(what: str, forest: Forest, flights: Sequence[Flight], **more: Any) -> Ro
     }
 
 
-SCENARIOS: dict[str, Scenario] = {"calm": calm, "storm": storm, "forest": forest}
+SCENARIOS: dict[str, Scenario] = {
+    "calm": calm,
+    "storm": storm,
+    "partitions": partitions,
+    "forest": forest,
+}
