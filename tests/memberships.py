@@ -66,8 +66,8 @@ def status(one: Alone) -> dict[str, NodeStatus]:
 def news(one: Alone) -> dict[str | None, list[NodeRecord]]:
     """What it would pass on, by who told it."""
     told: dict[str | None, list[NodeRecord]] = {}
-    for node_id, source in one._news.items():
-        told.setdefault(source, []).append(one._record(node_id))
+    for node_id, tellers in one._news._tellers.items():
+        told.setdefault(next(iter(tellers), None), []).append(one._record(node_id))
     one.drain_news((), 0)
     return told
 

@@ -43,7 +43,7 @@ agentnet_core.crdt.mvregister agentnet_core.crdt.ewflag agentnet_core.crdt.orset
 agentnet_core.crdt.ormap
 agentnet_core.crdt
 agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake agentnet_core.roster agentnet_core.dials
-agentnet_core.gossip
+agentnet_core.gossip agentnet_core.news
 agentnet_core.overlay agentnet_core.tree agentnet_core.keepers agentnet_core.lookups
 agentnet_core.claims agentnet_core.proofs
 agentnet_core.ledger

@@ -62,7 +62,6 @@ class Broadcasts:
         self._bytes_max = config.broadcast_bytes_max
         self._backlog_max = min(config.broadcast_backlog_bytes_max, config.control_bytes_max // 2)
         self._peers: dict[str, None] = {}
-        self._neighbours: Mapping[str, object] = {}
         self._takers: dict[int, Deliver] = {}
 
     def take(self, what: int, deliver: Deliver) -> None:
@@ -112,13 +111,12 @@ class Broadcasts:
             "broadcasts_refused": self.refused + tree.origins_refused + tree.announcements_refused,
         }
 
-    def take_up(self, neighbours: Mapping[str, object]) -> None:
-        """Broadcasts go over the links to these, too: those that were made for messages."""
-        if neighbours is self._neighbours:
-            return
-        self._neighbours = neighbours
-        for node_id in [each for each in neighbours if each in self.engine.sessions]:
-            if node_id not in self._peers:
+    def take_up(self, listeners: Mapping[str, object]) -> None:
+        """Broadcasts go over the links to these, those that were made for messages too; no others are
+        announced any."""
+        self._tree.listeners = listeners
+        for node_id in listeners:
+            if node_id not in self._peers and node_id in self.engine.sessions:
                 self.link_up(node_id)
 
     def link_up(self, node_id: str) -> None:

@@ -113,6 +113,8 @@ class Census:
         self._rings = Rings(config, (node_id,))
         self._found: dict[str, Node] = {}
         """The neighbours, as they were found last."""
+        self._listeners: Mapping[str, Node] | None = None
+        """Those of them that are told what is new here; None if it may be others by now."""
         self._moved_ns: int | None = None
         """When they changed since."""
         self._linked: dict[str, Node] = {}
@@ -183,12 +185,25 @@ class Census:
             if vain and not self.is_mesh():
                 ids += self._rings.neighbours(self.node_id, [i for i in vain if i not in self._linked])
             self._found = {node_id: self._nodes[node_id] for node_id in ids}
+            self._listeners = None
             for node_id, node in self._found.items():
                 if node_id not in before and not node.linked:
                     # It is watched from now on: what was before does not count.
                     node.heard_ns = max(node.heard_ns, moved_ns)
                     node.redial.next_ns = max(node.redial.next_ns, moved_ns + self._courtesy_ns(node_id))
         return self._found
+
+    def listeners(self) -> Mapping[str, Node]:
+        """The neighbours that hear from this node what is new and what is broadcast: all on the rings, those
+        of a full mesh that are linked and next to it there."""
+        neighbours = self.neighbours()
+        if self._listeners is None:
+            self._listeners = neighbours
+            if self.is_mesh():
+                unlinked = [node_id for node_id in neighbours if node_id not in self._linked]
+                ids = self._rings.listeners(self.node_id, unlinked)
+                self._listeners = {node_id: self._nodes[node_id] for node_id in ids}
+        return self._listeners
 
     def linked(self) -> list[str]:
         """The nodes with a link, the newest link last."""
@@ -306,13 +321,14 @@ class Census:
             packed.append(node.packed)
         return packed
 
-    def _is_held(self, item: object) -> bool:
-        """Whether a record, as `unpack_members` gives it, is what is held already."""
+    def _held(self, item: object) -> str | None:
+        """The node that an item of `unpack_members` tells of, if it says what is held already."""
         if type(item) is not list or not item or type(item[0]) is not str:
-            return False
-        node = self._nodes.get(item[0])
+            return None
+        node_id: str = item[0]
+        node = self._nodes.get(node_id)
         if node is None:
-            return False
+            return None
         if node.wire is None:
             node.wire = wire_form(node.record)
         # Whatever certificate is beside the same signature, that was checked with the right one.
@@ -321,7 +337,7 @@ class Census:
         held = node.wire == item
         if certificate is not None:
             fields[CERTIFICATE_KEY] = certificate
-        return held
+        return node_id if held else None
 
     # -- changing
 
@@ -371,7 +387,8 @@ class Census:
 
     def _forget(self, node: Node, now_ns: int) -> None:
         node_id = node.record.node_id
-        for table in (self._nodes, self._linked, self._accused, self._lost, self._untold, self._unmarked):
+        self._unlink(node_id)
+        for table in (self._nodes, self._accused, self._lost, self._untold, self._unmarked):
             table.pop(node_id, None)
         self._count(node, 0)
         self._rings.remove(node_id)
@@ -387,6 +404,13 @@ class Census:
         """It does not matter any more that the node has left."""
         self._left.pop(node_id, None)
         self._farewells.pop(node_id, None)
+
+    def _link(self, node: Node) -> None:
+        self._linked[node.record.node_id], self._listeners = node, None
+
+    def _unlink(self, node_id: str) -> None:
+        self._linked.pop(node_id, None)
+        self._listeners = None
 
     def _has_room(self) -> bool:
         # One place is this node's own.

@@ -294,8 +294,8 @@ class Control:
         if session.closed:  # it was too much for it at once
             return
         self._reach.welcomed(session)
-        if self.membership.keeps_link(node_id):
-            self.broadcasts.link_up(node_id)
+        self.broadcasts.link_down(node_id)  # the one whose place it takes
+        self.broadcasts.take_up(self.membership.listeners())
         self.catalogue.link_up(session)
         self._turn(engine.now_ns)
 
@@ -352,7 +352,7 @@ class Control:
             return
         for dial in membership.tick(now_ns, self._heard_ns):
             engine.dial(dial)
-        self.broadcasts.take_up(membership.neighbours())
+        self.broadcasts.take_up(membership.listeners())
         asked = [(helper, PROBE, encode_probe(node_id)) for helper, node_id in membership.drain_probes()]
         for node_id in membership.drain_syncs():
             asked.append((node_id, DIGEST, encode_digest(membership.digest(), True)))
@@ -368,7 +368,7 @@ class Control:
             if event.kind == Event.LOST and session is not None and membership.living(event.node_id) is None:
                 engine.down(session, LinkLost(f"node {event.node_id} is lost: {event.detail}"))
         if now_ns >= membership.news_due_ns():
-            peers = [node_id for node_id in membership.neighbours() if node_id in engine.sessions]
+            peers = [node_id for node_id in membership.listeners() if node_id in engine.sessions]
             for node_id, bodies in membership.drain_news(peers, now_ns):
                 for body in bodies:
                     session = engine.sessions.get(node_id)

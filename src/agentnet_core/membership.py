@@ -1,8 +1,8 @@
 """Which nodes there are, which of them to dial now, and which are lost.
 
 A node links to its neighbours (`overlay`): all others in a small network, a few in a large one.  It
-watches those, and passes on what it learns (MEMBERS: all to each new link, what is new to the
-neighbours), so each knows what any knows; `roster` says how two records of a node become one,
+watches those, and passes on what it learns (MEMBERS: what differs to each new link, `news` to those
+next to it on the rings), so each knows what any knows; `roster` says how two records of a node become one,
 `detector` who is doubted and lost.
 
 Why not SWIM alone: who asks a random node each second needs datagrams, or a new connection for each,
@@ -41,14 +41,13 @@ from agentnet_core.config import EngineConfig
 from agentnet_core.detector import NEVER, Detector, Silent
 from agentnet_core.dials import Dial, Dials, Random, Redial
 from agentnet_core.errors import HandshakeRefused, ProtocolError
+from agentnet_core.news import News
 from agentnet_core.proofs import Proofs
 from agentnet_core.records import Event
-from agentnet_core.roster import NodeRecord, Standing, Vouch, join_members, merge, read_record, unpack_members
+from agentnet_core.roster import NodeRecord, Standing, Vouch, merge, read_record, unpack_members
 from agentnet_core.signing import Head, Seal
 
 NS_PER_MS = 1_000_000
-NODES_A_NEWS_MS = 2
-"""For so many nodes, a node lets a millisecond pass between two frames of news on the same link."""
 NODES_A_LOOK_MS = 8
 """For so many nodes, it lets a millisecond pass before it looks at those again of whom something was said."""
 LOST_DIALS_MAX = 8
@@ -75,8 +74,7 @@ class Membership(Census):
         self._dial_ns_max = config.handshake_ms_max * NS_PER_MS
         self._lost_due_ns = NEVER
         self._asked_for: dict[str, None] = {}
-        self._news: dict[str, str | None] = {}
-        self._passed_on_ns = 0
+        self._news = News()
         self._lists: dict[str, str] = {}
         self._probes: list[tuple[str, str]] = []
         self._syncs: list[str] = []
@@ -124,29 +122,12 @@ class Membership(Census):
         return min(deadlines, default=NEVER)
 
     def news_due_ns(self) -> int:
-        """When to pass on what was learned: at once in a small network, some together in a large one."""
-        return self._passed_on_ns + len(self._rings) // NODES_A_NEWS_MS * NS_PER_MS if self._news else NEVER
+        """When to pass on what was learned."""
+        return self._news.due_ns(len(self._rings))
 
     def drain_news(self, peers: Iterable[str], now_ns: int) -> list[tuple[str, list[bytes]]]:
-        """What was learned since the last call, as bodies of MEMBERS frames: for each of the peers all but
-        what it told."""
-        self._passed_on_ns = now_ns
-        news = [
-            (packed, source)
-            for node_id, source in self._news.items()
-            for packed in self._pack((node_id,), news=True)
-        ]
-        self._news.clear()
-        tellers = dict.fromkeys(source for _, source in news)
-        for_all = join_members([record for record, _ in news]) if news else []
-        told = []
-        for peer in peers:
-            bodies = for_all
-            if peer in tellers:
-                others = [record for record, source in news if source != peer]
-                bodies = join_members(others) if others else []
-            told.append((peer, bodies))
-        return told
+        """What was learned since the last call, as bodies of MEMBERS frames for each of the peers."""
+        return self._news.drain(peers, now_ns, lambda node_id: self._pack((node_id,), news=True))
 
     def drain_probes(self) -> list[tuple[str, str]]:
         """Whom to ask with PROBE, and after whom."""
@@ -184,7 +165,13 @@ class Membership(Census):
     def learn(self, body: bytes | memoryview, now_ns: int, source: str | None = None) -> bool:
         """Take the body of a MEMBERS frame of ``source``, which is linked; False if all is held already."""
         # Most are held already, for all tell all.
-        records = [read_record(item) for item in unpack_members(body) if not self._is_held(item)]
+        records = []
+        for item in unpack_members(body):
+            node_id = self._held(item)
+            if node_id is None:
+                records.append(read_record(item))
+            else:
+                self._news.echoed(node_id, source)
         untaken = [record.node_id for record in records if not self._learn(record, source, now_ns)]
         if untaken:
             detail = (
@@ -239,13 +226,13 @@ class Membership(Census):
             record = replace(node.record, addresses=found) if node.record.seal is None else node.record
             self._lists[node_id] = node_id
         if node.record != record and node.told:
-            self._news[node_id] = node_id
+            self._news.note(node_id, node_id)
         self._hold(node, record)
         if not node.linked:
             node.since_ns = now_ns
         node.linked, node.plaintext, node.hung_up = True, plaintext, False
         self._look_ns = min(self._look_ns, now_ns if node.record.accusers else self._detector.due_ns(now_ns))
-        self._linked[node_id] = node
+        self._link(node)
         self._was_reached(node, now_ns)
         node.redial.reason = ""
         self._exhume(node_id)
@@ -264,7 +251,7 @@ class Membership(Census):
         node = self._nodes.get(node_id)
         if node is None or node.told:
             return False
-        self._news[node_id] = node_id
+        self._news.note(node_id, node_id)
         self._tell_joined(node)
         return True
 
@@ -282,7 +269,7 @@ class Membership(Census):
         lasted = now_ns - node.since_ns >= self._dials.redial_ns_max
         node.redial.failures = 0 if lasted else node.redial.failures + 1
         node.linked, self._look_ns = False, now_ns
-        del self._linked[node_id]
+        self._unlink(node_id)
         self._was_reached(node, now_ns)
         node.heard_ns = now_ns if heard_ns is None else heard_ns
         wait_ns = self._dials.backoff_ns(node.redial.failures) + self._dials.courtesy_ns(node_id)
@@ -400,7 +387,7 @@ class Membership(Census):
     def _accuse(self, node: Node, now_ns: int, *, witness: bool = False) -> None:
         self._hold(node, node.record.accused(self.node_id, witness=witness))
         self._detector.accused(node.record.node_id, now_ns)
-        self._news[node.record.node_id] = None
+        self._news.note(node.record.node_id)
 
     def _lose(self, node: Node, silent: Silent, now_ns: int) -> None:
         record = node.record
@@ -411,7 +398,7 @@ class Membership(Census):
         self._lost_due_ns = min(self._lost_due_ns, node.redial.next_ns)
         if record.standing is Standing.ALIVE:
             self._hold(node, record.standing_as(Standing.LOST))
-            self._news[record.node_id] = None
+            self._news.note(record.node_id)
         reason = f": {node.redial.reason}" if node.redial.reason and not node.linked else ""
         if record.witnesses:
             self._tell_lost(node, f"its process ended, as {', '.join(record.witnesses)} saw{reason}")
@@ -432,7 +419,7 @@ class Membership(Census):
 
     def _clear_self(self) -> None:
         self.version += 1
-        self._news[self.node_id] = None
+        self._news.note(self.node_id)
 
     # -- nodes
 
@@ -452,7 +439,7 @@ class Membership(Census):
         if record.standing is Standing.LEFT:
             if node is None:
                 self._bury(node_id, record.incarnation, record.seal)
-                self._news[node_id] = source
+                self._news.note(node_id, source)
             # Of a node that is linked, or came back, only its own word counts.
             elif not node.linked and node.record.incarnation <= record.incarnation:
                 self._let_go(node, record.incarnation, record.seal, source, now_ns)
@@ -463,7 +450,7 @@ class Membership(Census):
                 return False
             self._admit(record, now_ns)
             self._dials.found(node_id, record.addresses)
-            self._news[node_id] = source
+            self._news.note(node_id, source)
             if record.accusers:
                 self._detector.accused(node_id, now_ns)
                 self._look_soon(now_ns)
@@ -491,7 +478,7 @@ class Membership(Census):
         self._forget(node, now_ns)
         self._detector.clear(node.record.node_id)
         self._bury(node.record.node_id, incarnation, seal)
-        self._news[node.record.node_id] = source
+        self._news.note(node.record.node_id, source)
         self._lists[node.record.node_id] = ""
         if node.told:
             self._tell(Event(Event.LEFT, node.record.node_id))
@@ -502,13 +489,13 @@ class Membership(Census):
             if not node.linked:
                 self._replace(node, record, now_ns)
                 self._dials.found(record.node_id, record.addresses)
-                self._news[record.node_id] = source
+                self._news.note(record.node_id, source)
             return
         merged = merge(old, record)
         if merged == old.with_list(merged.listed, merged.head):
             self._hold(node, merged)
             return
-        self._news[record.node_id] = source
+        self._news.note(record.node_id, source)
         if merged.version > old.version:
             self._detector.clear(record.node_id)
             # It lives, whoever hears it: else it would be accused again as fast as it clears itself.
@@ -528,7 +515,7 @@ class Membership(Census):
         self._detector.clear(record.node_id)
         self._tell_lost(node, f"replaced by incarnation {record.incarnation}")
         node.linked = node.lost = node.hung_up = False
-        self._linked.pop(record.node_id, None)
+        self._unlink(record.node_id)
         self._lost.pop(record.node_id, None)
         self._hold(node, record)
         self._place(node, now_ns)

@@ -78,6 +78,10 @@ class Rings:
         """Whom the node dials, and then those that dial it if they reach what it reaches."""
         if self.is_mesh(node_id):
             return self._all_others(node_id, unreachable)
+        return self.listeners(node_id, unreachable)
+
+    def listeners(self, node_id: str, unreachable: Container[str] = ()) -> tuple[str, ...]:
+        """Those next to the node on the rings, in a full mesh too: what they hear, all hear in a few hops."""
         return self._nearest(node_id, unreachable, (1, -1))
 
     def is_mesh(self, node_id: str) -> bool:

@@ -101,6 +101,8 @@ class Tree:
         self.node_id = node_id
         self.incarnation = incarnation
         self.seal: Callable[[BroadcastId, bytes], Seal | None] = lambda *_: None  # of what is published
+        self.listeners: Container[str] | None = None
+        """The peers that are announced what is kept, or None for all: others have it from elsewhere."""
         self.put_off = 0
         """Times that a broadcast was announced to a peer that was to be sent it, but was crowded."""
         self.duplicates = 0
@@ -200,7 +202,10 @@ class Tree:
         self.link_down(name, now_ns)
         self._peers[name] = _Peer(eager=False)
         self._hold_on(name)
-        self._send_ids(name, Ihave, [b for b, kept in self._kept.items() if self._is_to_tell(*kept, now_ns)])
+        if self._listens(name):
+            self._send_ids(
+                name, Ihave, [b for b, kept in self._kept.items() if self._is_to_tell(*kept, now_ns)]
+            )
 
     def link_down(self, name: str, now_ns: int) -> None:
         """The link is gone: what the peer had announced is asked of others."""
@@ -386,6 +391,8 @@ class Tree:
             if peer.eager and not crowded:
                 eager.append(name)
                 continue
+            if not (peer.eager or self._listens(name)):
+                continue
             self.put_off += peer.eager
             self._announce_later(peer, broadcast, now_ns)
             if len(peer.pending) >= IDS_MAX and not crowded:
@@ -393,6 +400,9 @@ class Tree:
                 peer.pending.clear()
         if eager:
             self._outgoing.append((tuple(eager), gossip))
+
+    def _listens(self, name: str) -> bool:
+        return self.listeners is None or name in self.listeners
 
     def _announce_later(self, peer: _Peer, broadcast: BroadcastId, now_ns: int) -> None:
         peer.pending[broadcast] = None
