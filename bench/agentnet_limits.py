@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import socket
 import ssl
+import sys
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -47,6 +49,37 @@ async def node(bench: Bench) -> None:
     await join_as_receiver(bench)
     bench.tell("ready")
     await asyncio.Event().wait()
+
+
+class _MallInfo(ctypes.Structure):
+    """glibc's struct mallinfo2, malloc(3)."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in ("arena", "free", "fast", "maps", "mapped", "peak", "fast_bytes", "used", "unused", "top")
+    )
+
+
+def held_bytes() -> int:
+    """What malloc has given out and not got back, however much it was once; the resident size, where the C
+    library does not tell."""
+    try:
+        tell = ctypes.CDLL(None).mallinfo2
+    except AttributeError:
+        return rss_bytes()
+    tell.restype = _MallInfo
+    gc.collect()
+    info = tell()
+    return int(info.used + info.mapped)
+
+
+async def weighed_node(bench: Bench) -> None:
+    """As `node`; tells at each turn what it holds."""
+    await join_as_receiver(bench)
+    while True:
+        await bench.turn_async()
+        gc.collect()
+        bench.tell("held", bytes=held_bytes(), blocks=sys.getallocatedblocks())
 
 
 # -- idle agents

@@ -13,6 +13,9 @@ from bench.scenes import Sample, Samples, Scale
 from bench.systems import AGENTNET, PEERS, System, find_program
 
 GROWTH_BYTES_MAX = 2 * 1024 * 1024
+CHURN_BYTES_MAX = 64 * 1024
+CHURN_BLOCKS_MAX = 1_000
+"""Ten thousand connections that left one object each would be ten times as many."""
 """What a process may hold more after ten times the messages, or after connections came and went."""
 
 
@@ -188,8 +191,10 @@ GROUPS: dict[str, tuple[Scene, ...]] = {
         ),
         own(
             limits.tls_churn,
-            Figure("tls-churn-rss", "B", "lower", limit=GROWTH_BYTES_MAX),
+            Figure("tls-churn-held", "B", "lower", limit=CHURN_BYTES_MAX),
+            Figure("tls-churn-blocks", "blocks", "lower", limit=CHURN_BLOCKS_MAX),
             Figure("tls-churn-files", "files", "lower", limit=0),
+            Figure("tls-churn-rss", "B", "lower"),
         ),
     ),
     "clock": (
