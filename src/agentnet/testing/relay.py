@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import permutations
@@ -31,6 +32,8 @@ PIECES_MAX = 32
 """That one direction holds before it reads no more."""
 RESET = struct.pack("ii", 1, 0)
 """Of SO_LINGER: closing sends a reset."""
+TIMER_S = 0.001
+"""A loop's timers may be so early."""
 
 
 class Ways:
@@ -130,7 +133,7 @@ class Connection:
         self, source: str, target: str, first: bytes, take: Stream, pieces: asyncio.Queue[tuple[float, bytes]]
     ) -> None:
         """Each piece with the time when it is to arrive; an empty one is the end."""
-        loop, rng, last = asyncio.get_running_loop(), self.ways.rng, 0.0
+        rng, last = self.ways.rng, 0.0
         data = first or await take.reader.read(READ_BYTES)
         while True:
             weather = self.ways.weather_of(source, target)
@@ -139,7 +142,7 @@ class Connection:
                 delay_ns += weather.resend_ns
             if weather.cut and data and rng.random() < weather.cut:
                 raise ConnectionResetError("cut by the weather")
-            last = max(last, loop.time() + delay_ns / 1e9)
+            last = max(last, time.monotonic() + delay_ns / 1e9)  # the loop's own time is a bit old
             await pieces.put((last, data))
             if not data:
                 return
@@ -148,10 +151,10 @@ class Connection:
     async def _write(
         self, source: str, target: str, pieces: asyncio.Queue[tuple[float, bytes]], give: Stream
     ) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             due, data = await pieces.get()
-            await asyncio.sleep(max(0.0, due - loop.time()))
+            early_s = due - time.monotonic()
+            await asyncio.sleep(early_s + TIMER_S if early_s > 0 else 0)
             await self.ways.wait_free(source, target)
             if self._hole:
                 if data:
