@@ -391,7 +391,7 @@ async def test_messages_go_on_after_the_link_was_made_again(cluster: Cluster) ->
         address = f"tcp://127.0.0.1:{wire.port}"
         quick: dict[str, Any] = {"redial_ms_min": 5, "redial_ms_max": 50}
         (one,) = await cluster.start("n1", advertise=[address], **quick)
-        wire.aim(one.addresses[0])
+        wire.aim(str(one._doors.bound[0]))
         two = cluster.make("n2", listen=(), **quick)
         await soon(two.join_network([address]))
         box = Inbox()

@@ -477,7 +477,7 @@ class TestLosing:
         async with relay() as wire:
             address = f"{cluster.scheme}://127.0.0.1:{wire.port}"
             (one,) = await cluster.start("n1", advertise=[address], redial_ms_min=10, redial_ms_max=100)
-            bound = one.addresses[0]
+            bound = str(one._doors.bound[0])
             wire.aim(bound)
             two = cluster.make("n2", listen=(), redial_ms_min=10, redial_ms_max=100)
             await soon(two.join_network([address]))
@@ -500,7 +500,7 @@ class TestLosing:
         async with relay() as wire:
             address = f"tcp://127.0.0.1:{wire.port}"
             (one,) = await cluster.start("n1", advertise=[address], **settings)
-            wire.aim(one.addresses[0])
+            wire.aim(str(one._doors.bound[0]))
             two = cluster.make("n2", listen=(), **settings)
             await soon(two.join_network([address]))
             await one.register_agent("echo", handler=echo)

@@ -86,7 +86,7 @@ class TestDefinite:
         async with relay() as wire:
             address = f"tcp://127.0.0.1:{wire.port}"
             (one,) = await cluster.start("n1", advertise=[address], node_silence_ms_max=60_000)
-            wire.aim(one.addresses[0])
+            wire.aim(str(one._doors.bound[0]))
             two = cluster.make("n2", listen=(), node_silence_ms_max=60_000, redial_ms_max=100)
             await soon(two.join_network([address]))
             await one.register_agent("far", handler=echo)
@@ -252,7 +252,7 @@ class TestUnknown:
         async with relay() as wire:
             address = f"tcp://127.0.0.1:{wire.port}"
             (one,) = await cluster.start("n1", advertise=[address])
-            wire.aim(one.addresses[0])
+            wire.aim(str(one._doors.bound[0]))
             two = cluster.make("n2", listen=())
             await soon(two.join_network([address]))
             await one.register_agent("x", handler=hangs, concurrency=10)
@@ -271,7 +271,7 @@ class TestUnknown:
         async with relay() as wire:
             address = f"tcp://127.0.0.1:{wire.port}"
             (one,) = await cluster.start("n1", advertise=[address])
-            wire.aim(one.addresses[0])
+            wire.aim(str(one._doors.bound[0]))
             two = cluster.make("n2", listen=())
             await soon(two.join_network([address]))
             await one.register_agent("x", handler=echo)

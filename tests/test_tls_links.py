@@ -282,7 +282,7 @@ async def test_a_link_under_tls_is_made_again_and_leaves_nothing(cluster: Cluste
         address = f"tls://127.0.0.1:{wire.port}"
         quick: dict[str, Any] = {"redial_ms_min": 10, "redial_ms_max": 50}
         (one,) = await cluster.start("n1", advertise=[address], **quick)
-        wire.aim(one.addresses[0])
+        wire.aim(str(one._doors.bound[0]))
         two = cluster.make("n2", listen=(), **quick)
         await soon(two.join_network([address]))
         await one.register_agent("echo", handler=echo)

@@ -51,9 +51,13 @@ class Doors:
             kind.check_own(self._net.node_id)
             link = partial(Link, self._net, self._engine, kind, None)
             self._listeners.append(await kind.listen(address, link, self._on_refused))
-        own = [listener.address for listener in self._listeners]
-        await vitals.open(own)
-        return tuple(str(address) for address in config.advertise_addresses or own)
+        await vitals.open(self.bound)
+        return tuple(str(address) for address in config.advertise_addresses or self.bound)
+
+    @property
+    def bound(self) -> list[Address]:
+        """Where this node listens, whatever it advertises."""
+        return [listener.address for listener in self._listeners]
 
     async def dial(self, dial: Dial) -> None:
         """Make a link, or tell the control why there is none."""
