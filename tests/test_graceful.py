@@ -182,7 +182,7 @@ async def test_one_way_messages_to_it_are_done_or_refused(cluster: Cluster) -> N
 async def test_a_silent_node_does_not_hold_it_up(cluster: Cluster) -> None:
     (one,) = await cluster.start("n1")
     async with relay() as wire:
-        wire.aim(one.addresses[0])
+        wire.aim(str(one._doors.bound[0]))
         two = cluster.make("n2", leave_ms_max=60_000, node_silence_ms_max=1_000)
         await two.join_network([f"tcp://127.0.0.1:{wire.port}"])
         await until(lambda: len(two.members()) == 2)

@@ -149,7 +149,7 @@ class TestALeaveThatIsCancelled:
         one = cluster.make("n1")
         await one.join_network()
         async with relay() as wire:
-            wire.aim(one.addresses[0])
+            wire.aim(str(one._doors.bound[0]))
             wire.freeze()
             two = cluster.make("n2", leave_ms_max=60_000)
             joining = asyncio.ensure_future(two.join_network([f"tcp://127.0.0.1:{wire.port}"]))

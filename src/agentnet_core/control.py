@@ -87,6 +87,8 @@ class Control:
         self.node_record = AgentRecord(0, engine.node_id)
         self.leaving = False
         self._joining: Joining | None = None
+        self._compared: dict[str, None] = {}
+        """The linked nodes that were told what is known here: none takes news for the whole."""
         self._ticked_ns, self._due_ns = engine.now_ns, NEVER
 
     @property
@@ -214,6 +216,7 @@ class Control:
                 self.seals.forgive(session.node_id)
             if session.dialled and isinstance(error, HandshakeRefused):
                 self._refused(session.address, error)  # an arbiter may be refused by the other side yet
+            self._compared.pop(session.node_id, None)
             self.broadcasts.link_down(session.node_id)
             self.catalogue.link_down(session.node_id)
             if session.retired:
@@ -294,6 +297,7 @@ class Control:
         if session.closed:  # it was too much for it at once
             return
         self._reach.welcomed(session)
+        self._compared.pop(node_id, None)
         self.broadcasts.link_down(node_id)  # the one whose place it takes
         self.broadcasts.take_up(self.membership.listeners())
         self.catalogue.link_up(session)
@@ -368,7 +372,7 @@ class Control:
             if event.kind == Event.LOST and session is not None and membership.living(event.node_id) is None:
                 engine.down(session, LinkLost(f"node {event.node_id} is lost: {event.detail}"))
         if now_ns >= membership.news_due_ns():
-            peers = [node_id for node_id in membership.listeners() if node_id in engine.sessions]
+            peers = [node_id for node_id in membership.listeners() if node_id in self._compared]
             for node_id, bodies in membership.drain_news(peers, now_ns):
                 for body in bodies:
                     session = engine.sessions.get(node_id)
@@ -397,6 +401,7 @@ class Control:
             own = self.membership.digest()
             for frame in self.membership.frames(unlike=digest):
                 engine.put_control(session, MEMBERS, frame)
+            self._compared[session.node_id] = None
             if asks and digest != own:
                 engine.put_control(session, DIGEST, encode_digest(own, False))
 

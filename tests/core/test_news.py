@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from agentnet.sim import World
+from agentnet.sim import Node, Token, World
 from agentnet_core.config import EngineConfig
 from agentnet_core.news import NEVER, News
 from agentnet_core.overlay import Rings
+from agentnet_core.records import agent_id_of
 from agentnet_core.roster import NodeRecord, pack_record, read_record, unpack_members
 
 MS = 1_000_000
@@ -76,3 +77,32 @@ def test_a_mesh_agrees_though_few_are_told() -> None:
     assert all(len(each.neighbours()) == 24 and 4 <= len(each.listeners()) <= 8 for each in members)
     late.kill()
     world.until(lambda: all(len(node.control.membership) == 24 for node in nodes), ms=5_000)
+
+
+def test_who_joins_amid_news_of_others_has_heard_all() -> None:
+    """What comes first on a link is the answer to the digest, and no news that might be taken for it."""
+    world = World(seed=1)
+    home = world.node("home")
+    home.control.found(bytes(16))
+    home.agent("kept")
+    joining: dict[str, tuple[Node, Token]] = {}
+    joined = 0
+
+    def come(guest: Node) -> None:
+        joining[guest.name] = guest, guest.restart("home") if guest.dead else guest.join("home")
+
+    def look() -> bool:
+        nonlocal joined
+        for guest, token in [each for each in joining.values() if each[1].done]:
+            del joining[guest.name]
+            joined += 1
+            assert token.error is None
+            assert guest.control.directory.get(agent_id_of("kept")) is not None
+            stay_ms = world.rng.random() * 50
+            world.after(stay_ms, guest.leave)
+            world.after(stay_ms + 5, come, guest)
+        return joined >= 400
+
+    for number in range(4):
+        world.after(world.rng.random() * 8, come, world.node(f"guest-{number}"))
+    world.until(look)
