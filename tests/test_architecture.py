@@ -30,7 +30,7 @@ agentnet_core.errors
 agentnet_core.config
 agentnet_core.records
 agentnet_core.framing
-agentnet_core.envelope
+agentnet_core.envelope agentnet_core.slip agentnet_core.lines
 agentnet_core.body agentnet_core.message agentnet_core.index agentnet_core.window agentnet_core.entries
 agentnet_core.packing
 agentnet_core.dots agentnet_core.signing
@@ -54,10 +54,14 @@ agentnet_core.session
 agentnet_core.liveness agentnet_core.reach
 agentnet_core.admission
 agentnet_core.route
-agentnet_core.outflow
+agentnet_core.outflow agentnet_core.letters
+agentnet_core.durable
 agentnet_core.calls
 agentnet_core.links agentnet_core.port
 agentnet_core.casting
+agentnet_core.posting
+agentnet_core.courier
+agentnet_core.reception
 agentnet_core.engine
 agentnet_core.broadcasts
 agentnet_core.catalogue

@@ -91,8 +91,8 @@ async def talk(agent: Agent) -> None:
         assert_type(message, AgentMessage)
         await agent.reply(message, {"bytes": len(message.payload)})
 
-    await agent.send(None, b"")  # type: ignore[arg-type]
-    await agent.send("reader", b"", MessageType.QUERY)  # type: ignore[call-arg]
+    await agent.send(None, b"")  # type: ignore[call-overload]
+    await agent.send("reader", b"", MessageType.QUERY)  # type: ignore[call-overload]
     agent.request("reader")  # type: ignore[call-overload]
     agent.request("reader", b"", timeout="soon")  # type: ignore[call-overload]
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
         AgentUnreachable,
         ConfigError,
         Congested,
+        DeadLettered,
+        DeliveryForgotten,
+        DeliveryTimeout,
+        DeliveryUnsupported,
         Expired,
         Forged,
         HandlerFailed,
@@ -45,7 +49,17 @@ if TYPE_CHECKING:
         Unconfirmed,
     )
     from agentnet_core.message import AgentMessage
-    from agentnet_core.records import AgentNode, Event, Member, MessagePriority, MessageType, NodeStatus
+    from agentnet_core.records import (
+        AgentNode,
+        Delivery,
+        Event,
+        Member,
+        MessagePriority,
+        MessageType,
+        NodeStatus,
+        Reached,
+        Receipt,
+    )
 
 __version__ = "0.1.0"
 
@@ -60,6 +74,11 @@ __all__ = [
     "AgentUnreachable",
     "ConfigError",
     "Congested",
+    "DeadLettered",
+    "Delivery",
+    "DeliveryForgotten",
+    "DeliveryTimeout",
+    "DeliveryUnsupported",
     "Event",
     "Expired",
     "Forged",
@@ -82,6 +101,8 @@ __all__ = [
     "NotRunning",
     "PayloadMismatch",
     "ProtocolError",
+    "Reached",
+    "Receipt",
     "RequestTimeout",
     "StorageBusy",
     "StorageDamaged",
@@ -103,6 +124,11 @@ _HOMES = {
     "AgentUnreachable": "agentnet_core.errors",
     "ConfigError": "agentnet_core.errors",
     "Congested": "agentnet_core.errors",
+    "DeadLettered": "agentnet_core.errors",
+    "Delivery": "agentnet_core.records",
+    "DeliveryForgotten": "agentnet_core.errors",
+    "DeliveryTimeout": "agentnet_core.errors",
+    "DeliveryUnsupported": "agentnet_core.errors",
     "Event": "agentnet_core.records",
     "Expired": "agentnet_core.errors",
     "HandlerFailed": "agentnet_core.errors",
@@ -125,6 +151,8 @@ _HOMES = {
     "NotRunning": "agentnet_core.errors",
     "PayloadMismatch": "agentnet_core.errors",
     "ProtocolError": "agentnet_core.errors",
+    "Reached": "agentnet_core.records",
+    "Receipt": "agentnet_core.records",
     "RequestTimeout": "agentnet_core.errors",
     "StorageBusy": "agentnet_core.errors",
     "StorageDamaged": "agentnet_core.errors",

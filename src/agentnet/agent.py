@@ -181,6 +181,8 @@ class Agent(Port):
             message = self.take()
             if message is not None:
                 yield message
+                if message.slip is not None:
+                    self.engine.reply(message, b"")  # it was processed: the next one is asked for
                 continue
             waiter = asyncio.get_running_loop().create_future()
             self._readers += (waiter,)

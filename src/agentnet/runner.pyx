@@ -17,6 +17,7 @@ from libc.stdint cimport int64_t
 from asyncio import CancelledError, InvalidStateError
 
 from agentnet_core.errors import HandlerFailed, NetworkError
+from agentnet_core.records import Receipt
 
 cdef extern from "Python.h":
     ctypedef enum PySendResult:
@@ -148,8 +149,8 @@ cdef class Runner:
             return 0                # it was idle, or waited for room
         self.message = None
         if message.correlation:
-            if type(result) is bytes:
-                token = self.engine.reply(message, result)
+            if type(result) is bytes or message.slip is not None:
+                token = self.engine.reply(message, result if type(result) is bytes else b"")
             else:
                 try:
                     payload, content = self.engine.to_bytes(result)
@@ -193,8 +194,8 @@ def settle(list items, decode):
                     token.set_result(message.payload)
                 else:
                     token.set_result(decode(message, hint))
-            elif outcome is None:
-                token.set_result(None)
+            elif outcome is None or type(outcome) is Receipt:
+                token.set_result(outcome)
             else:
                 token.set_exception(outcome)
         except InvalidStateError:

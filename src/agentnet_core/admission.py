@@ -21,6 +21,7 @@ from agentnet_core.errors import HandshakeRefused, JoinFailed, LinkLost, Network
 from agentnet_core.handshake import (
     CHECKSUM_CRC32C,
     CHECKSUM_NONE,
+    FEATURE_DELIVERY,
     FEATURE_SIGNED,
     Agreed,
     Close,
@@ -153,6 +154,7 @@ class Admission:
             plaintext=self.plaintext,
             liveness=self.offer_liveness(),
             features_required=self._features,
+            features_optional=FEATURE_DELIVERY,
         )
 
     def _on_hello(self, session: Session, remote: Hello) -> None:
@@ -184,6 +186,7 @@ class Admission:
             raise HandshakeRefused(refusal)
         self._agreed[session] = agreed
         session.hello = remote
+        session.delivers = bool(agreed.features & FEATURE_DELIVERY)
         session.agree(
             min(agreed.credit_bytes, self._config.link_window_bytes),
             self._config.link_window_bytes,

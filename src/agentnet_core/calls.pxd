@@ -25,6 +25,11 @@ cdef class Calls(Outflow):
     cpdef int64_t nanoseconds(self, timeout) except -1
     cdef int on_answer(self, Session session, AgentMessage message) except -1
     cdef object answer(self, Session session, AgentMessage answer)
+    cdef int handled(self, AgentMessage message, failure) except -1
+    cdef int turn_down(self, AgentMessage message, error) except -1
     cdef int refuse(self, AgentMessage message, record, error) except -1
     cdef int on_refused(self, Session session, Frame* frame) except -1
     cdef int expire_request(self, correlation, Pending pending) except -1
+
+
+cdef told(int code, bytes text, record)

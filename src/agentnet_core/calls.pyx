@@ -18,7 +18,7 @@ from agentnet_core.outflow cimport FRAME_OVERHEAD_BYTES
 from agentnet_core.route cimport Route
 
 from agentnet_core.errors import (
-    ConfigError, Congested, MessageTooLarge, ProtocolError, RequestTimeout, from_code,
+    ConfigError, Congested, InternalError, MessageTooLarge, ProtocolError, RequestTimeout, from_code,
 )
 from agentnet_core.records import AgentRecord, Event, describe
 
@@ -102,6 +102,8 @@ cdef class Calls(Outflow):
         cdef Session session = request.origin.session
         cdef AgentMessage answer
         if request.type != TYPE_QUERY or request.correlation == 0:
+            if request.slip is not None:
+                self.handled(request, failure)
             return None
         if (session is not None and session.clear and content == 0 and failure is None
                 and PyBytes_GET_SIZE(payload) <= self.fragment_bytes
@@ -147,6 +149,14 @@ cdef class Calls(Outflow):
         self.queue(route, answer, token, self.answer_wait_ns)
         return token
 
+    cdef int handled(self, AgentMessage message, failure) except -1:
+        """What was delivered with a promise was handled: `Reception` keeps the promise."""
+        raise InternalError("Calls alone promise nothing")
+
+    cdef int turn_down(self, AgentMessage message, error) except -1:
+        """It was not, or will not be."""
+        raise InternalError("Calls alone promise nothing")
+
     cdef int refuse(self, AgentMessage message, record, error) except -1:
         """Tell the sender that its message to the agent of `record` (None: nobody) was not executed."""
         cdef Session session = message.origin.session
@@ -155,6 +165,8 @@ cdef class Calls(Outflow):
         cdef uint8_t* p
         cdef uint8_t* start
         self.messages_undeliverable += 1
+        if message.slip is not None:
+            return self.turn_down(message, error)
         if message.origin is self.origin:
             if message.correlation:
                 pending = self.pending.pop(message.correlation, None)

@@ -82,6 +82,29 @@ class EngineConfig:
     request_timeout_ms: int = 30_000
     """When ``request`` is given no timeout."""
 
+    # -- deliveries: messages sent with a promise
+    deliveries_max: int = 1_100_000
+    """Messages that one node sent with a promise and that are not settled; one more raises LimitReached."""
+    deliveries_bytes_max: int = 1024 * 1024 * 1024
+    """Bytes of them, 500 more counted for each; likewise."""
+    delivery_timeout_ms: int = 30_000
+    """When ``send`` is given no timeout."""
+    delivery_retry_ms_min: int = 50
+    delivery_retry_ms_max: int = 2_000
+    """Backoff between attempts to reach one agent: doubles from min to max, half of it jitter."""
+    delivery_attempts_max: int = 5
+    """A DURABLE message that its handler failed so often becomes a dead letter."""
+    delivery_lines_max: int = 65_536
+    """Lines (sender, receiver, priority) whose numbers a node remembers, so that nothing is handled twice;
+    when all were used within `delivery_window_ms`, the messages of more are refused and tried again later."""
+    delivery_window_ms: int = 24 * 3600 * 1000
+    """How long such numbers are remembered at least, after the last message."""
+    delivery_refusals_max: int = 1_024
+    """Refusals that one line remembers, to say them again; the oldest go."""
+    dead_letters_max: int = 10_000
+    dead_letters_bytes_max: int = 64 * 1024 * 1024
+    """Dead letters of one node; the oldest go, and are counted."""
+
     # -- links and nodes
     handshake_ms_max: int = 5_000
     """A link that is not welcomed by then is closed."""
@@ -255,6 +278,7 @@ class EngineConfig:
         self._check_order("fragment_bytes", "bulk_window_bytes")
         self._check_order("fragment_bytes", "link_window_bytes", slack=OPTIONAL_BYTES_MAX)
         self._check_order("redial_ms_min", "redial_ms_max")
+        self._check_order("delivery_retry_ms_min", "delivery_retry_ms_max")
         self._check_order("ping_interval_ms", "node_silence_ms_max")
         self._check_order("ping_interval_ms", "link_silence_ms_max")
         self._check_order("suspicion_ms_min", "suspicion_ms_max")

@@ -62,6 +62,7 @@ class Control:
         signer: Signer | None = None,
     ) -> None:
         self.engine = engine
+        engine.rng = rng
         self.config = config
         self.seals = seals = Seals(signer, config, engine.event) if signer is not None else None
         proofs = Proofs(seals) if seals is not None else None

@@ -18,8 +18,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from agentnet_core.framing cimport (
-    CREDIT, GO, MESSAGE, OPTIONAL_FIELDS, PING, PONG, REFUSED, STATUS, STOP, Arena, Cursor, pack_u64,
-    read_array, read_uint, skip_value,
+    CREDIT, DONE, GO, MESSAGE, OPTIONAL_FIELDS, PING, PONG, REFUSED, RETURN, STATUS, STOP, Arena, Cursor,
+    pack_u64, read_array, read_uint, skip_value,
 )
 from agentnet_core.mailbox cimport Mailbox, is_full, is_high
 from agentnet_core.message cimport TYPE_RESPONSE, Origin, copy_message, read_message
@@ -36,7 +36,7 @@ cdef int64_t MS = 1_000_000
 cdef int64_t NEVER = 0x7fffffffffffffff
 
 
-cdef class Engine(Casting):
+cdef class Engine(Reception):
     """One node, without its I/O. See the module's head and the design's contract.
 
     `make_token()` gives an object that the engine hands back in `ready().settle`, and that has
@@ -54,6 +54,7 @@ cdef class Engine(Casting):
         self.arena = Arena(config.frame_bytes_max)
         self.ports = self.doors = {}
         self.limit(config)
+        self.limit_letters()
         self.control_bytes_max = config.control_bytes_max
         self.pending_max = config.requests_pending_max
         self.request_timeout_ns = config.request_timeout_ms * MS
@@ -138,6 +139,8 @@ cdef class Engine(Casting):
                 return self.turn_away(message)
             port = <Port>found
             self.last_to, self.last_port = message.to_id, port
+        if message.slip is not None and not self.let_in(session, message):
+            return 0
         if port.box is not None and is_full(port.box):
             port.withhold(session, frame.wire_size, whole)
         return self.deliver(port, message, session)
@@ -212,14 +215,20 @@ cdef class Engine(Casting):
         return 0
 
     cdef int deliver_here(self, Route route, AgentMessage message) except -1:
-        return self.deliver(<Port>route, message, None)
+        self.deliver(<Port>route, message, None)
+        return 0 if message.slip is None else self.take_here(route, message)
 
     cdef int on_control(self, Session session, Frame* frame) except -1:
         cdef uint64_t value = 0
         cdef Cursor c
-        if session.welcomed and frame.kind in (CREDIT, STOP, GO, PING, PONG, REFUSED, STATUS):
+        if session.welcomed and frame.kind in (
+                CREDIT, STOP, GO, PING, PONG, REFUSED, STATUS, DONE, RETURN):
             if frame.kind == CREDIT:
                 return self.on_credit(session, frame)
+            if frame.kind == DONE:
+                return self.on_done(session, frame)
+            if frame.kind == RETURN:
+                return self.on_return(session, frame)
             if frame.kind == REFUSED:
                 return self.on_refused(session, frame)
             if frame.kind == PONG:
@@ -450,6 +459,7 @@ cdef class Engine(Casting):
         self.now_ns = now_ns
         self.date()
         self.wake_ns = NEVER
+        self.wake_by(self.tick_letters(now_ns))
         for correlation, pending in list(self.pending.items()):
             if pending.deadline_ns <= now_ns or pending.token.cancelled():
                 self.expire_request(correlation, pending)
@@ -486,5 +496,5 @@ cdef class Engine(Casting):
             "replies_late": self.replies_late, "replies_lost": self.replies_lost,
             "requests_pending": len(self.pending), "links": len(self.links), "links_lost": self.links_lost,
             "links_refused": self.links_refused, "links_retired": self.links_retired,
-            "links_awaited": len(self.awaited),
+            "links_awaited": len(self.awaited), **self.letter_stats(),
         }

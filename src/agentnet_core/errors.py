@@ -237,6 +237,34 @@ class StorageDamaged(OutageError):
     code = 314
 
 
+class DeliveryTimeout(OutageError, TimeoutError):
+    """What was asked for was not reached in time: it may have been since, or not. Definite if it was never
+    sent, or was refused each time. A DURABLE message is kept all the same, and is tried on."""
+
+    code = 340
+    definite = False
+
+
+class DeadLettered(OutageError):
+    """It was tried as often as it may be, or refused for good, and lies among the dead letters of its sender;
+    not definite if its handler began it."""
+
+    code = 341
+
+
+class DeliveryUnsupported(OutageError):
+    """The other node is of a release that makes no such promise; it was not sent."""
+
+    code = 342
+
+
+class DeliveryForgotten(OutageError):
+    """The receiver had it and refused it, but does not know any more why."""
+
+    code = 343
+    definite = False
+
+
 class InternalError(NetworkError):
     """A defect of agentnet itself; please report it."""
 

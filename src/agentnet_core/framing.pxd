@@ -50,6 +50,8 @@ cdef enum Kind:
     STAY = 15
     STATUS = 18
     PULL = 19
+    DONE = 22
+    RETURN = 23
     GOSSIP = 24
     IHAVE = 25
     GRAFT = 26

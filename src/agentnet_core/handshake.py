@@ -94,6 +94,8 @@ LIMIT_FRAME_KEY, LIMIT_MESSAGE_KEY = range(2)
 
 FEATURE_SIGNED = 1
 """The network is signed (see `signing`): who knows it signs, and takes only what is signed."""
+FEATURE_DELIVERY = 2
+"""Messages with a slip are understood, and answered with DONE or RETURN."""
 
 
 @dataclass(frozen=True, kw_only=True)

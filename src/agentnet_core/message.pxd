@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from agentnet_core.envelope cimport Envelope
 from agentnet_core.framing cimport Outbox
+from agentnet_core.slip cimport Slip
 
 
 cdef enum:
@@ -15,6 +16,7 @@ cdef enum:
 
 cdef enum Field:
     FIELD_MESSAGE_ID = 1
+    FIELD_DELIVERY = 5
     FIELD_GROUP = 8
     FIELD_FRAGMENT = 12
     FIELD_CONTENT_TYPE = 14
@@ -51,6 +53,7 @@ cdef class AgentMessage:
     cdef object failure             # (code, text) of a RESPONSE that is an error
     cdef uint32_t fragment, fragments
     cdef Origin origin
+    cdef readonly Slip slip         # of a delivery, else None
     cdef int64_t deadline_ns        # on this node's monotonic clock; 0 never
     cdef uint64_t arrival           # order of entry into the mailbox
     cdef Py_ssize_t encoded_size(self, Py_ssize_t payload_size) noexcept

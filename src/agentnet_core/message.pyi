@@ -4,6 +4,7 @@ from typing_extensions import disjoint_base
 
 from agentnet_core.envelope import Envelope
 from agentnet_core.records import MessagePriority, MessageType
+from agentnet_core.slip import Slip
 
 FIELDS: Final[dict[int, str]]
 NOWHERE: Final[Origin]
@@ -72,6 +73,8 @@ class AgentMessage:
     def sequence(self) -> int:
         """Number of the message at its node."""
 
+    @property
+    def slip(self) -> Slip | None: ...
     @property
     def is_value(self) -> bool:
         """Whether the payload is the MessagePack form of a value."""

@@ -24,6 +24,7 @@ from agentnet_core.framing cimport (
     Cursor, get_u32, get_u64, pack_bin_head, pack_u64, put_u32, put_u64,
     read_array, read_bin, read_int, read_map, read_str, read_uint, skip_value,
 )
+from agentnet_core.slip cimport SLIP_BYTES, read_slip, write_slip
 
 import msgpack
 
@@ -219,7 +220,8 @@ cdef class AgentMessage:
 
     cdef bint has_optional(self) noexcept:
         return (self.id is not None or self.content or self.failure is not None
-                or self.extras is not None or self.envelope is not None)
+                or self.extras is not None or self.envelope is not None
+                or self.slip is not None)
 
     cdef Py_ssize_t encoded_size(self, Py_ssize_t payload_size) noexcept:
         """An upper bound, exact for what is counted in it; `write` tells the end."""
@@ -229,6 +231,8 @@ cdef class AgentMessage:
             if self.id is not None:
                 PyUnicode_AsUTF8AndSize(self.id, &id_size)
                 n += 6 + id_size
+            if self.slip is not None:
+                n += SLIP_BYTES
             if self.content:
                 n += 2
             if self.failure is not None:
@@ -259,7 +263,7 @@ cdef class AgentMessage:
         count = 1 if fragments else 0
         if first:
             count += (self.id is not None) + (self.content != 0) + (self.failure is not None)
-            count += self.extras_count
+            count += self.extras_count + (self.slip is not None)
             if self.envelope is not None:
                 count += self.envelope.count()
         p[0] = 0xde
@@ -274,6 +278,8 @@ cdef class AgentMessage:
             p += 4 + n
         if first and self.envelope is not None:
             p = self.envelope.write(p)
+        if first and self.slip is not None:
+            p = write_slip(p, FIELD_DELIVERY, self.slip)
         if fragments:
             p[0], p[1], p[2] = FIELD_FRAGMENT, 0x92, 0xce
             p = put_u32(p + 3, fragment)
@@ -496,7 +502,7 @@ cdef int read_any_width(AgentMessage message, Cursor* c) except -1:
 
 
 cdef inline bint is_carried(key):
-    return ((1 <= key <= FIELD_RESERVED_MAX and key not in (1, 8, 12, 14, 15) and not is_enveloped(key))
+    return ((1 <= key <= FIELD_RESERVED_MAX and key not in (1, 5, 8, 12, 14, 15) and not is_enveloped(key))
             or key >= FIELD_IGNORABLE_MIN)
 
 
@@ -518,6 +524,10 @@ cdef int read_optional(AgentMessage message, Cursor* c) except -1:
             ok = read_str(c, &data, &n) and n <= ID_BYTES_MAX
             if ok:
                 message.id = _text("id", data, n)
+        elif key == FIELD_DELIVERY:
+            message.slip = read_slip(c)
+            ok = (message.slip is not None and message.slip.prior < message.correlation and not message.to_all
+                  and message.type != TYPE_QUERY and message.type != TYPE_RESPONSE)
         elif key == FIELD_FRAGMENT:
             ok = read_array(c, &n) and n == 2 and read_uint(c, &value) and value < 0xffffffff
             message.fragment = <uint32_t>value

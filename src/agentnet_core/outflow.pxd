@@ -26,6 +26,8 @@ cdef class Ready:
     cdef readonly list stop
     cdef readonly list settle
     cdef readonly list events
+    cdef public object persist
+    cdef public uint64_t batch
 
 
 cdef class Outflow:

@@ -5,6 +5,7 @@ from typing_extensions import disjoint_base
 
 from agentnet_core.config import EngineConfig
 from agentnet_core.dials import Dial
+from agentnet_core.entries import Entries
 from agentnet_core.message import AgentMessage, Origin
 from agentnet_core.records import AgentRecord, Event
 from agentnet_core.route import Route
@@ -12,6 +13,8 @@ from agentnet_core.session import Session
 
 @disjoint_base
 class Ready:
+    persist: Entries | None
+    batch: int  # its number
     @property
     def send(self) -> list[Session]: ...
     @property

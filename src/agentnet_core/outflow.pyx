@@ -40,6 +40,7 @@ cdef int64_t NEVER = 0x7fffffffffffffff
 cdef class Ready:
     """What is to be done, field by field in this order; a driver may keep it until the next `ready()`.
 
+    persist: Entries for the log, or None, as batch number `batch`; `persisted` or `unpersisted` tells of it.
     send: sessions with bytes to write. close: (session, error). dial: addresses to dial.
     probe: sessions whose peer's liveness port is to be asked; the control's `alive` takes the answer.
     deliver: ports whose runner must be woken. stop: ports that lost their id to another node, and whose

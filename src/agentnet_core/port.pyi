@@ -1,11 +1,11 @@
 from collections.abc import Awaitable
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
 from typing_extensions import disjoint_base
 
 from agentnet_core.calls import Calls
 from agentnet_core.message import AgentMessage
-from agentnet_core.records import AgentRecord, MessagePriority, MessageType
+from agentnet_core.records import AgentRecord, Delivery, MessagePriority, MessageType, Receipt
 from agentnet_core.route import Route
 
 @disjoint_base
@@ -22,6 +22,7 @@ class Port(Route):
     def served_ns(self) -> int: ...
     @property
     def pending_messages(self) -> int: ...
+    @overload
     def send(
         self,
         to: int | str,
@@ -31,7 +32,35 @@ class Port(Route):
         priority: MessagePriority | int = ...,
         ttl: float = 0.0,
         message_id: str | None = None,
-    ) -> Awaitable[None]:
+    ) -> Awaitable[None]: ...
+    @overload
+    def send(
+        self,
+        to: int | str,
+        payload: Any,
+        *,
+        message_type: MessageType | int = ...,
+        priority: MessagePriority | int = ...,
+        ttl: float = 0.0,
+        message_id: str | None = None,
+        delivery: Literal[Delivery.ACKNOWLEDGED, Delivery.DURABLE],
+        until: Literal["kept", "mailboxed", "processed"] | None = None,
+        timeout: float | None = None,
+    ) -> Awaitable[Receipt]: ...
+    @overload
+    def send(
+        self,
+        to: int | str,
+        payload: Any,
+        *,
+        message_type: MessageType | int = ...,
+        priority: MessagePriority | int = ...,
+        ttl: float = 0.0,
+        message_id: str | None = None,
+        delivery: Delivery | None,
+        until: Literal["kept", "mailboxed", "processed"] | None = None,
+        timeout: float | None = None,
+    ) -> Awaitable[Receipt | None]:
         """Send `payload` to agent `to` (id or name); await the result.
 
         Awaiting returns once the message is on its way (at most once; see the errors of a lost

@@ -55,12 +55,20 @@ cdef class Port(Route):
 
     # -- out
 
-    def send(self, to, payload, *, message_type=1, priority=1, ttl=0.0, message_id=None):
+    def send(self, to, payload, *, message_type=1, priority=1, ttl=0.0, message_id=None, delivery=None,
+             until=None, timeout=None):
         """Send `payload` to agent `to` (id or name); await the result.
 
         Awaiting returns once the message is on its way (at most once; see the errors of a lost
         link), and waits while the receiver or the link to it has no room.  `ttl`: seconds until it
         is not worth executing any more, 0 never.
+
+        `delivery`: what is promised.  With one, a Receipt is awaited, and the message goes again until it
+        has come as far as `until`: 'mailboxed' or 'processed' (the default of ACKNOWLEDGED), for `timeout`
+        seconds; a DURABLE one is 'kept' at first, which is when it is on the disk, and goes until it is
+        processed.  Raises, when awaited, LimitReached, StorageFull, StorageBusy, DeliveryUnsupported,
+        Expired and NoSuchAgent: definite; DeliveryTimeout and DeadLettered: see there; HandlerFailed,
+        StorageFailed: not definite.
 
         Raises NoSuchAgent, AgentUnreachable, MessageTooLarge, PayloadMismatch, Congested: all
         definite.
@@ -72,7 +80,7 @@ cdef class Port(Route):
         cdef Py_ssize_t size
         cdef int kind = number(message_type), level = number(priority)
         if (type(payload) is bytes and (type(to) is str or type(to) is int) and message_id is None
-                and 0 <= level < 4 and 0 <= kind < 6 and ttl == 0):
+                and 0 <= level < 4 and 0 <= kind < 6 and ttl == 0 and delivery is None):
             found = PyDict_GetItemWithError(engine.routes, to)
             if found != NULL:
                 route = <Route>found
@@ -87,6 +95,9 @@ cdef class Port(Route):
                     if engine.unflushed < FLUSH_BYTES and engine.sends % CLOCK_EVERY_SENDS:
                         return _SENT
                     return self.breathe()
+        if delivery is not None and delivery != 0:
+            return engine.send_letter(self.agent_id, to, payload, (message_type, priority, ttl, message_id),
+                                      delivery, until, timeout)
         return self._post(to, payload, message_type, priority, ttl, message_id, True)
 
     def send_nowait(self, to, payload, *, message_type=1, priority=1, ttl=0.0, message_id=None):

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class MessageType(IntEnum):
@@ -30,6 +30,41 @@ class MessagePriority(IntEnum):
     NORMAL = 1
     HIGH = 2
     CRITICAL = 3
+
+
+class Delivery(IntEnum):
+    """What a send promises; the number is its form on the wire.
+
+    AT_MOST_ONCE: it is on its way. ACKNOWLEDGED: the other side said that it has it, or has processed it; it
+    is sent again until then, or until the deadline, and handled once while the receiver's process lives.
+    DURABLE: it is on this node's disk, if there is one, and is kept and sent again, across restarts of either
+    side, until it is processed.
+    """
+
+    AT_MOST_ONCE = 0
+    ACKNOWLEDGED = 1
+    DURABLE = 2
+
+
+class Reached(IntEnum):
+    """How far a message has come."""
+
+    KEPT = 1
+    """The sender's node keeps it until it is processed."""
+    MAILBOXED = 2
+    """It is in the mailbox of its receiver, and is lost with that process."""
+    PROCESSED = 3
+    """Its handler has returned."""
+
+
+class Receipt(NamedTuple):
+    """How far a message has come, and on which node that is. ``on_disk``: what is said is on the disk of that
+    node, else only in its memory. ``attempts``: how often it was sent until then."""
+
+    reached: Reached
+    node_id: str
+    attempts: int
+    on_disk: bool
 
 
 class NodeStatus(Enum):

@@ -44,6 +44,7 @@ cdef class Session:
     cdef public uint64_t incarnation
     cdef readonly Origin origin
     cdef public bint welcomed
+    cdef public bint delivers       # the peer understands slips
     cdef public bint closed
     cdef public bint left           # the peer said that it goes for good
     cdef public bint hung_up        # the peer closed the connection, and said nothing

@@ -21,6 +21,7 @@ class Session:
     node_id: str
     incarnation: int
     welcomed: bool
+    delivers: bool  # the peer understands slips
     closed: bool
     left: bool
     hung_up: bool

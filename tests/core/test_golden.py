@@ -22,6 +22,7 @@ from harness import (
     CONFIRM,
     CREDIT,
     DIGEST,
+    DONE,
     HELLO,
     MEMBERS,
     MESSAGE,
@@ -29,6 +30,7 @@ from harness import (
     PROBE,
     PULL,
     RETIRE,
+    RETURN,
     STAY,
     UUID,
     VOUCH,
@@ -43,7 +45,7 @@ from agentnet_core import gossip
 from agentnet_core.broadcasts import KINDS as TREE
 from agentnet_core.config import EngineConfig
 from agentnet_core.framing import KINDS, Arena, Decoder, check_msgpack
-from agentnet_core.handshake import Close, Hello, Welcome
+from agentnet_core.handshake import FEATURE_DELIVERY, Close, Hello, Welcome
 from agentnet_core.listing import (
     Capabilities,
     Confirm,
@@ -54,7 +56,7 @@ from agentnet_core.listing import (
     write_whole,
 )
 from agentnet_core.message import AgentMessage
-from agentnet_core.records import AgentRecord, agent_id_of
+from agentnet_core.records import AgentRecord, Delivery, agent_id_of
 from agentnet_core.roster import (
     DIGEST_BYTES,
     NodeRecord,
@@ -137,6 +139,7 @@ def spoken() -> list[str]:
     said = [it for it in unused.heard if it[0] in (RETIRE, CLOSE)]
     said += [*stranger.heard, *((kind, 0, body) for kind, body in map(gossip.encode, on_the_tree()))]
     said += [it for it in in_groups() if it[0] in (AGENTS, MESSAGE)]
+    said += [it for it in delivered() if it[0] in (HELLO, MESSAGE, DONE, RETURN)]
     said += [it for it in signed() if it[0] in (HELLO, MEMBERS, AGENTS, CLOSE, gossip.GOSSIP)]
     lines = [f"{KINDS[kind]} {flags} {body.hex()}" for kind, flags, body in said]
     return sorted(set(lines))
@@ -194,6 +197,30 @@ def signed() -> list[tuple[int, int, bytes]]:
     first = gossip.Gossip(gossip.BroadcastId("a", 1, 7), 1, 0, False, b"\x01all", seal)
     kind, body = gossip.encode(first)
     return [*stranger.heard, *listener.heard, (kind, 0, body)]
+
+
+def delivered() -> list[tuple[int, int, bytes]]:
+    """A node that is promised something, and promises."""
+    world = World()
+    node = world.node("m")
+    node.control.found(UUID)
+    sink = node.agent("sink", lambda _: None)
+    stranger = Stranger(world, node, name="a")
+    stranger.introduce(features_optional=FEATURE_DELIVERY)
+    (body,) = write_whole("a", 1, 1, [AgentRecord(THERE, "a", "there")], 4096)
+    stranger.say(AGENTS, body)
+    world.run(50)
+    sink.send("there", b"told", delivery=Delivery.ACKNOWLEDGED, until="mailboxed")
+    sink.send("there", b"kept", delivery=Delivery.DURABLE, message_id="7")
+    letter = [THERE, sink.agent_id, 1, 3, 1, 1, 0, 0, b"x"]
+    stranger.say(MESSAGE, msgpack.packb(letter) + msgpack.packb({5: [13, 1, 7, 0]}), 1)
+    letter[3] = 5
+    stranger.say(MESSAGE, msgpack.packb(letter) + msgpack.packb({5: [9, 1, 7, 4]}), 1)
+    letter[1] = 12345
+    stranger.say(MESSAGE, msgpack.packb(letter) + msgpack.packb({5: [10, 2, 7, 0]}), 1)
+    world.run(50)
+    assert stranger.close is None, stranger.close
+    return stranger.heard
 
 
 def let_go(world: World, node: Node) -> Stranger:

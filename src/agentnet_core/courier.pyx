@@ -1,0 +1,317 @@
+"""The ways of letters: how each gets to its receiver, in order, as often as it takes.
+
+In: letters in their lines, what peers say of them, links that come and go.  Out: messages, sent again in
+order from the first one that is not settled whenever the way to their receiver was another or lost.  An agent
+that is away is tried after `delivery_retry_ms_min` to `_max`, with jitter, and at once when a link to the
+node comes that it was last on.  A DURABLE letter that its handler failed is sent again alone, later; after
+`delivery_attempts_max` times it is a dead letter.
+"""
+
+from heapq import heappop, heappush
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from agentnet_core.calls cimport told
+from agentnet_core.durable cimport NOT_SENT_AGAIN
+from agentnet_core.framing cimport Cursor, read_array, read_bin, read_uint
+from agentnet_core.route cimport Waiting
+from agentnet_core.slip cimport Slip
+
+from agentnet_core.errors import (
+    AgentStopped, AgentUnreachable, Congested, DeliveryUnsupported, Expired, HandlerFailed, LimitReached,
+    NetworkError, NoSuchAgent, PayloadMismatch, ProtocolError, UsageError,
+)
+
+cdef int64_t MS = 1_000_000
+cdef int64_t NEVER = 0x7fffffffffffffff
+
+# What may be otherwise at the next attempt.
+PASSING = (AgentStopped.code, AgentUnreachable.code, Congested.code, LimitReached.code)
+
+
+cdef class Courier(Posting):
+    """The part of an engine that carries letters."""
+
+    # -- sending
+
+    cdef int drive(self, OutLine line) except -1:
+        """Send what is to be sent, in order, as far as the way to the receiver goes."""
+        cdef Letter letter
+        cdef Route route
+        while line.cursor is not None and not line.due_ns:
+            letter = line.cursor
+            if letter.held:
+                return 0
+            if self.is_over(letter):
+                continue
+            route = self.find(line, letter)
+            if route is None:
+                continue            # it failed, or the line is to be tried later
+            if line.cursor is not letter:
+                continue            # all has to go again, another way
+            if not self.transmit(line, letter, route):
+                continue
+            if line.cursor is letter:
+                line.cursor = letter.after
+        return 0
+
+    cdef bint is_over(self, Letter letter) except -1:
+        """Whether it is not worth sending any more; it has failed then."""
+        if letter.message.deadline_ns and self.now_ns >= letter.message.deadline_ns:
+            self.date()
+        if letter.message.deadline_ns and self.now_ns >= letter.message.deadline_ns:
+            self.messages_expired += 1
+            self.fail_letter(letter, Expired(f"the ttl of the message to agent {letter.line.to!r} ran out "
+                                             f"before it got there", definite=not letter.uncertain))
+            return True
+        if (letter.token is not None and letter.token.cancelled()) and not (letter.durable or letter.sent):
+            self.remove(letter)
+            return True
+        return False
+
+    cdef Route find(self, OutLine line, Letter letter):
+        """The way to the receiver; None if there is none now, and then `line` is tried later."""
+        cdef Route route
+        cdef Session session
+        try:
+            route = self.resolve(line.to)
+            session = route.session
+            if session is not None and not session.held:
+                if not session.delivers and session.welcomed:
+                    raise DeliveryUnsupported(f"agent {route.record.label} is on node {session.node_id}, "
+                                              f"whose release makes no such promise; it was not sent")
+                self.check_size(letter.message, session)
+        except NetworkError as error:
+            final = isinstance(error, (UsageError, DeliveryUnsupported))
+            if final and not (letter.durable or letter.sent):
+                self.fail_letter(letter, error)
+            else:
+                self.defer(line)
+            return None
+        if session is not None and (session.held or not session.welcomed):
+            line.node_id = session.node_id
+            self.defer(line)
+            return None
+        place = self.origin if session is None else session
+        if line.place is not place:
+            line.place = place
+            line.node_id = self.node_id if session is None else session.node_id
+            line.go_back(line.head)
+        return route
+
+    cdef bint transmit(self, OutLine line, Letter letter, Route route) except -1:
+        line.address(letter)
+        if letter.sent > 1:
+            self.letters_sent_again += 1
+        letter.uncertain = True
+        if not self.offer(route, letter.message):
+            try:
+                letter.waiting = self.wait(route, letter.message, None)
+            except Congested:
+                letter.sent -= 1
+                letter.uncertain = letter.sent > 0
+                self.defer(line)
+                return False
+            if letter.waiting.dropped:
+                letter.waiting = None
+        if not letter.settled:
+            line.fails = 0
+        return True
+
+    cdef int defer(self, OutLine line) except -1:
+        """Try it again later."""
+        if not line.due_ns:
+            line.due_ns = self.now_ns + self.backoff(line.fails)
+            line.fails += 1
+            self.plan(line.due_ns, line)
+        return 0
+
+    cdef int64_t backoff(self, uint32_t fails) except -1:
+        cdef int64_t whole = min(self.retry_max_ns, self.retry_min_ns << min(fails, 20))
+        cdef double part = 1.0 if self.rng is None else self.rng.random()
+        return whole // 2 + <int64_t>(part * (whole // 2))
+
+    cdef int plan(self, int64_t when_ns, what) except -1:
+        self.agenda_order += 1
+        heappush(self.agenda, (when_ns, self.agenda_order, what))
+        if when_ns < self.wake_ns:
+            self.wake_ns = when_ns
+            self.rouse()
+        return 0
+
+    cdef int fail_waiting(self, Waiting waiting, error) except -1:
+        cdef Letter letter
+        cdef Slip slip = waiting.message.slip
+        if slip is None:
+            return Posting.fail_waiting(self, waiting, error)
+        waiting.drop()
+        letter = self.letters[slip.epoch].get(waiting.message.correlation)
+        if letter is None or letter.waiting is not waiting:
+            return 0
+        letter.waiting = None
+        if not waiting.started and letter.sent == 1:
+            letter.uncertain = False
+        if isinstance(error, Expired):
+            return self.fail_letter(letter, error)
+        letter.line.go_back(letter)
+        return self.defer(letter.line)
+
+    # -- links
+
+    def welcome(self, Session session not None):
+        cdef OutLine line
+        Posting.welcome(self, session)
+        for line in list(self.out_lines.values()):
+            if line.cursor is not None and line.node_id == session.node_id and line.due_ns:
+                line.due_ns = 0
+                self.drive(line)
+
+    cdef int part(self, Session session, error) except -1:
+        cdef OutLine line
+        Posting.part(self, session, error)
+        for line in self.out_lines.values():
+            if line.place is session:
+                line.place = None
+                if line.head is not None and self.durable.defect != NOT_SENT_AGAIN:
+                    line.go_back(line.head)
+                    self.defer(line)
+        return 0
+
+    def idle(self, list sessions not None):
+        cdef OutLine line
+        cdef list idle = Posting.idle(self, sessions)
+        if idle:
+            for line in self.out_lines.values():
+                if line.head is not None and line.place in idle:
+                    idle.remove(line.place)
+        return idle
+
+    # -- what peers say
+
+    cdef int on_done(self, Session session, Frame* frame) except -1:
+        cdef uint32_t runs = 0, n = 0
+        cdef uint64_t epoch = 0, from_id = 0, to_id = 0, level = 0, what = 0, first = 0, last = 0
+        cdef Cursor c
+        cdef bint fine
+        c.at, c.end = frame.body, frame.body + frame.size
+        fine = read_array(&c, &runs)
+        while fine and runs:
+            runs -= 1
+            fine = (read_array(&c, &n) and n == 7 and read_uint(&c, &epoch) and read_uint(&c, &from_id)
+                    and read_uint(&c, &to_id) and read_uint(&c, &level) and read_uint(&c, &what)
+                    and read_uint(&c, &first) and read_uint(&c, &last) and first <= last
+                    and MAILBOXED <= what & 3 <= PROCESSED and what < 8)
+            if fine:
+                line = self.out_lines.get((from_id, to_id, level, epoch == self.durable.epoch))
+                if line is not None and epoch in self.letters:
+                    self.reach_run(line, session, session.node_id, what & 3, what & ON_DISK, first, last)
+        if not fine or c.at != c.end:
+            raise ProtocolError("DONE frame: expected arrays of [epoch, from, to, priority, reached, first, "
+                                "last]")
+        return 0
+
+    cdef int reach_run(self, OutLine line, object place, str node_id, int what, bint on_disk,
+                       uint64_t first, uint64_t last) except -1:
+        """All of the line from `first` to `last` have come so far."""
+        cdef Letter letter = line.head
+        cdef Letter after
+        if line.place is not place:
+            return 0                # they were not sent to that one
+        while letter is not None and letter.number <= last:
+            after = letter.after
+            if letter.number >= first and letter.sent:
+                self.finish_letter(letter, what, node_id, on_disk)
+            letter = after
+        if line.cursor is not None and line.due_ns:
+            line.due_ns = 0         # there may be room again
+            self.drive(line)
+        return 0
+
+    cdef int on_return(self, Session session, Frame* frame) except -1:
+        cdef uint64_t epoch = 0, number = 0, from_id = 0, to_id = 0, level = 0, code = 0
+        cdef uint32_t n = 0
+        cdef const uint8_t* data = NULL
+        cdef OutLine line
+        cdef Letter letter
+        cdef Cursor c
+        c.at, c.end = frame.body, frame.body + frame.size
+        if not (read_array(&c, &n) and n == 7 and read_uint(&c, &epoch) and read_uint(&c, &from_id)
+                and read_uint(&c, &to_id) and read_uint(&c, &level) and read_uint(&c, &number)
+                and read_uint(&c, &code) and code < 65536 and read_bin(&c, &data, &n) and c.at == c.end):
+            raise ProtocolError("RETURN frame: expected [epoch, from, to, priority, number, code, text]")
+        line = self.out_lines.get((from_id, to_id, level, epoch == self.durable.epoch))
+        if line is None or line.place is not session or epoch not in self.letters:
+            return 0
+        if code == 0:               # it lacks what is behind that number
+            letter = line.head
+            while letter is not None and letter.number <= number:
+                letter = letter.after
+            if letter is not None:
+                line.go_back(letter)
+                self.drive(line)
+            return 0
+        letter = self.letters[epoch].get(number)
+        if letter is not None and letter.line is line:
+            self.take_back(letter, <int>code, PyBytes_FromStringAndSize(<const char*>data, n), session)
+        return 0
+
+    cdef int take_back(self, Letter letter, int code, bytes text, object place) except -1:
+        """The receiver's node did not do it, or its handler failed."""
+        cdef OutLine line = letter.line
+        if line.place is not place:
+            return 0
+        try:
+            record = self.resolve(line.to).record
+        except NetworkError:
+            record = None
+        error = told(code, text, record)
+        if letter.sent == 1 and error.definite:
+            letter.uncertain = False
+        if code in PASSING or (letter.durable and code == NoSuchAgent.code):
+            line.go_back(letter)
+            self.defer(line)
+        elif letter.durable and code in (HandlerFailed.code, PayloadMismatch.code):
+            letter.failures += 1
+            if letter.failures >= <uint32_t>self.config.delivery_attempts_max:
+                self.bury(letter, error)
+            else:
+                self.plan(self.now_ns + self.backoff(letter.failures), letter)
+        elif letter.durable:
+            self.bury(letter, error)
+        else:
+            self.fail_letter(letter, error)
+        return 0
+
+    # -- time
+
+    cdef int64_t tick_letters(self, int64_t now_ns) except -1:
+        """What is due; the time of the next thing."""
+        cdef OutLine line
+        cdef Letter letter
+        self.expire_letters(now_ns)
+        while self.agenda and self.agenda[0][0] <= now_ns:
+            when_ns, _, what = heappop(self.agenda)
+            if what is None:
+                self.mark_again()
+                continue
+            if type(what) is OutLine:
+                line = <OutLine>what
+                if line.due_ns == when_ns:
+                    line.due_ns = 0
+                    if line.head is None:
+                        self.out_lines.pop((line.from_id, line.to_id, line.level, line.durable), None)
+                    self.drive(line)
+                continue
+            letter = <Letter>what
+            if letter.settled:
+                continue
+            line = letter.line
+            if letter.message.deadline_ns and now_ns >= letter.message.deadline_ns:
+                if not letter.uncertain or letter.number >= (line.cursor.number if line.cursor else NEVER):
+                    self.is_over(letter)
+            elif letter.failures and (line.cursor is None or letter.number < line.cursor.number):
+                route = self.find(line, letter)
+                if route is not None and (line.cursor is None or letter.number < line.cursor.number):
+                    self.transmit(line, letter, route)
+        return self.agenda[0][0] if self.agenda else NEVER

@@ -1,0 +1,257 @@
+"""What of deliveries is on the disk, and in which order it gets there.
+
+Two owners in the node's log.  MAIL: the letters of this node's agents, those that are settled, and a cell
+with the highest number given.  WINDOWS: the lines that came here, and marks that tell how far each is done.
+A letter is sent, and its sender told that it is kept, when its batch is persisted; that a message was
+processed is said when its mark is.  That one is settled may be lost: it is then sent again, and known.
+
+In: letters, lines, and what the log had at the start.  Out: one batch of entries at each turn, numbered.
+What nobody needs is released; what holds an old segment is written again.
+"""
+
+from collections import deque
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+
+from agentnet_core.framing cimport get_u64, put_u64
+
+from agentnet_core.errors import StorageDamaged
+from agentnet_core.message import AgentMessage as _Message
+
+MAIL, WINDOWS = 1, 2
+DEFECTS = {
+    "done before the write": DONE_BEFORE_THE_WRITE, "kept before the write": KEPT_BEFORE_THE_WRITE,
+    "windows forgotten": WINDOWS_FORGOTTEN, "letters forgotten": LETTERS_FORGOTTEN,
+    "done at the mailbox": DONE_AT_THE_MAILBOX, "tail dropped": TAIL_DROPPED, "no window": NO_WINDOW,
+    "no order": NO_ORDER, "released early": RELEASED_EARLY, "numbers again": NUMBERS_AGAIN,
+    "not sent again": NOT_SENT_AGAIN, "marked at the mailbox": MARKED_AT_THE_MAILBOX,
+}
+
+cdef enum:
+    LETTER = 16
+    SETTLED = 17
+    LINE = 16
+    MARK = 17
+    UNMARK = 18
+    NUMBER_CELL = 1
+    EPOCH_CELL = 2
+    WINDOWS_ENTRIES_MAX = 65_536    # more, and four times as many as lines: they are written again
+
+cdef uint64_t DISK_EPOCH = <uint64_t>1 << 63   # so that no life's own epoch is the same
+
+
+cdef bytes u64(uint64_t value):
+    cdef uint8_t[8] data
+    put_u64(data, value)
+    return PyBytes_FromStringAndSize(<const char*>data, 8)
+
+
+cdef uint64_t read(bytes body, Py_ssize_t at) except? 0:
+    if at + 8 > PyBytes_GET_SIZE(body):
+        raise StorageDamaged(f"entry of {len(body)} bytes: it ends in the middle of a number")
+    return get_u64(<const uint8_t*>PyBytes_AS_STRING(body) + at)
+
+
+cdef class Durable:
+    def __cinit__(self):
+        self.entries, self.spare = Entries(), Entries()
+        self.batch = 1
+        self.order, self.settled, self.settled_out, self.marked = deque(), [], [], {}
+
+    cdef int start(self, uint64_t incarnation) except -1:
+        self.epoch = incarnation | DISK_EPOCH
+        return 0
+
+    # -- what was found
+
+    def open(self, dict found not None, origin):
+        """The log had this: letters as (message, expiry, index), and lines; StorageDamaged."""
+        self.on = True
+        letters = self._open_mail(found.get(MAIL), origin)
+        lines = self._open_windows(found.get(WINDOWS))
+        return letters, lines
+
+    def _open_mail(self, mail, origin):
+        cdef AgentMessage message
+        letters = {}
+        if mail is not None and self.defect != LETTERS_FORGOTTEN:
+            for index, kind, body in mail.entries:
+                if kind == LETTER:
+                    message = _Message.decode(body[8:], origin)
+                    letters[message.correlation] = message, read(body, 0), index
+                    if self.defect != NUMBERS_AGAIN:
+                        self.number = max(self.number, message.correlation)
+                else:
+                    for at in range(0, len(body), 8):
+                        letters.pop(read(body, at), None)
+        if mail is not None:
+            self.mail_index = mail.last
+            if self.defect != NUMBERS_AGAIN:
+                self.number = max(self.number, int.from_bytes(mail.cells.get(NUMBER_CELL, b"")))
+            if EPOCH_CELL in mail.cells:
+                self.epoch = int.from_bytes(mail.cells[EPOCH_CELL])
+                return [letters[number] for number in sorted(letters)]
+        self.entries.cell(MAIL, EPOCH_CELL, u64(self.epoch))
+        return []
+
+    def _open_windows(self, windows):
+        cdef InLine line
+        if windows is None:
+            return []
+        self.windows_index, self.windows_base = windows.last, windows.gone
+        for _, kind, body in windows.entries if self.defect != WINDOWS_FORGOTTEN else ():
+            place = read(body, 0)
+            if kind == LINE:
+                line = InLine(body[33:].decode(), read(body, 8), read(body, 16), read(body, 24), body[32])
+                line.place = place
+                self.marked[place] = line
+                self.places = max(self.places, place)
+            elif kind == UNMARK:
+                self.marked.pop(place, None)
+            else:
+                line = self.marked[place]
+                line.early.clear()
+                early = [read(body, at) for at in range(24, len(body), 8)]
+                line.restore(read(body, 8), read(body, 16), early)
+        return list(self.marked.values())
+
+    # -- letters
+
+    cdef int put(self, uint64_t owner, uint8_t kind, bytes body) except -1:
+        cdef uint64_t index
+        if owner == MAIL:
+            self.mail_index += 1
+            index = self.mail_index
+        else:
+            self.windows_index += 1
+            index = self.windows_index
+        return self.entries.put_record(owner, kind, index, <const uint8_t*>PyBytes_AS_STRING(body),
+                                       PyBytes_GET_SIZE(body))
+
+    cdef int keep(self, Letter letter, int64_t expiry_ns) except -1:
+        """Write it; `expiry_ns`: by the clock on the wall, 0 never."""
+        self.put(MAIL, LETTER, u64(<uint64_t>expiry_ns) + letter.message.encode())
+        letter.index = self.mail_index
+        self.order.append((letter.index, letter))
+        return 0
+
+    def resume(self, Letter letter not None, uint64_t index):
+        """It was found in that entry."""
+        letter.index = index
+        self.order.append((index, letter))
+
+    def relieve(self, uint64_t owner, uint64_t index, int64_t wall_offset_ns):
+        """Let the owner's entries up to that one go."""
+        if owner == MAIL:
+            self.rewrite_letters(index, wall_offset_ns)
+        elif owner == WINDOWS:
+            self.rewrite_windows()
+
+    cdef int settle(self, Letter letter) except -1:
+        """Nobody needs it any more; `letter.settled` is set."""
+        self.settled.append(letter.number)
+        return 0
+
+    cdef int write_settled(self) except -1:
+        cdef Letter letter
+        cdef list numbers = self.settled
+        self.settled = []
+        while self.order:
+            index, letter = self.order[0]
+            if not letter.settled and letter.index == index:
+                break
+            self.order.popleft()
+        if self.order:
+            self.put(MAIL, SETTLED, b"".join([u64(number) for number in numbers]))
+        self.settled_out.append((self.batch, numbers))
+        self.entries.cell(MAIL, NUMBER_CELL, u64(self.number))
+        index = self.order[0][0] if self.order and self.defect != RELEASED_EARLY else self.mail_index + 1
+        self.entries.release(MAIL, index)
+        return 0
+
+    cdef int rewrite_letters(self, uint64_t index, int64_t wall_offset_ns) except -1:
+        """Let the entries up to that one go: what lives of them is written again, behind."""
+        cdef Letter letter
+        cdef list moved = []
+        while self.order and <uint64_t>self.order[0][0] <= index:
+            at, letter = self.order.popleft()
+            if not letter.settled and letter.index == at:
+                moved.append(letter)
+        if self.defect == TAIL_DROPPED and moved:
+            moved.pop()
+        for letter in moved:
+            expiry_ns = letter.message.deadline_ns
+            self.keep(letter, expiry_ns + wall_offset_ns if expiry_ns else 0)
+        self.entries.cell(MAIL, NUMBER_CELL, u64(self.number))
+        self.entries.release(MAIL, self.order[0][0] if self.order else self.mail_index + 1)
+        return 0
+
+    # -- windows
+
+    cdef int mark(self, InLine line) except -1:
+        """Write how far it is done."""
+        cdef list early = []
+        if not line.place:
+            self.places += 1
+            line.place = self.places
+            self.marked[line.place] = line
+            self.put_line(line)
+        for number in line.early:
+            early.append(u64(number))
+        self.put(WINDOWS, MARK, u64(line.place) + u64(line.floor()) + u64(line.forgotten) + b"".join(early))
+        if (self.windows_index - self.windows_base > WINDOWS_ENTRIES_MAX
+                and self.windows_index - self.windows_base > 8 * <uint64_t>len(self.marked)):
+            self.rewrite_windows()
+        return 0
+
+    def put_line(self, InLine line not None):
+        self.put(WINDOWS, LINE, u64(line.place) + u64(line.epoch) + u64(line.from_id) + u64(line.to_id)
+                 + bytes((line.level,)) + line.node_id.encode())
+
+    cdef int unmark(self, InLine line) except -1:
+        """Nothing more will come of that line."""
+        if line.place and self.marked.pop(line.place, None) is not None:
+            self.put(WINDOWS, UNMARK, u64(line.place))
+        return 0
+
+    cdef int rewrite_windows(self) except -1:
+        """Write all lines again, and let what was written before go."""
+        cdef InLine line
+        cdef uint64_t last = self.windows_index
+        self.windows_base = last
+        for line in list(self.marked.values()):
+            self.put_line(line)
+            self.mark(line)
+        self.entries.release(WINDOWS, last + 1)
+        return 0
+
+    # -- batches
+
+    cdef Entries drain(self):
+        """What is to be written now; None if nothing is."""
+        cdef Entries entries = self.entries
+        if not self.on or self.failure is not None:
+            return None
+        if self.settled:
+            self.write_settled()
+        if not entries.count:
+            return None
+        self.entries, self.spare = self.spare, entries
+        self.entries.clear()
+        self.batch += 1
+        return entries
+
+    def persisted(self, uint64_t batch):
+        self.settled_out = [each for each in self.settled_out if each[0] > batch]
+
+    cdef int refused(self, uint64_t batch) except -1:
+        """The batches up to that one were not written."""
+        for each, numbers in self.settled_out:
+            if each <= batch:
+                self.settled += numbers
+        self.settled_out = [each for each in self.settled_out if each[0] > batch]
+        return 0
+
+    def fail(self, error):
+        """Nothing is written any more."""
+        self.failure = error

@@ -1,0 +1,43 @@
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from agentnet_core.message cimport AgentMessage
+from agentnet_core.route cimport Waiting
+
+cdef enum:
+    LETTER_OVERHEAD_BYTES = 500     # what keeping one costs beside its payload
+
+
+cdef class Letter:
+    """One message that was sent with a promise, until it is settled."""
+    cdef readonly AgentMessage message
+    cdef readonly uint64_t number
+    cdef uint64_t index             # of its entry in the log
+    cdef object token               # of who awaits it still
+    cdef OutLine line
+    cdef Letter before, after
+    cdef Waiting waiting            # if it found no room yet
+    cdef int64_t timeout_ns, due_ns
+    cdef uint8_t wanted             # what its token waits for, as Reached
+    cdef readonly uint32_t sent, failures
+    cdef bint durable
+    cdef bint held                  # it is not on the disk yet
+    cdef bint uncertain             # it may have been executed
+    cdef bint settled
+
+
+cdef class OutLine:
+    """What one agent has sent to another at one priority and level, in order."""
+    cdef readonly uint64_t from_id, to_id
+    cdef readonly object to         # as the sender named it
+    cdef readonly uint8_t level
+    cdef bint durable
+    cdef Letter head, tail
+    cdef Letter cursor              # the first one that is to be sent
+    cdef object place               # the Session that the last ones went by, or this node's Origin
+    cdef str node_id                # where it was found last
+    cdef int64_t due_ns             # when it is tried again, 0 at any time
+    cdef uint32_t fails
+    cdef int append(self, Letter letter) except -1
+    cdef int unlink(self, Letter letter) except -1
+    cdef int go_back(self, Letter letter) except -1
+    cdef int address(self, Letter letter) except -1

@@ -1,0 +1,40 @@
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from agentnet_core.casting cimport Casting
+from agentnet_core.durable cimport Durable
+from agentnet_core.letters cimport Letter, OutLine
+
+cdef enum:                  # Reached
+    KEPT = 1
+    MAILBOXED = 2
+    PROCESSED = 3
+    ON_DISK = 4             # beside one of them, in a DONE frame
+
+
+cdef class Posting(Casting):
+    cdef readonly Durable durable
+    cdef readonly dict letters           # epoch -> {number: Letter}
+    cdef dict own, kept                  # of them, those of this life, and those on the disk
+    cdef dict out_lines                  # (from, to, priority, durable) -> OutLine
+    cdef dict dues                       # timeout -> deque of Letter
+    cdef list fresh                      # Letters since the driver set the clock last
+    cdef object writing                  # deque of (batch, Letter) that are not on the disk yet
+    cdef object closing                  # deque of (batch, token, Receipt)
+    cdef list agenda                     # heap of (when, order, OutLine or Letter)
+    cdef readonly Py_ssize_t letters_count
+    cdef readonly int64_t letters_bytes
+    cdef int64_t letters_dead, letters_lost
+    cdef int64_t retry_min_ns, retry_max_ns
+
+    cdef Letter compose(self, uint64_t from_id, to, payload, tuple options, delivery, until, timeout)
+    cdef int check_room(self, int64_t size) except -1
+    cdef int enter(self, Letter letter) except -1
+    cdef OutLine line_to(self, uint64_t from_id, uint64_t to_id, to, uint8_t level, bint durable)
+    cdef int watch(self, Letter letter) except -1
+    cdef int drive(self, OutLine line) except -1
+    cdef int defer(self, OutLine line) except -1
+    cdef int plan(self, int64_t when_ns, what) except -1
+    cdef int finish_letter(self, Letter letter, int reached, str node_id, bint on_disk) except -1
+    cdef int fail_letter(self, Letter letter, error) except -1
+    cdef int remove(self, Letter letter) except -1
+    cdef int expire_letters(self, int64_t now_ns) except -1

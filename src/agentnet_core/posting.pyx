@@ -1,0 +1,356 @@
+"""What was posted: letters of this node's agents, and what their senders are told of them.
+
+In: sends with a promise, what the disk has, how far letters have come.  Out: letters in their lines, for the
+courier to carry; receipts and errors.  A letter ends exactly once: an ACKNOWLEDGED one at its deadline at the
+latest, and then it failed, definitely if it was never on its way; a DURABLE one when it is processed,
+expires, or becomes a dead letter, whoever has given up waiting.
+
+Held here: `deliveries_max` letters of `deliveries_bytes_max`; LimitReached, definite, beyond.
+"""
+
+from collections import deque
+
+from cpython.bytes cimport PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+from agentnet_core.durable cimport KEPT_BEFORE_THE_WRITE
+from agentnet_core.letters cimport LETTER_OVERHEAD_BYTES
+from agentnet_core.message cimport TYPE_QUERY, TYPE_RESPONSE, AgentMessage, small
+from agentnet_core.slip cimport CARE_ACKNOWLEDGED, CARE_DURABLE, CARE_MAILBOXED, CARE_PROCESSED, Slip
+
+from agentnet_core.errors import (
+    ConfigError, DeadLettered, DeliveryTimeout, InternalError, LimitReached, LinkLost, NetworkError,
+    StorageFailed,
+)
+from agentnet_core.records import Event, Reached, Receipt, agent_id_of, describe
+
+cdef int64_t MS = 1_000_000
+
+cdef tuple REACHED = (None, Reached.KEPT, Reached.MAILBOXED, Reached.PROCESSED)
+cdef dict UNTIL = {"kept": KEPT, "mailboxed": MAILBOXED, "processed": PROCESSED}
+
+
+cdef class Posting(Casting):
+    """The part of an engine that takes letters and answers for them."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.durable = Durable()
+        self.own, self.kept = {}, {}
+        self.letters, self.out_lines, self.dues = {}, {}, {}
+        self.agenda, self.fresh = [], []
+        self.writing, self.closing = deque(), deque()
+
+    def limit_letters(self):
+        """Take the limits of the config."""
+        self.retry_min_ns = self.config.delivery_retry_ms_min * MS
+        self.retry_max_ns = self.config.delivery_retry_ms_max * MS
+        self.durable.start(self.incarnation)
+        self.letters = {self.incarnation: self.own, self.durable.epoch: self.kept}
+
+    # -- taking letters
+
+    def send_letter(self, uint64_t from_id, to, payload, tuple options, delivery, until, timeout):
+        """Send with a promise; a token that is settled with a Receipt, or with why there is none.
+
+        `options`: type, priority, ttl, message id.
+        """
+        cdef Letter letter
+        token = self.make_token()
+        try:
+            letter = self.compose(from_id, to, payload, options, delivery, until, timeout)
+            letter.token = token
+            self.enter(letter)
+        except NetworkError as error:
+            self.settle(token, error)
+        return token
+
+    cdef Letter compose(self, uint64_t from_id, to, payload, tuple options, delivery, until, timeout):
+        cdef AgentMessage message
+        cdef Letter letter
+        cdef Slip slip
+        cdef OutLine line
+        cdef int level = small(delivery)
+        cdef bint durable = level == CARE_DURABLE
+        cdef int wanted = UNTIL.get(until, 0) if until is not None else KEPT if durable else PROCESSED
+        if level != CARE_ACKNOWLEDGED and not durable:
+            raise ConfigError(f"delivery={describe(delivery)}: expected a Delivery, 0 to 2")
+        if not wanted or (wanted == KEPT and not durable):
+            raise ConfigError(f"until={describe(until)}: expected 'mailboxed' or 'processed', or of a "
+                              f"DURABLE message 'kept'")
+        if type(to) is not int and type(to) is not str:
+            raise ConfigError(f"agent {to!r}: expected its id (int) or its name (str)")
+        kind, priority, ttl, message_id = options
+        body, content = self.to_bytes(payload)
+        message = AgentMessage(body, to_agent=agent_id_of(to), from_agent=from_id, message_type=kind,
+                               priority=priority, ttl=ttl, message_id=message_id)
+        if message.type == TYPE_QUERY or message.type == TYPE_RESPONSE:
+            raise ConfigError(f"message_type={describe(kind)}: a request and its answer are no deliveries")
+        message.content = content
+        self.check_size(message, None)
+        self.check_room(PyBytes_GET_SIZE(message.payload) + LETTER_OVERHEAD_BYTES)
+        if durable and self.durable.failure is not None:
+            raise StorageFailed(*self.durable.failure.args, definite=True)
+        slip = message.slip = Slip.__new__(Slip)
+        slip.care = <uint8_t>level | (CARE_MAILBOXED if wanted == MAILBOXED else 0)
+        if durable or wanted == PROCESSED:
+            slip.care |= CARE_PROCESSED
+        slip.attempt, slip.epoch = 1, self.durable.epoch if durable else self.incarnation
+        self.durable.number += 1
+        message.correlation = self.durable.number
+        self.stamp(message)
+        line = self.line_to(from_id, message.to_id, to, message.level, durable)
+        letter = Letter(message, line)
+        letter.durable, letter.wanted = durable, <uint8_t>wanted
+        if wanted != KEPT:
+            letter.timeout_ns = (self.config.delivery_timeout_ms * MS if timeout is None
+                                 else self.nanoseconds(timeout))
+        return letter
+
+    cdef int check_room(self, int64_t size) except -1:
+        if (self.letters_count >= self.config.deliveries_max
+                or self.letters_bytes + size > self.config.deliveries_bytes_max):
+            raise LimitReached(f"{self.letters_count} deliveries of {self.letters_bytes} bytes are not "
+                               f"settled (deliveries_max, deliveries_bytes_max); nothing was sent")
+        return 0
+
+    cdef OutLine line_to(self, uint64_t from_id, uint64_t to_id, to, uint8_t level, bint durable):
+        key = (from_id, to_id, level, durable)
+        line = self.out_lines.get(key)
+        if line is None:
+            line = self.out_lines[key] = OutLine(from_id, to_id, to, level, durable)
+        return line
+
+    cdef int enter(self, Letter letter) except -1:
+        cdef dict letters = self.kept if letter.durable else self.own
+        cdef int64_t expiry_ns = letter.message.deadline_ns
+        self.letters_count += 1
+        self.letters_bytes += PyBytes_GET_SIZE(letter.message.payload) + LETTER_OVERHEAD_BYTES
+        letters[letter.number] = letter
+        letter.line.append(letter)
+        if letter.timeout_ns:
+            self.watch(letter)
+        if expiry_ns:
+            self.plan(expiry_ns, letter)
+        if not letter.durable:
+            return self.drive(letter.line)
+        if self.durable.on:
+            self.durable.keep(letter, expiry_ns + self.wall_offset_ns if expiry_ns else 0)
+            self.writing.append((self.durable.batch, letter))
+            if self.durable.defect != KEPT_BEFORE_THE_WRITE:
+                letter.held = True
+                return self.rouse()
+        self.reach_kept(letter)
+        return self.drive(letter.line)
+
+    def reach_kept(self, Letter letter not None):
+        """Its sender may go on, if that is all that it waits for."""
+        letter.held = False
+        if letter.wanted == KEPT and letter.token is not None:
+            self.settle(letter.token, Receipt(Reached.KEPT, self.node_id, 0, self.durable.on))
+            letter.token = None
+
+    cdef int watch(self, Letter letter) except -1:
+        """Be there at its deadline."""
+        cdef Letter first
+        queue = self.dues.get(letter.timeout_ns)
+        if queue is None:
+            queue = self.dues[letter.timeout_ns] = deque()
+        letter.due_ns = self.now_ns + letter.timeout_ns
+        queue.append(letter)
+        self.fresh.append(letter)
+        first = queue[0]
+        while first.settled or first.token is None:
+            queue.popleft()
+            first = queue[0]
+        if letter.due_ns < self.wake_ns:
+            self.wake_ns = letter.due_ns
+            self.rouse()
+        return 0
+
+    cdef int date(self) except -1:
+        cdef Letter letter
+        Casting.date(self)
+        if self.fresh:
+            for letter in self.fresh:
+                letter.due_ns = self.now_ns + letter.timeout_ns
+            self.fresh.clear()
+        return 0
+
+    cdef int drive(self, OutLine line) except -1:
+        """Send what is to be sent of it: `Courier` knows the ways."""
+        raise InternalError("what is posted needs a courier")
+
+    cdef int defer(self, OutLine line) except -1:
+        """Try it later."""
+        raise InternalError("what is posted needs a courier")
+
+    cdef int plan(self, int64_t when_ns, what) except -1:
+        """Come back to it then."""
+        raise InternalError("what is posted needs a courier")
+
+    # -- what becomes of them
+
+    cdef int finish_letter(self, Letter letter, int reached, str node_id, bint on_disk) except -1:
+        """It has come so far; that may be all that was wanted."""
+        cdef object receipt
+        if letter.token is not None and reached >= letter.wanted:
+            receipt = Receipt(REACHED[reached], node_id, letter.sent, on_disk)
+            if letter.durable and self.durable.on and node_id == self.node_id and reached == PROCESSED:
+                self.closing.append((self.durable.batch, letter.token, receipt))
+            else:
+                self.settle(letter.token, receipt)
+            letter.token = None
+        if reached == PROCESSED or (not letter.durable and reached >= letter.wanted):
+            self.remove(letter)
+        return 0
+
+    cdef int fail_letter(self, Letter letter, error) except -1:
+        """It will not be processed, or nobody waits for that any more."""
+        self.letters_lost += 1
+        if letter.token is not None:
+            self.settle(letter.token, error)
+            letter.token = None
+        else:
+            self.event(Event(Event.UNDELIVERABLE, self.node_id, letter.line.to_id, detail=str(error),
+                             error=error))
+        return self.remove(letter)
+
+    def bury(self, Letter letter not None, error):
+        """It is a dead letter from now on."""
+        self.letters_dead += 1
+        self.fail_letter(letter, DeadLettered(f"the message to agent {letter.line.to!r} is a dead letter: "
+                                              f"{error}", definite=error.definite))
+
+    cdef int remove(self, Letter letter) except -1:
+        cdef OutLine line = letter.line
+        letter.settled = True
+        self.letters_count -= 1
+        self.letters_bytes -= PyBytes_GET_SIZE(letter.message.payload) + LETTER_OVERHEAD_BYTES
+        if letter.waiting is not None:
+            if not (letter.waiting.dropped or letter.waiting.started):
+                letter.waiting.drop()
+            letter.waiting = None
+        line.unlink(letter)
+        if letter.durable:
+            del self.kept[letter.number]
+            if self.durable.on:
+                self.durable.settle(letter)
+                self.rouse()
+        else:
+            del self.own[letter.number]
+        if line.head is None and not line.due_ns:
+            self.out_lines.pop((line.from_id, line.to_id, line.level, line.durable), None)
+        return 0
+
+    def end_requests(self):
+        cdef Letter letter
+        Casting.end_requests(self)
+        for letters in (self.own, self.kept):
+            for letter in list(letters.values()):
+                if letter.token is not None:
+                    self.settle(letter.token, LinkLost(
+                        f"node {self.node_id} has left the network; the outcome of the delivery is unknown",
+                        definite=not (letter.uncertain or letter.durable)))
+                    letter.token = None
+
+    # -- the disk
+
+    def persisted(self, uint64_t batch):
+        """All batches up to that one are on the disk."""
+        cdef Letter letter
+        cdef list lines = []
+        self.durable.persisted(batch)
+        while self.writing and self.writing[0][0] <= batch:
+            letter = self.writing.popleft()[1]
+            if not letter.settled:
+                self.reach_kept(letter)
+                if letter.line.cursor is letter:
+                    lines.append(letter.line)
+        while self.closing and self.closing[0][0] <= batch:
+            _, token, receipt = self.closing.popleft()
+            self.settle(token, receipt)
+        for line in lines:
+            self.drive(line)
+
+    def unpersisted(self, uint64_t batch, error):
+        """The batches up to that one are not on the disk; after a StorageFailed nothing is written again."""
+        cdef Letter letter
+        if isinstance(error, StorageFailed):
+            self.durable.fail(error)
+            batch = self.durable.batch
+        self.durable.refused(batch)
+        while self.writing and self.writing[0][0] <= batch:
+            letter = self.writing.popleft()[1]
+            if not letter.settled:
+                self.fail_letter(letter, error)
+        while self.closing and self.closing[0][0] <= batch:
+            _, token, receipt = self.closing.popleft()
+            self.settle(token, receipt._replace(on_disk=False))
+
+    def recover(self, dict found not None):
+        """Take what the log had; the letters are sent again. StorageDamaged."""
+        cdef AgentMessage message
+        cdef Letter letter
+        letters, lines = self.durable.open(found, self.origin)
+        self.letters = {self.incarnation: self.own, self.durable.epoch: self.kept}
+        for message, expiry_ns, index in letters:
+            self.seq += 1
+            message.seq = self.seq
+            message.deadline_ns = max(1, expiry_ns - self.wall_offset_ns) if expiry_ns else 0
+            letter = Letter(message, self.line_to(message.from_agent, message.to_id, message.to_id,
+                                                  message.level, True))
+            letter.durable, letter.wanted, letter.uncertain = True, KEPT, True
+            self.letters_count += 1
+            self.letters_bytes += PyBytes_GET_SIZE(message.payload) + LETTER_OVERHEAD_BYTES
+            self.kept[letter.number] = letter
+            letter.line.append(letter)
+            self.durable.resume(letter, index)
+            if message.deadline_ns:
+                self.plan(message.deadline_ns, letter)
+        for line in self.out_lines.values():
+            self.defer(line)
+        self.recover_lines(lines)
+
+    def recover_lines(self, list lines not None):
+        """Take the windows of lines that came here."""
+        raise NotImplementedError
+
+    def relieve(self, uint64_t owner, uint64_t index):
+        """The log asks to let the owner's entries up to that one go."""
+        self.durable.relieve(owner, index, self.wall_offset_ns)
+        self.rouse()
+
+    # -- time
+
+    cdef int expire_letters(self, int64_t now_ns) except -1:
+        cdef Letter letter
+        for timeout_ns in list(self.dues):
+            queue = self.dues[timeout_ns]
+            while queue:
+                letter = queue[0]
+                if letter.settled or letter.token is None:
+                    queue.popleft()
+                    continue
+                if letter.due_ns > now_ns:
+                    break
+                queue.popleft()
+                self.fail_due(letter)
+            if queue:
+                self.wake_ns = min(self.wake_ns, (<Letter>queue[0]).due_ns)
+            else:
+                del self.dues[timeout_ns]
+        return 0
+
+    def fail_due(self, Letter letter not None):
+        """Its sender waits no longer; a durable one is tried on."""
+        what = "processed" if letter.wanted == PROCESSED else "in its mailbox"
+        if letter.durable:
+            error = DeliveryTimeout(f"the message to agent {letter.line.to!r} was not {what} in time; it is "
+                                    f"kept, and tried on")
+            self.settle(letter.token, error)
+            letter.token = None
+            return
+        told_of = "the outcome is unknown" if letter.uncertain else "it was not handled"
+        self.fail_letter(letter, DeliveryTimeout(
+            f"the message to agent {letter.line.to!r} was not {what} in time, sent {letter.sent} times; "
+            f"{told_of}", definite=not letter.uncertain))

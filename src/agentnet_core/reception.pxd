@@ -1,0 +1,31 @@
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+from agentnet_core.courier cimport Courier
+from agentnet_core.lines cimport InLine
+from agentnet_core.message cimport AgentMessage
+from agentnet_core.posting cimport MAILBOXED, ON_DISK, PROCESSED
+from agentnet_core.route cimport Route
+from agentnet_core.session cimport Session
+
+
+cdef class Reception(Courier):
+    cdef dict in_lines              # (node, epoch, from, to, priority) -> InLine
+    cdef InLine last_line
+    cdef list touched               # InLines of which there is something to say
+    cdef object unsaid              # deque of (batch, InLine, runs): said once that is on the disk
+    cdef list unmarked              # InLines whose mark the disk refused, with their runs
+    cdef int64_t letters_received, letters_again, letters_early, lines_dropped
+
+    cdef bint let_in(self, Session session, AgentMessage message) except -1
+    cdef InLine line_of(self, Session session, AgentMessage message)
+    cdef bint make_room(self) except -1
+    cdef int say_again(self, InLine line, uint64_t number, uint8_t care) except -1
+    cdef int handled(self, AgentMessage message, failure) except -1
+    cdef int touch(self, InLine line) except -1
+    cdef int take_here(self, Route route, AgentMessage message) except -1
+    cdef int turn_down(self, AgentMessage message, error) except -1
+    cdef int put_return(self, Session session, AgentMessage message, uint64_t number, int code,
+                        bytes text) except -1
+    cdef int speak(self) except -1
+    cdef int say(self, InLine line, list runs, bint on_disk, dict frames) except -1
+    cdef int put_done(self, dict frames) except -1

@@ -1,0 +1,351 @@
+"""The receiver's side of deliveries: each is let in once and in order, and its sender told what became of it.
+
+In: messages with a slip, what their handlers made of them, what the disk has.  Out: DONE frames, a few runs
+for each line at each turn, and RETURN frames for what is not handled, or was not: with the error, or with
+code 0 and the last number that is here, where one before it is missing.  What was durable and is processed
+is said once that is on this node's disk, if it has one.
+
+Held here: `delivery_lines_max` windows, each for `delivery_window_ms` after its last message.  Those of a
+sender's former life are dropped when the next one comes.
+"""
+
+from collections import deque
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from agentnet_core.durable cimport (
+    DONE_AT_THE_MAILBOX, DONE_BEFORE_THE_WRITE, MARKED_AT_THE_MAILBOX, NO_ORDER, NO_WINDOW,
+)
+from agentnet_core.framing cimport DONE, RETURN, pack_bin_head, pack_u64, put_u32
+from agentnet_core.slip cimport CARE_DURABLE, CARE_LEVEL, CARE_MAILBOXED, CARE_PROCESSED, Slip
+
+from agentnet_core.courier import PASSING as _PASSING
+from agentnet_core.errors import DeliveryForgotten, Expired, LimitReached
+
+cdef int64_t MS = 1_000_000
+cdef tuple PASSING = _PASSING
+cdef int EXPIRED = Expired.code
+
+cdef enum:
+    TEXT_BYTES_MAX = 512
+    RUN_BYTES = 49
+    RUNS_MAX = 900          # in one frame
+
+
+cdef class Reception(Courier):
+    """The part of an engine that keeps what others were promised."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.in_lines = {}
+        self.touched, self.unmarked = [], []
+        self.unsaid = deque()
+
+    # -- what comes
+
+    cdef bint let_in(self, Session session, AgentMessage message) except -1:
+        """Whether a message with a slip is to go into its mailbox now."""
+        cdef Slip slip = message.slip
+        cdef uint64_t number = message.correlation
+        cdef InLine line = self.line_of(session, message)
+        if line is None:
+            self.turn_down(message, LimitReached(
+                f"node {self.node_id} remembers {len(self.in_lines)} lines of messages, none of them idle "
+                f"(delivery_lines_max, delivery_window_ms); it was not executed"))
+            return False
+        line.used_ns = self.now_ns
+        slip.line = line
+        if self.durable.defect == NO_WINDOW:
+            line.last = max(line.last, number)
+        elif number in line.failed:
+            del line.failed[number]
+        elif number <= line.last or number in line.early:
+            line.last = max(line.last, number)
+            self.letters_again += 1
+            self.say_again(line, number, slip.care)
+            return False
+        elif slip.prior > line.last and self.durable.defect != NO_ORDER:
+            self.letters_early += 1
+            if not line.gap:
+                line.gap = True
+                self.put_return(session, message, line.last, 0, b"")
+            return False
+        else:
+            line.gap = False
+            if slip.prior == 0 and (line.refused or line.early or line.failed):
+                line.settled_below(number)
+            line.last = number
+            line.open.append(number)
+        self.letters_received += 1
+        if slip.care & CARE_MAILBOXED:
+            line.note(MAILBOXED, number)
+            self.touch(line)
+        if self.durable.defect == DONE_AT_THE_MAILBOX:
+            line.note(PROCESSED, number)
+            self.touch(line)
+        if self.durable.defect == MARKED_AT_THE_MAILBOX:
+            line.drop(number)
+            self.durable.mark(line)
+            self.touch(line)
+        return True
+
+    cdef InLine line_of(self, Session session, AgentMessage message):
+        """The window of its line; None if there may be no more."""
+        cdef InLine line = self.last_line
+        cdef Slip slip = message.slip
+        if (line is not None and line.from_id == message.from_agent and line.to_id == message.to_id
+                and line.epoch == slip.epoch and line.level == message.level
+                and line.node_id == session.node_id):
+            return line
+        key = (session.node_id, slip.epoch, message.from_agent, message.to_id, message.level)
+        line = self.in_lines.get(key)
+        if line is None:
+            if len(self.in_lines) >= self.config.delivery_lines_max and not self.make_room():
+                return None
+            line = self.in_lines[key] = InLine(session.node_id, slip.epoch, message.from_agent, message.to_id,
+                                               message.level)
+            line.durable = slip.care & CARE_LEVEL == CARE_DURABLE
+        self.last_line = line
+        return line
+
+    cdef bint make_room(self) except -1:
+        """Drop the windows that were not used for long."""
+        cdef InLine line
+        cdef int64_t before_ns = self.now_ns - self.config.delivery_window_ms * MS
+        self.drop_lines([key for key, line in self.in_lines.items() if line.used_ns < before_ns])
+        return len(self.in_lines) < self.config.delivery_lines_max
+
+    def drop_lines(self, list keys not None):
+        cdef InLine line
+        for key in keys:
+            line = self.in_lines[key]
+            if not line.open:
+                del self.in_lines[key]
+                self.durable.unmark(line)
+                self.lines_dropped += 1
+        self.last_line = None
+
+    def welcome(self, Session session not None):
+        cdef InLine line
+        Courier.welcome(self, session)
+        # Of a life that is over nothing comes any more; numbers of a log outlive it.
+        self.drop_lines([key for key, line in self.in_lines.items()
+                         if not line.durable and line.node_id == session.node_id
+                         and line.epoch < session.incarnation])
+
+    cdef int say_again(self, InLine line, uint64_t number, uint8_t care) except -1:
+        """What became of one that was let in before."""
+        if number in line.refused:
+            code, text = line.refused[number]
+            self.put_return_of(line, number, code, text)
+            return 0
+        if not line.is_finished(number):
+            if care & CARE_MAILBOXED:
+                line.runs.append([MAILBOXED, number, number])
+                return self.touch(line)
+            return 0
+        if number <= line.forgotten:
+            error = DeliveryForgotten("it is not known any more whether it was refused")
+            self.put_return_of(line, number, error.code, str(error).encode())
+            return 0
+        line.joins = False
+        line.runs.append([PROCESSED, number, number])
+        return self.touch(line)
+
+    cdef int touch(self, InLine line) except -1:
+        if not line.touched:
+            line.touched = True
+            self.touched.append(line)
+            self.rouse()
+        return 0
+
+    # -- what becomes of it
+
+    cdef int handled(self, AgentMessage message, failure) except -1:
+        """Its handler has returned, or failed with `failure`: (code, text). Once for each message."""
+        cdef Slip slip = message.slip
+        cdef InLine line = slip.line
+        cdef uint64_t number = message.correlation
+        if message.origin is self.origin:
+            letter = self.letters[slip.epoch].get(number)
+            if letter is None:
+                return 0
+            if failure is None:
+                self.finish_letter(letter, PROCESSED, self.node_id, False)
+            else:
+                self.take_back(letter, failure[0], failure[1].encode("utf-8", "replace"), self.origin)
+        elif line is not None:
+            slip.line = None
+            if failure is not None:
+                self.refuse_in(line, message, failure[0], failure[1].encode("utf-8", "replace"))
+            elif self.durable.defect != MARKED_AT_THE_MAILBOX:
+                line.finish(number)
+                if slip.care & CARE_PROCESSED:
+                    self.touch(line)
+        return 0
+
+    def refuse_in(self, InLine line not None, AgentMessage message not None, int code, bytes text):
+        """One that was let in was not processed."""
+        cdef uint64_t number = message.correlation
+        text = text[:TEXT_BYTES_MAX]
+        if code in PASSING or (line.durable and code != EXPIRED):
+            line.failed[number] = None          # it is sent again
+        else:
+            line.refuse(number, code, text, self.config.delivery_refusals_max)
+        if message.origin.session is not None:
+            self.put_return(message.origin.session, message, number, code, text)
+
+    cdef int take_here(self, Route route, AgentMessage message) except -1:
+        """A letter of this node is in a mailbox of this node."""
+        letter = self.letters[message.slip.epoch].get(message.correlation)
+        if letter is not None:
+            self.finish_letter(letter, MAILBOXED, self.node_id, False)
+        return 0
+
+    cdef int turn_down(self, AgentMessage message, error) except -1:
+        """It is not executed."""
+        cdef Slip slip = message.slip
+        cdef InLine line = slip.line
+        text = str(error).encode("utf-8", "replace")[:TEXT_BYTES_MAX]
+        if message.origin is self.origin:
+            letter = self.letters[slip.epoch].get(message.correlation)
+            if letter is not None:
+                self.take_back(letter, error.code, text, self.origin)
+        elif line is not None:
+            slip.line = None
+            self.refuse_in(line, message, error.code, text)
+        elif message.origin.session is not None:
+            self.put_return(message.origin.session, message, message.correlation, error.code, text)
+        return 0
+
+    def put_return_of(self, InLine line not None, uint64_t number, int code, bytes text):
+        session = self.sessions.get(line.node_id)
+        if session is not None:
+            self.put_refusal(session, line.epoch, line.from_id, line.to_id, line.level, number, code, text)
+
+    cdef int put_return(self, Session session, AgentMessage message, uint64_t number, int code,
+                        bytes text) except -1:
+        self.put_refusal(session, message.slip.epoch, message.from_agent, message.to_id, message.level,
+                         number, code, text)
+        return 0
+
+    def put_refusal(self, Session session not None, uint64_t epoch, uint64_t from_id, uint64_t to_id,
+                    uint8_t level, uint64_t number, int code, bytes text not None):
+        cdef uint8_t* start = session.control.begin(RETURN, 0, 1 + 6 * 9 + 5 + len(text))
+        cdef uint8_t* p
+        start[0] = 0x97
+        p = pack_u64(pack_u64(pack_u64(start + 1, epoch), from_id), to_id)
+        p = pack_u64(pack_u64(pack_u64(p, level), number), <uint64_t>code)
+        p = pack_bin_head(p, <uint32_t>len(text))
+        memcpy(p, PyBytes_AS_STRING(text), len(text))
+        session.control.finish(start, p + len(text) - start)
+        self.mark(session)
+
+    # -- saying it
+
+    def ready(self):
+        """As `Outflow.ready`, with what is to be written to the disk first."""
+        if self.touched:
+            self.speak()
+        ready = Courier.ready(self)
+        ready.batch = self.durable.batch
+        ready.persist = self.durable.drain()
+        return ready
+
+    cdef int speak(self) except -1:
+        """Say what came of each line since the last turn, or once it is on the disk."""
+        cdef InLine line
+        cdef list runs, touched = self.touched
+        cdef dict frames = {}
+        cdef bint keeps = self.durable.on and self.durable.failure is None
+        self.touched = []
+        for line in touched:
+            line.touched = line.joins = False
+            runs, line.runs = line.runs, []
+            if line.durable and self.durable.on:
+                if not keeps:
+                    continue        # nothing that should be on the disk can be said any more
+                self.say(line, [run for run in runs if run[0] == MAILBOXED], False, frames)
+                runs = [run for run in runs if run[0] == PROCESSED]
+                if runs:
+                    self.durable.mark(line)
+                    if self.durable.defect == DONE_BEFORE_THE_WRITE:
+                        self.say(line, runs, True, frames)
+                    else:
+                        self.unsaid.append((self.durable.batch, line, runs))
+            else:
+                self.say(line, runs, False, frames)
+        return self.put_done(frames)
+
+    cdef int say(self, InLine line, list runs, bint on_disk, dict frames) except -1:
+        session = self.sessions.get(line.node_id)
+        if session is not None and runs:
+            frames.setdefault(session, []).append((line, runs, on_disk))
+        return 0
+
+    cdef int put_done(self, dict frames) except -1:
+        cdef Session session
+        cdef InLine line
+        cdef uint8_t* start
+        cdef uint8_t* p
+        cdef Py_ssize_t at
+        for session, said in frames.items():
+            flat = [(line, run, on_disk) for line, runs, on_disk in said for run in runs]
+            for at in range(0, len(flat), RUNS_MAX):
+                some = flat[at:at + RUNS_MAX]
+                start = session.control.begin(DONE, 0, 5 + len(some) * RUN_BYTES)
+                start[0] = 0xdd
+                p = put_u32(start + 1, <uint32_t>len(some))
+                for line, run, on_disk in some:
+                    p[0] = 0x97
+                    p = pack_u64(pack_u64(pack_u64(p + 1, line.epoch), line.from_id), line.to_id)
+                    p[0] = line.level
+                    p[1] = <uint8_t>run[0] | (ON_DISK if on_disk else 0)
+                    p = pack_u64(pack_u64(p + 2, run[1]), run[2])
+                session.control.finish(start, p - start)
+                self.mark(session)
+        return 0
+
+    def persisted(self, uint64_t batch):
+        cdef dict frames = {}
+        while self.unsaid and self.unsaid[0][0] <= batch:
+            _, line, runs = self.unsaid.popleft()
+            self.say(line, runs, True, frames)
+        self.put_done(frames)
+        Courier.persisted(self, batch)
+
+    def unpersisted(self, uint64_t batch, error):
+        Courier.unpersisted(self, batch, error)
+        while self.unsaid and self.unsaid[0][0] <= batch:
+            _, line, runs = self.unsaid.popleft()
+            self.unmarked.append((line, runs))
+        if self.durable.failure is not None:
+            self.unmarked.clear()
+        elif self.unmarked:
+            self.plan(self.now_ns + self.retry_max_ns, None)
+
+    def recover_lines(self, list lines not None):
+        cdef InLine line
+        for line in lines:
+            line.used_ns = self.now_ns
+            self.in_lines[line.node_id, line.epoch, line.from_id, line.to_id, line.level] = line
+
+    def letter_stats(self):
+        """Every counter of deliveries, by name."""
+        return {
+            "letters": self.letters_count, "letters_bytes": self.letters_bytes,
+            "letters_sent_again": self.letters_sent_again, "letters_lost": self.letters_lost,
+            "letters_dead": self.letters_dead, "letters_received": self.letters_received,
+            "letters_again": self.letters_again, "letters_early": self.letters_early,
+            "lines": len(self.in_lines), "lines_dropped": self.lines_dropped,
+        }
+
+    def mark_again(self):
+        """The disk may take now what it refused."""
+        cdef InLine line
+        unmarked, self.unmarked = self.unmarked, []
+        for line, runs in unmarked:
+            line.runs = runs + line.runs
+            line.joins = False
+            self.touch(line)

@@ -1,0 +1,34 @@
+"""The slip on a message that is delivered with a promise: field 5, `[care, attempt, epoch, prior]`.
+
+`care`: the level in two bits (1 acknowledged, 2 durable), then whether the sender is to be told when it is
+in the mailbox (4), and when it was processed (8).  The number of the delivery is the `correlation` of the
+message, which is neither a request nor an answer.  Numbers of one epoch rise; those of one line, which is
+an epoch, a sender, a receiver and a priority, are not without gaps, so each names the one `prior` to it.
+"""
+
+from agentnet_core.framing cimport pack_u64, put_u32, read_array, read_uint
+
+
+cdef class Slip:
+    pass
+
+
+cdef uint8_t* write_slip(uint8_t* p, uint8_t field, Slip slip) noexcept:
+    p[0], p[1], p[2], p[3] = field, 0x94, slip.care, 0xce
+    p = pack_u64(put_u32(p + 4, slip.attempt), slip.epoch)
+    return pack_u64(p, slip.prior)
+
+
+cdef Slip read_slip(Cursor* c):
+    """The slip that the cursor stands before; None if that is none."""
+    cdef Slip slip = Slip.__new__(Slip)
+    cdef uint32_t n = 0
+    cdef uint64_t care = 0, attempt = 0
+    if not (read_array(c, &n) and n == 4 and read_uint(c, &care) and read_uint(c, &attempt)
+            and read_uint(c, &slip.epoch) and read_uint(c, &slip.prior)):
+        return None
+    if (care > CARE_MAX or care <= CARE_LEVEL or care & CARE_LEVEL not in (CARE_ACKNOWLEDGED, CARE_DURABLE)
+            or not 0 < attempt <= 0xffffffff):
+        return None
+    slip.care, slip.attempt = <uint8_t>care, <uint32_t>attempt
+    return slip
