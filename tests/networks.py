@@ -35,7 +35,7 @@ from agentnet_core.records import AgentRecord, agent_id_of
 HELLO, WELCOME, CLOSE, PING, PONG, CREDIT, STOP, GO = range(8)
 MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST = range(8, 14)
 PULL = 19
-MESSAGE, REFUSED = 16, 17
+MESSAGE, REFUSED, STATE_CHUNK = 16, 17, 30
 
 CHECKED = 2
 """Flag of a frame: a checksum follows its body."""
@@ -320,7 +320,7 @@ class FakePeer:
         self.secure = secure
         self.checksum = True  # until a Hello has been said; under TLS none after that
         self.hello: Hello | None = None
-        # A checksum goes on from that of the frame before it in its lane: messages, all else.
+        # A checksum goes on from that of the frame before it in its lane: data, all else.
         self._chains_in = {True: 0, False: 0}
         self._chains_out = {True: 0, False: 0}
 
@@ -337,7 +337,7 @@ class FakePeer:
         """A frame as the wire has it."""
         inner = struct.pack(">BB", kind, flags | CHECKED if self.checksum else flags) + body
         if self.checksum:
-            lane = kind == MESSAGE
+            lane = kind in (MESSAGE, STATE_CHUNK)
             self._chains_out[lane] = crc32c(inner, self._chains_out[lane])
             inner += struct.pack(">I", self._chains_out[lane])
         self.writer.write(struct.pack(">I", len(inner)) + inner)
@@ -352,7 +352,7 @@ class FakePeer:
         end = length
         if data[1] & CHECKED:
             end -= 4
-            lane = data[0] == MESSAGE
+            lane = data[0] in (MESSAGE, STATE_CHUNK)
             self._chains_in[lane] = crc32c(data[:end], self._chains_in[lane])
             assert struct.unpack(">I", data[end:])[0] == self._chains_in[lane]
         else:

@@ -11,6 +11,7 @@ from harness import (
     CLOSE,
     HELLO,
     MESSAGE,
+    STATE_CHUNK,
     UUID,
     WELCOME,
     Link,
@@ -54,7 +55,7 @@ class Stranger:
 
     def sealed(self, kind: int, body: bytes, flags: int = 0) -> bytes:
         """The next frame of its lane."""
-        lane = kind == MESSAGE
+        lane = kind in (MESSAGE, STATE_CHUNK)
         data = frame(kind, body, flags, self._chains[lane])
         self._chains[lane] = int.from_bytes(data[-4:], "big")
         return data

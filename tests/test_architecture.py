@@ -35,6 +35,7 @@ agentnet_core.body agentnet_core.message agentnet_core.index agentnet_core.windo
 agentnet_core.packing
 agentnet_core.dots agentnet_core.signing
 agentnet_core.clock agentnet_core.tally
+agentnet_core.crdt.ranges
 agentnet_core.crdt.table
 agentnet_core.crdt.wire agentnet_core.crdt.counting
 agentnet_core.crdt.base
@@ -42,6 +43,9 @@ agentnet_core.crdt.gcounter agentnet_core.crdt.pncounter agentnet_core.crdt.lwwr
 agentnet_core.crdt.mvregister agentnet_core.crdt.ewflag agentnet_core.crdt.orset agentnet_core.crdt.lwwmap
 agentnet_core.crdt.ormap
 agentnet_core.crdt
+agentnet_core.states
+agentnet_core.parts agentnet_core.quorums
+agentnet_core.comparing
 agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake agentnet_core.roster agentnet_core.dials
 agentnet_core.gossip agentnet_core.news
 agentnet_core.overlay agentnet_core.tree agentnet_core.keepers agentnet_core.lookups
@@ -64,7 +68,7 @@ agentnet_core.courier
 agentnet_core.reception
 agentnet_core.engine
 agentnet_core.broadcasts
-agentnet_core.catalogue
+agentnet_core.catalogue agentnet_core.replication
 agentnet_core.views
 agentnet_core.control
 agentnet_core

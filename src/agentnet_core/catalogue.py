@@ -84,7 +84,7 @@ class Catalogue:
         self._delay_ns = config.pull_delay_ms * MS
         self._patience_ns = config.pull_ms_max * MS
         self._remind_ns = NEVER
-        self._keepers = Keepers(config)
+        self._keepers = Keepers(config.keepers)
         self._mesh_nodes_max = config.mesh_nodes_max
         self._network = config.network
         self._say_to = say

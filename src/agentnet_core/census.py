@@ -172,6 +172,10 @@ class Census:
         """This node and all that are not lost."""
         return [self.node_id, *(node_id for node_id, node in self._nodes.items() if not node.lost)]
 
+    def known(self) -> list[str]:
+        """This node and all others that have not left, the lost ones too."""
+        return [self.node_id, *self._nodes]
+
     def has_at_most(self, count: int) -> bool:
         """Whether no more nodes than that are alive, this one among them."""
         return len(self._nodes) < count or sum(not node.lost for node in self._nodes.values()) < count

@@ -31,6 +31,8 @@ OPTIONAL_BYTES_MAX = 4096
 """What a message may be on the wire beside its payload."""
 ACTOR_BYTES_MAX = 128
 """The name of an actor, a node id and its incarnation, as UTF-8."""
+STATE_NAME_BYTES_MAX = 256
+"""The name of a state, as UTF-8."""
 MS_MAX = 10**12
 """Some thirty years: for ever. In nanoseconds, and added to a clock, it fits 63 bits."""
 COUNT_MAX = 10**15
@@ -247,6 +249,23 @@ class EngineConfig:
     """Runs of dots that one state has seen: one for each actor, and one more for each gap."""
     state_skew_ms_max: int = 60_000
     """How far a peer's stamp may lie ahead of this node's clock; one beyond is refused with FromFuture."""
+    states_max: int = 16_384
+    """States that a node holds. One more raises LimitReached; a peer's is not taken and an event tells."""
+    states_bytes_max: int = 1024 * 1024 * 1024
+    """Bytes of the keys and values of all states, 256 more counted for each; likewise."""
+    state_sync_ms: int = 10_000
+    """How often a node compares its states with one linked node, in turn; with each new link at once."""
+    state_write_ms_max: int = 5_000
+    """How long a write or a read waits for the replicas that its caller wants; then TooFewReplicas."""
+    state_writes_max: int = 65_536
+    """Writes and reads of states that wait for replicas; one more raises LimitReached."""
+    state_transfers_max: int = 8
+    """Large states that come at the same time; others wait their turn."""
+    state_transfers_waiting_max: int = 16
+    """Large states that wait for their turn to one node; one more is left to the next comparison."""
+    state_replicas: int = 3
+    """Nodes whose majority counts for QUORUM in a network of more than `mesh_nodes_max`, where a state names
+    none; in a smaller one all nodes count."""
 
     # -- agents
     agent_idle_ms: int = 10_000

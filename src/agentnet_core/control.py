@@ -30,9 +30,11 @@ from agentnet_core.joining import Joining
 from agentnet_core.liveness import Liveness
 from agentnet_core.membership import Membership
 from agentnet_core.message import AgentMessage, Origin
+from agentnet_core.parts import STATE, STATE_CHUNK
 from agentnet_core.proofs import Proofs
 from agentnet_core.reach import Reach
 from agentnet_core.records import AgentRecord, Event, Member
+from agentnet_core.replication import Replication
 from agentnet_core.roster import Vouch, decode_digest, decode_probe, encode_digest, encode_probe
 from agentnet_core.signing import LEAVE, Seals, Signer
 from agentnet_core.views import show_members
@@ -73,6 +75,7 @@ class Control:
         self.broadcasts.take(MESSAGES, self._hear)
         self.catalogue = Catalogue(engine, config, self.membership, self.broadcasts, self.say, seals)
         self.directory, self.seek = self.catalogue.directory, self.catalogue.seek
+        self.replication = Replication(engine, config, self.membership, self.broadcasts, self.say, rng)
         self.liveness = Liveness(engine, config)
         self.admission = Admission(
             engine,
@@ -155,6 +158,7 @@ class Control:
     def leave(self) -> None:
         """Tell every node that this one goes for good; the driver flushes and closes."""
         self.leaving = True
+        self.replication.end()
         self._reach.end()
         self.catalogue.end()
         life = self.engine.node_id, self.engine.incarnation
@@ -178,6 +182,7 @@ class Control:
         seals = self.seals
         return {
             **self.broadcasts.stats(),
+            **self.replication.stats(),
             "records_refused": 0 if seals is None else seals.refused,
             "records_unproven": 0 if seals is None else seals.unproven,
         }
@@ -220,6 +225,7 @@ class Control:
             self._compared.pop(session.node_id, None)
             self.broadcasts.link_down(session.node_id)
             self.catalogue.link_down(session.node_id)
+            self.replication.link_down(session.node_id)
             if session.retired:
                 self.membership.link_retired(session.node_id, now)
             else:
@@ -269,6 +275,8 @@ class Control:
             self._check_joined()
         elif kind in KINDS and session.welcomed:
             self.broadcasts.receive(session, kind, body)
+        elif kind in (STATE, STATE_CHUNK) and session.welcomed:
+            self.replication.receive(session, kind, body)
         elif kind == PULL and session.welcomed:
             self.catalogue.on_pull(session, body)
         elif kind == WHERE and session.welcomed:
@@ -302,6 +310,7 @@ class Control:
         self.broadcasts.link_down(node_id)  # the one whose place it takes
         self.broadcasts.take_up(self.membership.listeners())
         self.catalogue.link_up(session)
+        self.replication.link_up(node_id)
         self._turn(engine.now_ns)
 
     def refusal(self, node_id: str, incarnation: int) -> str | None:
@@ -342,7 +351,7 @@ class Control:
         if not self.leaving:
             next_ns = min(next_ns, self.membership.next_deadline_ns(), self.membership.news_due_ns())
         next_ns = min(next_ns, self.admission.tick(now_ns), self.catalogue.tick(now_ns))
-        next_ns = min(next_ns, self.broadcasts.tick(now_ns))
+        next_ns = min(next_ns, self.broadcasts.tick(now_ns), self.replication.tick(now_ns))
         if self._joining is not None:
             self._check_joined()
             next_ns = min(next_ns, now_ns + 20 * MS)

@@ -88,6 +88,12 @@ class StorageLocked(ConfigError):
     code = 108
 
 
+class StateConflict(UsageError):
+    """The state is used in two ways that do not go together: another type, or another rule for conflicts."""
+
+    code = 120
+
+
 class PeerError(NetworkError):
     """The other side did or said something wrong."""
 
@@ -263,6 +269,22 @@ class DeliveryForgotten(OutageError):
 
     code = 343
     definite = False
+
+
+class TooFewReplicas(OutageError):
+    """Fewer replicas than were wanted answered in time; the message names those that did and did not.
+
+    A write is kept here and goes on to the others all the same; definite if it was not even made.
+    """
+
+    code = 330
+    definite = False
+
+
+class CausalGap(OutageError):
+    """What a state depends on has not come in time; the message names what is missing."""
+
+    code = 331
 
 
 class InternalError(NetworkError):

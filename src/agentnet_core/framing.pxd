@@ -57,6 +57,8 @@ cdef enum Kind:
     GRAFT = 26
     PRUNE = 27
     GONE = 28
+    STATE = 29
+    STATE_CHUNK = 30
     MESSAGE = 16
     REFUSED = 17
 
@@ -172,7 +174,7 @@ cdef class Decoder:
     cdef readonly Py_ssize_t frame_bytes_max
     cdef public bint checksum
     cdef readonly uint64_t offset
-    cdef uint32_t[2] chains     # checksums of the last frames: control, messages
+    cdef uint32_t[2] chains     # checksums of the last frames: control, data
     cdef const uint8_t* at
     cdef const uint8_t* end
     cdef uint8_t* rest

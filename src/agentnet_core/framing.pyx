@@ -2,9 +2,9 @@
 
 A frame is `u32 length, u8 kind, u8 flags, body[, u32 crc32c]`, big-endian; `length` counts what
 follows it.  The checksum covers kind, flags and body, and goes on from that of the frame before it
-in its lane (messages are one lane, all else the other), so that whole frames that are lost, swapped
-or repeated are noticed, too.  The decoder takes bytes as they come (whole, byte by byte, with a
-tail) and gives whole frames, views into the arena that die with the next read; a frame over the limit
+in its lane (messages and chunks of states are one lane, all else the other), so that whole frames that
+are lost, swapped or repeated are noticed, too.  The decoder takes bytes as they come (whole, byte by byte,
+with a tail) and gives whole frames, views into the arena that die with the next read; a frame over the limit
 is refused by its length alone, before anything is held for it.  The encoder writes into chunks that a
 transport can write from without a copy.  MessagePack is written fixed-width, so that a message
 is a handful of stores, and read in any width, so that any MessagePack library can speak to us.
@@ -33,6 +33,7 @@ KINDS = {
     CONFIRM: "CONFIRM", PROBE: "PROBE", VOUCH: "VOUCH", DIGEST: "DIGEST", RETIRE: "RETIRE", STAY: "STAY",
     STATUS: "STATUS", PULL: "PULL", DONE: "DONE", RETURN: "RETURN",
     GOSSIP: "GOSSIP", IHAVE: "IHAVE", GRAFT: "GRAFT", PRUNE: "PRUNE", GONE: "GONE",
+    STATE: "STATE", STATE_CHUNK: "STATE_CHUNK",
     MESSAGE: "MESSAGE", REFUSED: "REFUSED",
 }
 
@@ -444,6 +445,7 @@ cdef class Decoder:
         cdef Py_ssize_t left = self.end - p
         cdef Py_ssize_t least = 2 + CHECKSUM_BYTES if self.checksum else 2
         cdef uint32_t length, chain
+        cdef bint lane
         if left < 4:
             return 0
         length = get_u32(p)
@@ -463,11 +465,12 @@ cdef class Decoder:
                 raise ProtocolError(f"frame of {length} bytes at byte {self.offset}: "
                                     f"too short for its checksum")
             frame.size -= CHECKSUM_BYTES
-            chain = agentnet_crc32c_extend(self.chains[frame.kind == MESSAGE], p + 4, length - CHECKSUM_BYTES)
+            lane = frame.kind == MESSAGE or frame.kind == STATE_CHUNK
+            chain = agentnet_crc32c_extend(self.chains[lane], p + 4, length - CHECKSUM_BYTES)
             if chain != get_u32(frame.body + frame.size):
                 raise ProtocolError(f"frame at byte {self.offset}: its checksum does not match, "
                                     f"bytes were damaged or lost")
-            self.chains[frame.kind == MESSAGE] = chain
+            self.chains[lane] = chain
         self.at = p + 4 + length
         self.offset += 4 + length
         return 1

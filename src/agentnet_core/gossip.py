@@ -30,9 +30,9 @@ from agentnet_core.signing import Seal, read_seal, seal_fields
 
 GOSSIP, IHAVE, GRAFT, PRUNE, GONE = range(24, 29)
 
-CHANGES, MESSAGES = 1, 2
+CHANGES, MESSAGES, STATES = 1, 2, 3
 """What the first byte of a payload says: a change of a list of agents, as in an AGENTS frame; a user's
-message, as in a MESSAGE frame."""
+message, as in a MESSAGE frame; changes of states, as in a STATE frame."""
 
 HOPS_MAX = 255
 """Where hops are counted no further."""

@@ -14,16 +14,14 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from heapq import nlargest
 
-from agentnet_core.config import EngineConfig
-
 SLOTS = 1024
 
 
 class Keepers:
-    """The keepers of each id among the nodes that were named last."""
+    """The keepers of each id, so many, among the nodes that were named last."""
 
-    def __init__(self, config: EngineConfig) -> None:
-        self._count = config.keepers
+    def __init__(self, count: int) -> None:
+        self._count = count
         self._nodes: tuple[str, ...] = ()
         self._slots: dict[int, tuple[str, ...]] = {}
 

@@ -40,6 +40,7 @@ cdef class Outflow:
     cdef public int64_t wake_ns
     cdef readonly object make_token, to_bytes, wake     # what the driver lends
     cdef public object control       # network control: handshake, members, directory
+    cdef object last_words          # called once, before the next Ready is drained
     cdef bint awake
     cdef Ready now_ready, spare_ready
     cdef readonly dict routes        # id or name -> Route

@@ -105,6 +105,9 @@ cdef class Outflow:
         """Drain what is to be done; valid until the next call."""
         cdef Ready ready
         cdef Session session
+        if self.last_words is not None:
+            last_words, self.last_words = self.last_words, None
+            last_words()
         self.date()
         for session in self.now_ready.send:
             if session.bulk:
@@ -123,6 +126,11 @@ cdef class Outflow:
     def has_mail(self):
         """Whether `ready()` would wake a runner or settle a token."""
         return bool(self.now_ready.deliver) or bool(self.now_ready.settle)
+
+    def before_ready(self, call):
+        """Call that once, when the driver drains: what is gathered in one turn leaves with it."""
+        self.last_words = call
+        self.rouse()
 
     def settle(self, token, outcome, hint=None):
         """Hand `token` back with its outcome: a message, an error, or None for done."""

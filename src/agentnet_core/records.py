@@ -233,6 +233,10 @@ class Event:
     """The event loop of this node itself stood for a while; ``detail``: for how long, and where."""
     FORGED = "forged"
     """A node told what the node that it is about did not sign; ``detail`` names both."""
+    STATE_REFUSED = "state_refused"
+    """A change of a state came that was not taken; ``name``: the state, ``detail``: why not."""
+    STATE_CONFLICT = "state_conflict"
+    """A rule for conflicts failed, so the siblings are kept; ``name``: the state, ``detail``: how."""
     EVENTS_MISSED = "events_missed"
 
 

@@ -41,9 +41,11 @@ from harness import (
 )
 from strangers import Pen, Stranger, frame
 
-from agentnet_core import gossip
+from agentnet_core import gossip, parts
 from agentnet_core.broadcasts import KINDS as TREE
 from agentnet_core.config import EngineConfig
+from agentnet_core.crdt import LWWMap, ORSet, Site
+from agentnet_core.dots import CausalContext
 from agentnet_core.framing import KINDS, Arena, Decoder, check_msgpack
 from agentnet_core.handshake import FEATURE_DELIVERY, Close, Hello, Welcome
 from agentnet_core.listing import (
@@ -56,6 +58,7 @@ from agentnet_core.listing import (
     write_whole,
 )
 from agentnet_core.message import AgentMessage
+from agentnet_core.parts import STATE, STATE_CHUNK
 from agentnet_core.records import AgentRecord, Delivery, agent_id_of
 from agentnet_core.roster import (
     DIGEST_BYTES,
@@ -69,6 +72,7 @@ from agentnet_core.roster import (
     encode_probe,
 )
 from agentnet_core.signing import BROADCAST, Seal
+from agentnet_core.states import SHARES, Key
 
 NOTHING = msgpack.packb([])
 FILE = Path(__file__).parent / "golden" / "protocol-1.txt"
@@ -140,6 +144,7 @@ def spoken() -> list[str]:
     said += [*stranger.heard, *((kind, 0, body) for kind, body in map(gossip.encode, on_the_tree()))]
     said += [it for it in in_groups() if it[0] in (AGENTS, MESSAGE)]
     said += [it for it in delivered() if it[0] in (HELLO, MESSAGE, DONE, RETURN)]
+    said += of_states()
     said += [it for it in signed() if it[0] in (HELLO, MEMBERS, AGENTS, CLOSE, gossip.GOSSIP)]
     lines = [f"{KINDS[kind]} {flags} {body.hex()}" for kind, flags, body in said]
     return sorted(set(lines))
@@ -171,6 +176,51 @@ def in_groups() -> list[tuple[int, int, bytes]]:
     world.run(50)
     assert stranger.close is None, stranger.close
     return stranger.heard
+
+
+def of_states() -> list[tuple[int, int, bytes]]:
+    """States that are changed, compared, read, and too large for one frame."""
+    world = World()
+    node = world.node("m")
+    node.control.found(UUID)
+    stranger = Stranger(world, node, name="a")
+    stranger.introduce()
+    replication = node.control.replication
+    theirs = ORSet(Site("a:1", bytes(16)))
+    theirs.add("of a")
+    key, large = Key(theirs.type_code, "s"), Key(LWWMap(Site("a:1", bytes(16))).type_code, "m")
+    held = replication.hold(ORSet, "s")
+    held.state.add("of m")  # type: ignore[attr-defined]
+    replication.changed(held)
+    replication.quorums.admit()
+    replication.wait(held, 2, ("a", "m"), None)
+    world.run(50)
+    for _ in range(2):  # the second is forged
+        stranger.say(STATE, parts.write(parts.DELTA, 7, [(key, theirs.delta.encode())]))
+        theirs = ORSet(Site("b:1", bytes(16)))
+        theirs.add("of b")
+    stranger.say(STATE, parts.write_sums([0] * SHARES, fresh=True))
+    empty = CausalContext().encode()
+    stranger.say(STATE, parts.write(parts.CONTEXT, key, empty, 1, True))
+    stranger.say(STATE, parts.write(parts.CONTEXT, key, CausalContext({"c:1": 3}).encode(), 1, True))
+    stranger.say(STATE, parts.write(parts.FETCH, key, CausalContext({"m:1": 1}).encode()))
+    stranger.say(STATE, parts.write(parts.READ, 9, key, 1))
+    stranger.say(STATE, parts.write(parts.RANGES, key, [("m:1", 0, 1, 5), ("a:1", 0, 32, 5)]))
+    held = replication.hold(LWWMap, "m")
+    for number in range(5):
+        held.state.set(number, bytes(3000 * number * number), number + 1)  # type: ignore[attr-defined]
+    replication.changed(held)
+    world.run(50)
+    stranger.say(STATE, parts.write(parts.MORE, 1, 1, 1))
+    stranger.say(STATE, parts.write(parts.CONTEXT, large, held.state.context.encode(), 1, True))
+    replication.quorums.admit()
+    replication.read(held, 2, ("a", "m"), None)
+    world.run(50)
+    stranger.say(STATE_CHUNK, parts.write_chunk(1, 0, 60_000, b"x"))
+    world.run(50)
+    assert stranger.close is None, stranger.close
+    said = [it for it in stranger.heard if it[0] == STATE and len(it[2]) < 4096]
+    return [*said, (STATE_CHUNK, 0, parts.write_chunk(1, 49_088, 49_096, b"the rest"))]
 
 
 def signed() -> list[tuple[int, int, bytes]]:
@@ -285,6 +335,12 @@ def test_what_was_said_is_read(number: int) -> None:
         assert write_pulls(read_pull(body)) == [body]
     elif kind == MESSAGE:
         assert AgentMessage.decode(body).encode() == body or b"\x0c\x92\xce" in body  # a fragment is a part
+    elif kind == STATE:
+        verb, said = parts.read(body)
+        written = parts.write_sums(said[0], fresh=said[1]) if verb == parts.SUMS else parts.write(verb, *said)
+        assert written == body
+    elif kind == STATE_CHUNK:
+        assert parts.write_chunk(*parts.read_chunk(body)) == body
     elif kind in (RETIRE, STAY):
         assert body == NOTHING
     elif kind == CREDIT:

@@ -6,14 +6,13 @@ from collections import Counter
 
 import pytest
 
-from agentnet_core.config import EngineConfig
 from agentnet_core.keepers import SLOTS, Keepers
 
 NODES = [f"node-{number}" for number in range(50)]
 
 
 def keepers(nodes: list[str], count: int = 3) -> Keepers:
-    made = Keepers(EngineConfig(keepers=count))
+    made = Keepers(count)
     made.among(nodes)
     return made
 

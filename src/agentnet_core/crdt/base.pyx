@@ -12,8 +12,10 @@ A type is a subclass with a code of its own, whose bits say what its entries hav
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.string cimport memcmp, memset
 
+from agentnet_core.crdt.ranges cimport BLOCK, sums_of
 from agentnet_core.crdt.table cimport KEYED, MAP, NONE, Actor, Entry, Site, bytes_alive, path_of
 from agentnet_core.crdt.wire cimport encode, merge
 from agentnet_core.dots cimport CausalContext, Seen, runs_add, runs_free, runs_reserve, runs_top
@@ -31,6 +33,7 @@ cdef uint64_t number_max = VERSION_MAX
 cdef uint64_t any_stamp = (<uint64_t>1 << STAMP_BITS) - 1
 
 BY_CODE: dict = {}
+BLOCK_DOTS = BLOCK
 
 
 def table_of(*types):
@@ -235,6 +238,31 @@ cdef class Crdt:
     def size(self):
         """Bytes of keys and values of the whole state; `state_bytes_max` bounds them."""
         return bytes_alive(self.table)
+
+    @property
+    def gaps(self):
+        """How many runs of dots do not begin at 1: what lies before them has not come."""
+        cdef uint32_t i
+        cdef size_t gaps = 0
+        for i in range(self.table.actor_count):
+            if self.table.actors[i].seen.count:
+                gaps += self.table.actors[i].seen.count - (self.table.actors[i].seen.items[0].first == 1)
+        return gaps
+
+    @property
+    def sum(self):
+        """64 bits for all entries of the whole state, kept as it changes; equal entries have equal sums."""
+        return self.table.sums.total
+
+    def sum_of(self, str actor not None, uint64_t first, uint64_t end):
+        """Likewise of the actor's blocks of `BLOCK_DOTS` events from `first` up to, not with, `end`."""
+        cdef Py_ssize_t n = 0
+        cdef uint32_t rank = 0, i
+        cdef const uint8_t* name = <const uint8_t*>PyUnicode_AsUTF8AndSize(actor, &n)
+        if self.table.sums.lost:
+            raise MemoryError("the sums of this state were given up")
+        i = self.table.find_actor(name, n, &rank)
+        return 0 if i == NONE or first >= end else sums_of(&self.table.sums, i, first, end)
 
     @property
     def allocated(self):

@@ -1,6 +1,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from agentnet_core.crdt.ranges cimport Sums
 from agentnet_core.dots cimport Runs
 from agentnet_core.packing cimport Buffer
 
@@ -38,6 +39,7 @@ cdef struct Index:
 cdef struct Actor:
     PyObject* name          # a str, owned
     Runs seen
+    uint64_t mark           # of its name: the same on every node
     uint32_t alive          # entries
 
 
@@ -55,6 +57,7 @@ cdef class Table:
     cdef Buffer bytes
     cdef size_t garbage
     cdef Index paths, dots
+    cdef Sums sums
     cdef Actor* actors
     cdef uint32_t* order                        # indexes of actors, by name
     cdef uint32_t actor_count, actor_capacity
@@ -70,6 +73,7 @@ cdef class Table:
     cdef uint32_t add_actor(self, str name) except? 0xfffffffe
     cdef int reserve(self, size_t more, size_t bytes) except -1
     cdef size_t allocated(self) noexcept
+    cdef uint64_t mark_of(self, const Entry* entry) noexcept nogil
     cdef uint32_t append(self, const Entry* entry, const uint8_t* data) noexcept nogil
     cdef void kill(self, uint32_t i) noexcept nogil
     cdef bint tidy(self) noexcept nogil

@@ -16,6 +16,7 @@ from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_Compare
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset
 
+from agentnet_core.crdt.ranges cimport Block, sums_add, sums_clear, sums_drop
 from agentnet_core.dots cimport Run, check_actor, runs_free
 from agentnet_core.packing cimport buffer_free, buffer_room, put_raw
 
@@ -119,6 +120,7 @@ cdef class Table:
     def __cinit__(self, Site site not None):
         self.site = site
         self.own = NONE
+        self.sums.key0, self.sums.key1 = site.key0, site.key1
 
     def __dealloc__(self):
         cdef uint32_t i
@@ -130,6 +132,7 @@ cdef class Table:
         free(self.entries)
         index_free(&self.paths)
         index_free(&self.dots)
+        sums_clear(&self.sums)
         buffer_free(&self.bytes)
         buffer_free(&self.scratch)
 
@@ -238,6 +241,7 @@ cdef class Table:
         memset(&self.actors[i], 0, sizeof(Actor))
         Py_INCREF(name)
         self.actors[i].name = <PyObject*>name
+        self.actors[i].mark = agentnet_siphash13(0, 0, data, n)
         memmove(&self.order[rank + 1], &self.order[rank], (self.actor_count - rank) * sizeof(uint32_t))
         self.order[rank] = i
         self.actor_count += 1
@@ -271,9 +275,16 @@ cdef class Table:
         total += self.actor_capacity * (sizeof(Actor) + sizeof(uint32_t))
         for i in range(self.actor_count):
             total += self.actors[i].seen.capacity * sizeof(Run)
+        if self.sums.slots != NULL:
+            total += (self.sums.mask + 1) * sizeof(Block)
         return total + index_size(&self.paths) + index_size(&self.dots)
 
     # -- changing
+
+    cdef uint64_t mark_of(self, const Entry* entry) noexcept nogil:
+        """What its dot and its content decide, on every node alike."""
+        return agentnet_siphash13(self.actors[entry.actor].mark + entry.stamp, entry.number,
+                                  self.bytes.data + entry.at, <size_t>entry.path_size + entry.value_size)
 
     cdef uint32_t append(self, const Entry* entry, const uint8_t* data) noexcept nogil:
         """One more entry, all but its links given; `data`: path and value."""
@@ -286,6 +297,7 @@ cdef class Table:
         self.count += 1
         self.alive += 1
         self.actors[made.actor].alive += 1
+        sums_add(&self.sums, made.actor, made.number, self.mark_of(made))
         index_put(&self.dots, self.hash_dot(made.actor, made.number), i)
         at = made.hash & self.paths.mask
         while self.paths.slots[at]:
@@ -314,6 +326,7 @@ cdef class Table:
         entry.alive = False
         self.alive -= 1
         self.actors[entry.actor].alive -= 1
+        sums_drop(&self.sums, entry.actor, entry.number, self.mark_of(entry))
         self.garbage += <size_t>entry.path_size + entry.value_size
 
     cdef void _unlink(self, Entry* entry, uint32_t i) noexcept nogil:
@@ -340,6 +353,7 @@ cdef class Table:
             self.count = self.capacity = 0
             buffer_free(&self.bytes)
             self.garbage = 0
+            sums_clear(&self.sums)
             index_free(&self.paths)
             index_free(&self.dots)
             return True

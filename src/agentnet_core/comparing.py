@@ -1,0 +1,195 @@
+"""Two nodes find out what one has of states and the other has not, without a new write.
+
+    SUMS        of all shares; of those that differ, who got them sends
+    PRINTS      of each state; for one that differs, who got them asks
+    CONTEXT     what has been seen: events that only one side has seen come as a PART
+    RANGES      where both have seen the same, but differ: a removal got lost. Sums of ranges of events,
+                of those that differ sums of their sixteenths, and so on; of a single block both sides tell
+
+A small state goes whole, at once.  Who has taken a PART and still differs goes on, but only if the part
+changed something, so that every exchange ends.  What this costs depends on how much differs.
+
+A peer that does not read is not told more than `BACKLOG_BYTES_MAX`; it is compared with again later.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from agentnet_core.config import EngineConfig
+from agentnet_core.crdt.base import BLOCK_DOTS
+from agentnet_core.dots import CausalContext
+from agentnet_core.errors import NetworkError
+from agentnet_core.parts import (
+    CONTEXT,
+    FETCH,
+    PART,
+    RANGES,
+    ROWS_MAX,
+    write,
+    write_prints,
+    write_sums,
+)
+from agentnet_core.states import Held, Key, States
+
+SMALL_BYTES = 4096
+"""A state of at most that size is not worth a comparison."""
+BACKLOG_BYTES_MAX = 1024 * 1024
+SPLIT = 16
+NOTHING = CausalContext()
+
+Row = tuple[str, int, int, int]
+
+
+class Peers(Protocol):
+    """What this room asks of the one that composes it."""
+
+    def send(self, node_id: str, body: bytes, /) -> bool: ...
+    def backlog(self, node_id: str, /) -> int: ...
+    def later(self, node_id: str, /) -> None:
+        """Compare with that node again, soon."""
+
+    def take(self, node_id: str, key: Key, data: bytes, author: str | None, /) -> NetworkError | bool:
+        """Merge it: whether anything changed, or why it was not taken."""
+
+
+class Comparing:
+    """The states of one node beside those of others."""
+
+    def __init__(self, states: States, peers: Peers, config: EngineConfig) -> None:
+        self._states, self._peers = states, peers
+        self._actors_max, self._runs_max = config.state_actors_max, config.state_runs_max
+
+    def start(self, node_id: str, *, fresh: bool = False) -> None:
+        """Compare all with a linked node. ``fresh``: the link is new, so it does the same."""
+        self._peers.send(node_id, write_sums(self._states.sums(), fresh=fresh))
+
+    def ask(self, node_id: str, held: Held, *, asks: bool) -> None:
+        """Compare one state with a linked node. ``asks``: it is to learn what this one has, too."""
+        self._tell_context(node_id, held, asks=asks)
+
+    def show(self, node_id: str, held: Held) -> None:
+        """Let that node have what it lacks of a state from which it is known to differ."""
+        if _is_small(held):
+            self._tell(node_id, held, None, asks=True)
+        else:
+            self._tell_context(node_id, held, asks=True)
+
+    # -- as it comes
+
+    def on_sums(self, node_id: str, sums: list[int]) -> None:
+        own = self._states.sums()
+        for share, total in enumerate(sums):
+            if total != own[share]:
+                prints = [(held.key, held.print) for held in self._states.share(share)]
+                for body in write_prints(share, prints):
+                    self._peers.send(node_id, body)
+
+    def on_prints(
+        self, node_id: str, share: int, after: Key | None, until: Key | None, prints: list[tuple[Key, int]]
+    ) -> None:
+        theirs = dict(prints)
+        for held in self._states.share(share):
+            if (after is None or held.key > after) and (until is None or held.key <= until):
+                number = theirs.pop(held.key, None)
+                if number is None:
+                    self._tell(node_id, held, None, asks=False)
+                elif number != held.print:
+                    self.show(node_id, held)
+        for key in theirs:
+            held_now = self._states.get(key)
+            if held_now is None or not held_now.state.context:
+                self._peers.send(node_id, write(CONTEXT, key, NOTHING.encode(), 0, False))
+
+    def on_context(self, node_id: str, key: Key, data: bytes, number: int, asks: bool) -> None:
+        theirs, held = self._read_context(data), self._states.get(key)
+        if held is None:
+            if asks and theirs:
+                self._peers.send(node_id, write(CONTEXT, key, NOTHING.encode(), 0, False))
+            return
+        if held.print == number:
+            return
+        own = held.state.context
+        ahead, behind = own.minus(theirs), theirs.minus(own)
+        if ahead:
+            self._tell(node_id, held, None if _is_small(held) else ahead, asks=_is_small(held))
+        if behind and asks:
+            self._tell_context(node_id, held, asks=False)
+        if not ahead and not behind:
+            self._descend(node_id, held)
+
+    def on_part(self, node_id: str, key: Key, data: bytes, number: int, asks: bool) -> None:
+        changed = self._peers.take(node_id, key, data, None)
+        held = self._states.get(key)
+        if isinstance(changed, NetworkError) or held is None or held.print == number:
+            return
+        if asks and _is_small(held):
+            self._tell(node_id, held, None, asks=False)
+        elif changed:
+            self._tell_context(node_id, held, asks=True)
+        elif asks:
+            self._descend(node_id, held)
+
+    def on_ranges(self, node_id: str, key: Key, rows: list[Row]) -> None:
+        held = self._states.get(key)
+        if held is None:
+            return
+        finer: list[Row] = []
+        blocks = CausalContext()
+        for actor, first, end, total in rows:
+            if not actor or held.state.sum_of(actor, first, end) == total:
+                continue
+            if end - first == 1:
+                blocks.add_run(actor, max(1, first * BLOCK_DOTS), (first + 1) * BLOCK_DOTS - 1)
+                continue
+            step = -(-(end - first) // SPLIT)
+            for low in range(first, end, step):
+                high = min(low + step, end)
+                finer.append((actor, low, high, held.state.sum_of(actor, low, high)))
+        self._put_rows(node_id, key, finer)
+        if blocks:
+            self._tell(node_id, held, blocks, asks=False)
+            self._peers.send(node_id, write(FETCH, key, blocks.encode()))
+
+    def on_fetch(self, node_id: str, key: Key, data: bytes) -> None:
+        wanted, held = self._read_context(data), self._states.get(key)
+        if held is not None:
+            self._tell(node_id, held, wanted, asks=False)
+
+    # -- telling
+
+    def _tell(self, node_id: str, held: Held, context: CausalContext | None, *, asks: bool) -> None:
+        """What is known of those dots, or of all."""
+        if self._peers.backlog(node_id) > BACKLOG_BYTES_MAX:
+            self._peers.later(node_id)
+            return
+        body = write(PART, held.key, held.state.encode(context), held.print, asks)
+        if not self._peers.send(node_id, body):
+            self._peers.later(node_id)
+
+    def _tell_context(self, node_id: str, held: Held, *, asks: bool) -> None:
+        if self._peers.backlog(node_id) > BACKLOG_BYTES_MAX:
+            self._peers.later(node_id)
+            return
+        body = write(CONTEXT, held.key, held.state.context.encode(), held.print, asks)
+        self._peers.send(node_id, body)
+
+    def _descend(self, node_id: str, held: Held) -> None:
+        """Both have seen the same: compare what lives of it."""
+        context, rows = held.state.context, []
+        for actor in context:
+            end = context.runs(actor)[-1][1] // BLOCK_DOTS + 1
+            rows.append((actor, 0, end, held.state.sum_of(actor, 0, end)))
+        self._put_rows(node_id, held.key, rows)
+
+    def _put_rows(self, node_id: str, key: Key, rows: list[Row]) -> None:
+        for at in range(0, len(rows), ROWS_MAX):
+            self._peers.send(node_id, write(RANGES, key, rows[at : at + ROWS_MAX]))
+
+    def _read_context(self, data: bytes) -> CausalContext:
+        return CausalContext.decode(data, actors_max=self._actors_max, runs_max=self._runs_max)
+
+
+def _is_small(held: Held) -> bool:
+    # A flag or a set of short keys has dots and little else.
+    return held.state.size <= SMALL_BYTES and held.state.elements <= SMALL_BYTES // 16

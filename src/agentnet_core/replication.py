@@ -1,0 +1,457 @@
+"""States that converge: what changes here goes to the others, what they change comes in.
+
+In: changes of states made here, frames of linked nodes and of the broadcast tree, links that come and
+go, ticks.  Out: frames, tokens of writes and reads that wait for replicas, and which states changed.
+
+What is changed in one turn of the driver leaves with it, one frame for each link; where not all nodes are
+linked, on the broadcast tree.  A change is exact, so it may come in any order, twice or without those
+before it: it is taken at once, and what is missing before it is asked for.  What got lost otherwise is found
+by comparing: with each new link, and with one linked node each `state_sync_ms` in turn.
+
+Every node holds every state.  An actor is a node in one incarnation; it speaks for itself alone in the
+changes it sends.  What is malformed, forged, from the future, contradictory or too large is not taken:
+the sender learns it if it waits, `refused` counts it, an event tells.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from agentnet_core.broadcasts import Broadcasts
+from agentnet_core.clock import HybridClock
+from agentnet_core.comparing import Comparing
+from agentnet_core.config import ACTOR_BYTES_MAX, BODY_BYTES, EngineConfig
+from agentnet_core.crdt import Crdt, Site
+from agentnet_core.crdt.base import BY_CODE
+from agentnet_core.errors import NetworkError, ProtocolError, TooFewReplicas, UsageError
+from agentnet_core.gossip import STATES, Gossip
+from agentnet_core.keepers import Keepers
+from agentnet_core.membership import Membership
+from agentnet_core.parts import (
+    ACK,
+    ANSWER,
+    CONTEXT,
+    DELTA,
+    FETCH,
+    MORE,
+    PART,
+    PRINTS,
+    RANGES,
+    READ,
+    STATE,
+    STATE_CHUNK,
+    SUMS,
+    TEXT_BYTES_MAX,
+    Transfers,
+    read,
+    read_chunk,
+    write,
+)
+from agentnet_core.quorums import Quorums, Wait
+from agentnet_core.reach import Say
+from agentnet_core.records import Event, agent_id_of
+from agentnet_core.states import Held, Key, States, check_name
+
+if TYPE_CHECKING:
+    from agentnet_core.engine import Engine
+    from agentnet_core.session import Session
+
+MS = 1_000_000
+NEVER = 2**63 - 1
+GAP_NS = 50 * MS
+"""How long what lies before a change is waited for, before it is asked for."""
+LATER_NS = 100 * MS
+"""When a node is compared with again that could not be told all."""
+CHANGE_BYTES = 300
+"""What a change takes in a frame beside its bytes."""
+HASH_KEY_BYTES = 16
+
+Changes = list[tuple[Key, bytes]]
+
+
+class Replication:
+    """The states of one engine. ``refused``: changes that were not taken. ``on_change``: called with each
+    state that changes, and whether another node made it so."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: EngineConfig,
+        membership: Membership,
+        broadcasts: Broadcasts,
+        say: Say,
+        rng: Any,
+    ) -> None:
+        self._engine, self._membership, self._broadcasts = engine, membership, broadcasts
+        self._say, self._rng = say, rng
+        self._config = config
+        self._sync_ns = config.state_sync_ms * MS
+        self._write_ns = config.state_write_ms_max * MS
+        self.clock = HybridClock(config.state_skew_ms_max)
+        self.states = States(config, self._make_site)
+        self.states.on_change = self._changed
+        self.quorums = Quorums(engine.node_id, config, engine.settle)
+        self.comparing = Comparing(self.states, self, config)
+        self.transfers = Transfers(self, config)
+        self._keepers = Keepers(config.state_replicas)
+        self.on_change: Callable[[Held, bool], None] = lambda _held, _others: None
+        self.refused = self.merged = 0
+        self._open: dict[Key, list[Wait]] = {}
+        self._unsent: deque[bytes] = deque()
+        self._reads: dict[int, dict[str, int]] = {}
+        """By read that waits, the print of each replica that has answered."""
+        self._gaps: dict[tuple[str, Key], int] = {}
+        self._again: dict[str, int] = {}
+        self._compare_ns = engine.now_ns + self._sync_ns
+        self._turn = 0
+        self._author = ""
+        broadcasts.take(STATES, self._hear)
+        self._verbs: dict[int, Callable[..., None]] = {
+            DELTA: self._on_delta,
+            ACK: self.quorums.answered,
+            SUMS: self._on_sums,
+            PRINTS: self.comparing.on_prints,
+            CONTEXT: self.comparing.on_context,
+            PART: self.comparing.on_part,
+            RANGES: self.comparing.on_ranges,
+            FETCH: self.comparing.on_fetch,
+            READ: self._on_read,
+            ANSWER: self._on_answer,
+            MORE: self.transfers.on_more,
+        }
+
+    # -- for the driver
+
+    @property
+    def actor(self) -> str:
+        """In whose name this node changes states."""
+        return actor_of(self._engine.node_id, self._engine.incarnation)
+
+    def hold(self, kind: type[Crdt], name: str) -> Held:
+        """The state of that type and name, made if there is none; LimitReached, UsageError."""
+        return self.states.hold(Key(code_of(kind), check_name(name)))
+
+    def stamp(self) -> int:
+        """The time of a write, later than that of any before it."""
+        return self.clock.stamp(self._engine.now_ns + self._engine.wall_offset_ns)
+
+    def changed(self, held: Held) -> None:
+        """The state was changed here: it goes out with this turn."""
+        if held.state.delta:
+            self.states.touched(held)
+            if held.key not in self._open:
+                self._open[held.key] = []
+                if len(self._open) == 1:
+                    self._engine.before_ready(self.flush)
+
+    def replicas(self, key: Key, named: Sequence[str] = ()) -> tuple[str, ...]:
+        """Whose answers count for the state: those named, else all nodes, lost ones too, or in a large
+        network those that the state's name chooses."""
+        if named:
+            return tuple(dict.fromkeys(named))
+        known = self._membership.known()
+        if len(known) <= self._config.mesh_nodes_max:
+            return tuple(known)
+        self._keepers.among(known)
+        return self._keepers.of(agent_id_of(key.label))
+
+    def check_reach(self, key: Key, need: int, replicas: tuple[str, ...]) -> None:
+        """TooFewReplicas, definite, if so many surely cannot answer."""
+        alive = self._membership.alive()
+        there = [each for each in replicas if each in alive]
+        if len(there) < need:
+            lost = [each for each in replicas if each not in there]
+            raise TooFewReplicas(
+                f"{key.label}: {need} replicas are wanted, and {len(there)} of {len(replicas)} live "
+                f"({', '.join(there) or 'none'}); not {', '.join(lost)}; nothing was done",
+                definite=True,
+            )
+
+    def wait(
+        self, held: Held, need: int, replicas: tuple[str, ...], token: Any, timeout_ns: int | None = None
+    ) -> Wait:
+        """Settle the token when so many of the replicas have what has been changed just now.
+
+        `admit` of the quorums was asked before, and `changed` is called before as well.
+        """
+        wait = Wait(held.key, need, replicas, self._deadline(timeout_ns), token)
+        waits = self._open.get(held.key)
+        if waits is None:  # it changed nothing
+            wait.have = tuple(each for each in replicas if each == self._engine.node_id)
+            self.quorums.waiting -= 1
+            self._engine.settle(token, None)
+        else:
+            waits.append(wait)
+            self._engine.wake_by(wait.deadline_ns)
+        return wait
+
+    def read(
+        self, held: Held, need: int, replicas: tuple[str, ...], token: Any, timeout_ns: int | None = None
+    ) -> Wait:
+        """Settle the token when what so many of the replicas have has been merged here; who lacks some
+        of it gets that. `admit` of the quorums was asked before."""
+        wait = Wait(held.key, need, replicas, self._deadline(timeout_ns), token)
+        serial = self.quorums.open([held.key], [wait])
+        body = write(READ, serial, held.key, held.print)
+        for node_id in self.quorums.sent(serial, body):
+            self._say(node_id, STATE, body)
+        self._engine.wake_by(wait.deadline_ns)
+        return wait
+
+    def _deadline(self, timeout_ns: int | None) -> int:
+        return self._engine.now_ns + (self._write_ns if timeout_ns is None else timeout_ns)
+
+    def flush(self) -> None:
+        """Let go what was changed since the last time."""
+        if self._unsent and not self._publish():
+            return
+        opened, self._open = self._open, {}
+        items: Changes = []
+        waits: list[Wait] = []
+        size = 0
+        for key, waiting in opened.items():
+            held = self.states.get(key)
+            if held is None:
+                continue
+            data = held.state.delta.encode()
+            more = len(data) + CHANGE_BYTES
+            if items and size + more > BODY_BYTES - CHANGE_BYTES:
+                self._put_changes(items, waits)
+                items, waits, size = [], [], 0
+            items.append((key, data))
+            waits += waiting
+            size += more
+        if items:
+            self._put_changes(items, waits)
+
+    def _put_changes(self, items: Changes, waits: list[Wait]) -> None:
+        serial = self.quorums.open([key for key, _ in items], waits) if waits else 0
+        body = write(DELTA, serial, items)
+        wanted = self.quorums.sent(serial, body) if serial else []
+        if self._engine.control.linked_to_all:
+            for node_id in list(self._engine.sessions):
+                if not self.transfers.send(node_id, body):
+                    self.later(node_id)
+            return
+        for node_id in wanted:
+            if len(body) <= BODY_BYTES:
+                self._say(node_id, STATE, body)
+            elif node_id in self._engine.sessions:
+                self.transfers.send(node_id, body)
+        self._unsent.append(write(DELTA, 0, items) if serial else body)
+        self._publish()
+
+    def _publish(self) -> bool:
+        """Put on the broadcast tree what waits for it; False if there is no room now."""
+        while self._unsent:
+            if len(self._unsent[0]) >= self._config.broadcast_bytes_max:
+                self._stir()
+            else:
+                due_ns = self._broadcasts.offer(STATES, self._unsent[0])
+                if due_ns:
+                    self._engine.wake_by(due_ns)
+                    return False
+            self._unsent.popleft()
+        return True
+
+    def _stir(self) -> None:
+        """Something came or went that only comparing tells on: to all linked nodes, soon."""
+        for node_id in self._engine.sessions:
+            self.later(node_id)
+
+    # -- links, frames, time
+
+    def link_up(self, node_id: str) -> None:
+        """A link is welcomed."""
+        if len(self.states):
+            self.comparing.start(node_id, fresh=True)
+        for body in self.quorums.link_up(node_id):
+            if body:
+                self.transfers.send(node_id, body)
+
+    def link_down(self, node_id: str) -> None:
+        """A link is gone."""
+        self.transfers.link_down(node_id)
+        self._again.pop(node_id, None)
+        for which in [which for which in self._gaps if which[0] == node_id]:
+            del self._gaps[which]
+
+    def end(self) -> None:
+        """This node leaves."""
+        self.flush()
+        self.quorums.end(f"node {self._engine.node_id} has left the network")
+
+    def receive(self, session: Session, kind: int, body: bytes) -> None:
+        """A frame of a linked node."""
+        self._author = actor_of(session.node_id, session.incarnation)
+        if kind == STATE_CHUNK:
+            whole = self.transfers.on_chunk(session.node_id, *read_chunk(body))
+            if whole is None:
+                return
+            body = whole
+        verb, parts = read(body)
+        self._verbs[verb](session.node_id, *parts)
+
+    def tick(self, now_ns: int) -> int:
+        """What is due; the time of the next thing."""
+        if self._unsent and self._publish() and self._open:
+            self._engine.before_ready(self.flush)
+        self.quorums.tick(now_ns)
+        for serial in [serial for serial in self._reads if self.quorums.key_of(serial) is None]:
+            del self._reads[serial]
+        for which in [which for which, due_ns in self._gaps.items() if due_ns <= now_ns]:
+            del self._gaps[which]
+            held = self.states.get(which[1])
+            if held is not None and held.state.gaps and which[0] in self._engine.sessions:
+                self.comparing.ask(which[0], held, asks=False)
+        for node_id in [node_id for node_id, due_ns in self._again.items() if due_ns <= now_ns]:
+            del self._again[node_id]
+            if node_id in self._engine.sessions:
+                self.comparing.start(node_id)
+        if now_ns >= self._compare_ns:
+            self._compare_ns = now_ns + self._sync_ns
+            linked = sorted(self._engine.sessions)
+            if linked and len(self.states):
+                self._turn += 1
+                self.comparing.start(linked[self._turn % len(linked)])
+        due = [self._compare_ns, self.quorums.next_deadline_ns(), *self._gaps.values()]
+        return min(*due, *self._again.values())
+
+    def stats(self) -> dict[str, int]:
+        """Every counter, by name."""
+        going, coming = self.transfers.waiting
+        return {
+            "states": len(self.states),
+            "states_bytes": self.states.bytes,
+            "states_merged": self.merged,
+            "states_refused": self.refused,
+            "state_waits": self.quorums.waiting,
+            "state_waits_failed": self.quorums.failed,
+            "state_transfers": going + coming,
+            "state_transfers_dropped": self.transfers.dropped,
+        }
+
+    # -- for the rooms that it composes
+
+    def put(self, node_id: str, body: bytes) -> None:
+        """A frame in the control lane."""
+        session = self._engine.sessions.get(node_id)
+        if session is not None:
+            self._engine.put_control(session, STATE, body)
+
+    def put_chunk(self, node_id: str, body: bytes) -> None:
+        """A frame in the data lane."""
+        session = self._engine.sessions.get(node_id)
+        if session is not None:
+            session.data.put(STATE_CHUNK, body)
+            self._engine.rouse_session(session)
+
+    def send(self, node_id: str, body: bytes) -> bool:
+        return self.transfers.send(node_id, body)
+
+    def backlog(self, node_id: str) -> int:
+        session = self._engine.sessions.get(node_id)
+        return session.control.waiting if session is not None else 0
+
+    def later(self, node_id: str) -> None:
+        due_ns = self._again.setdefault(node_id, self._engine.now_ns + LATER_NS)
+        self._engine.wake_by(due_ns)
+
+    def take(self, node_id: str, key: Key, data: bytes, author: str | None) -> NetworkError | bool:
+        """Merge it: whether anything changed, or why it was not taken."""
+        try:
+            if key.code not in BY_CODE:
+                raise ProtocolError(f"{key.label}: a type that this version does not know")
+            stamp_max = self.clock.latest(self._engine.now_ns + self._engine.wall_offset_ns)
+            changed = self.states.merge(key, data, author=author, stamp_max=stamp_max)
+        except NetworkError as error:
+            self.refused += 1
+            self._engine.event(
+                Event(Event.STATE_REFUSED, node_id, name=key.name, detail=str(error), error=error)
+            )
+            return error
+        self.merged += changed
+        if changed and author is None and not self._engine.control.linked_to_all:
+            self._stir()  # who is linked with this node alone learns it from nobody else
+        return changed
+
+    # -- as it comes
+
+    def _hear(self, source: str, gossip: Gossip, body: bytes) -> None:
+        """Changes came on the broadcast tree."""
+        verb, parts = read(body)
+        if verb != DELTA:
+            raise ProtocolError(f"STATE of verb {verb} on the broadcast tree: expected changes")
+        author = actor_of(gossip.broadcast.origin, gossip.broadcast.incarnation)
+        self._take_changes(source, author, parts[1])
+
+    def _on_delta(self, node_id: str, serial: int, changes: Changes) -> None:
+        refusals = self._take_changes(node_id, self._author, changes)
+        if serial:
+            self.put(node_id, write(ACK, serial, refusals))
+
+    def _take_changes(self, node_id: str, author: str, changes: Changes) -> list[tuple[int, int, str]]:
+        refusals = []
+        for number, (key, data) in enumerate(changes):
+            taken = self.take(node_id, key, data, author)
+            if isinstance(taken, NetworkError):
+                refusals.append((number, taken.code, str(taken)[: TEXT_BYTES_MAX // 4]))
+                continue
+            held = self.states.get(key)
+            if taken and held is not None and held.state.gaps and (node_id, key) not in self._gaps:
+                self._gaps[node_id, key] = due_ns = self._engine.now_ns + GAP_NS
+                self._engine.wake_by(due_ns)
+        return refusals
+
+    def _on_sums(self, node_id: str, sums: list[int], fresh: bool) -> None:
+        if not (fresh and len(self.states) and self._engine.node_id < node_id):
+            self.comparing.on_sums(node_id, sums)  # else it answers what this node has said
+
+    def _on_read(self, node_id: str, serial: int, key: Key, number: int) -> None:
+        held = self.states.get(key)
+        own = held.print if held is not None and held.state.context else 0
+        part = held.state.encode() if held is not None and own and own != number else b""
+        if not self.transfers.send(node_id, write(ANSWER, serial, own, part)):
+            self.later(node_id)
+
+    def _on_answer(self, node_id: str, serial: int, number: int, part: bytes) -> None:
+        key = self.quorums.key_of(serial)
+        if key is None:
+            return
+        if part:
+            error = self.take(node_id, key, part, None)
+            if isinstance(error, NetworkError):
+                self.quorums.answered(node_id, serial, [(0, error.code, str(error))])
+                return
+        prints = self._reads.setdefault(serial, {})
+        prints[node_id] = number
+        self.quorums.answered(node_id, serial)
+        held = self.states.get(key)
+        if self.quorums.key_of(serial) is None and held is not None and held.state.context:
+            for replica, known in self._reads.pop(serial).items():
+                if known != held.print:
+                    self.comparing.show(replica, held)
+
+    def _changed(self, held: Held, others: bool) -> None:
+        self.on_change(held, others)
+
+    def _make_site(self) -> Site:
+        hash_key = self._rng.getrandbits(8 * HASH_KEY_BYTES).to_bytes(HASH_KEY_BYTES, "big")
+        return Site(self.actor, hash_key, self._config)
+
+
+def actor_of(node_id: str, incarnation: int) -> str:
+    """In whose name a node changes states."""
+    actor = f"{node_id}:{incarnation}"
+    assert len(actor) <= ACTOR_BYTES_MAX
+    return actor
+
+
+def code_of(kind: type[Crdt]) -> int:
+    """The code of a type of state; UsageError if it is none."""
+    for code, known in BY_CODE.items():
+        if known is kind:
+            return code
+    raise UsageError(f"{kind!r}: expected one of the types of agentnet_core.crdt")

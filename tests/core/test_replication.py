@@ -1,0 +1,348 @@
+"""States of nodes in the simulator: what is changed on one is soon on all, whatever was lost, and bad
+input changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from harness import UUID, Node, Token, World
+from replicas import History, changed, equal, hold, write
+from strangers import Stranger
+
+from agentnet_core.clock import HybridClock
+from agentnet_core.config import BODY_BYTES, EngineConfig
+from agentnet_core.crdt import EWFlag, LWWRegister, ORSet, PNCounter, Site
+from agentnet_core.dots import CausalContext
+from agentnet_core.errors import LimitReached, TooFewReplicas, UsageError
+from agentnet_core.parts import ACK, ANSWER, CONTEXT, DELTA, FETCH, READ, STATE, STATE_CHUNK, read
+from agentnet_core.parts import write as write_body
+from agentnet_core.states import STATE_OVERHEAD_BYTES, Key
+
+SET = Key(ORSet(Site(None, bytes(16))).type_code, "s")
+FLAG = EWFlag(Site(None, bytes(16))).type_code
+REGISTER = LWWRegister(Site(None, bytes(16))).type_code
+
+
+def add(node: Node, *elements: Any) -> None:
+    held = hold(node, ORSet, "s")
+    for element in elements:
+        held.state.add(element)  # type: ignore[attr-defined]
+    changed(node, held)
+
+
+def elements(node: Node) -> set[Any]:
+    held = node.control.replication.states.get(SET)
+    return held.state.value if held is not None else set()
+
+
+# -- what converges
+
+
+def test_a_change_is_on_all_nodes_in_one_trip() -> None:
+    world = World()
+    nodes = world.join(*"abcde")
+    world.run(1000)
+    add(nodes[0], 1, 2)
+    before = world.now_ns
+    world.until(lambda: all(elements(node) == {1, 2} for node in nodes))
+    assert world.now_ns - before < 1_000_000
+    assert equal(nodes)
+
+
+def test_what_is_changed_in_one_turn_leaves_as_one_frame() -> None:
+    world = World()
+    one, other = world.join("a", "b")
+    world.run(1000)
+    heard = []
+    receive = other.control.replication.receive
+    other.control.replication.receive = lambda *frame: (heard.append(frame), receive(*frame))  # type: ignore[assignment]
+    for number in range(100):
+        add(one, number)
+        held = hold(one, PNCounter, f"counter {number}")
+        held.state.increment()  # type: ignore[attr-defined]
+        changed(one, held)
+    world.until(lambda: equal([one, other]))
+    assert len(heard) == 1
+
+
+def test_who_joins_later_gets_all_that_is_there() -> None:
+    world = World()
+    one, other = world.join("a", "b")
+    add(one, *range(5000))
+    held = hold(other, EWFlag, "f")
+    held.state.enable()  # type: ignore[attr-defined]
+    changed(other, held)
+    late = world.node("c")
+    world.finish(late.join("a"))
+    world.until(lambda: equal([one, other, late]), ms=1000)
+    assert len(elements(late)) == 5000
+
+
+def test_where_not_all_are_linked_changes_go_on_the_tree() -> None:
+    world = World()
+    config = EngineConfig(mesh_nodes_max=4, overlay_rings=2, state_sync_ms=500)
+    nodes = grow(world, 9, config)
+    assert any(len(node.engine.sessions) < 8 for node in nodes)
+    add(nodes[0], "small")
+    world.until(lambda: all("small" in elements(node) for node in nodes), ms=2000)
+    add(nodes[1], *(f"{number} " + "l" * 500 for number in range(200)))  # no broadcast takes that
+    world.until(lambda: equal(nodes), ms=5000)
+    assert len(elements(nodes[0])) == 201
+    replication = nodes[0].control.replication
+    key = SET
+    assert len(replication.replicas(key)) == 3
+    assert replication.replicas(key) == nodes[5].control.replication.replicas(key)
+    held = hold(nodes[0], ORSet, "s")
+    held.state.add("asked")  # type: ignore[attr-defined]
+    token = write(nodes[0], held, 2, replication.replicas(key))
+    nodes[0].turn()
+    world.finish(token)
+
+
+def grow(world: World, count: int, config: EngineConfig) -> list[Node]:
+    nodes = [world.node(f"n{number}", config=config) for number in range(count)]
+    nodes[0].control.found(UUID)
+    for node in nodes[1:]:
+        world.finish(node.join("n0"))
+    world.until(lambda: all(len(node.control.membership) == count for node in nodes))
+    world.run(2000)
+    return nodes
+
+
+def test_a_large_state_lets_messages_pass() -> None:
+    world = World()
+    one, other = world.join("a", "b")
+    world.partition(["a"], ["b"])
+    add(one, *(f"{number} " + "l" * 500 for number in range(20_000)))  # 10 MB
+    world.run(20_000)
+    world.heal()
+    world.until(lambda: "b" in one.engine.sessions)
+    world.until(lambda: one.control.replication.transfers.waiting[0], ms=20_000)
+    source = one.agent("source")
+    other.agent("echo", lambda message: message.payload)
+    answer = source.request("echo", b"in between")
+    world.finish(answer)
+    assert not equal([one, other])
+    world.until(lambda: equal([one, other]), ms=60_000)
+    world.until(lambda: one.control.replication.transfers.waiting == (0, 0))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_histories(seed: int) -> None:
+    """``python -m tests.replicas`` plays more of them."""
+    History(seed).play()
+
+
+# -- writes and reads that wait
+
+
+def test_a_write_waits_for_its_replicas() -> None:
+    world = World()
+    nodes = world.join(*"abc")
+    held = hold(nodes[0], ORSet, "s")
+    held.state.add(1)  # type: ignore[attr-defined]
+    token = write(nodes[0], held, 3, ("a", "b", "c"))
+    assert not token.done
+    world.finish(token)
+    assert all(elements(node) == {1} for node in nodes)
+
+
+def test_a_write_outlives_a_link() -> None:
+    world = World()
+    nodes = world.join(*"abc", config=EngineConfig(state_sync_ms=60_000))
+    held = hold(nodes[0], ORSet, "s")
+    nodes[0].link("b").cut()
+    nodes[0].link("c").cut()
+    held.state.add(1)  # type: ignore[attr-defined]
+    token = write(nodes[0], held, 2, ("a", "b", "c"))
+    world.finish(token)
+
+
+def test_without_enough_replicas_a_write_fails_and_stays() -> None:
+    world = World()
+    nodes = world.join(*"abc")
+    world.partition(["a"], ["b", "c"])
+    held = hold(nodes[0], ORSet, "s")
+    held.state.add(1)  # type: ignore[attr-defined]
+    token = write(nodes[0], held, 2, ("a", "b", "c"))
+    world.until(lambda: token.done)
+    assert isinstance(token.error, TooFewReplicas)
+    assert not token.error.definite
+    assert elements(nodes[0]) == {1}
+    world.until(lambda: not nodes[0].control.membership.alive()[1:])
+    with pytest.raises(TooFewReplicas, match="1 of 3 live .a.; not b, c; nothing was done") as refusal:
+        nodes[0].control.replication.check_reach(SET, 2, ("a", "b", "c"))
+    assert refusal.value.definite
+    world.heal()
+    world.until(lambda: elements(nodes[1]) == {1})
+
+
+def test_a_read_merges_what_replicas_have_and_mends_them() -> None:
+    world = World()
+    nodes = world.join(*"abc", config=EngineConfig(state_sync_ms=60_000))
+    for node in nodes:  # each change is lost
+        hold(node, ORSet, "s").state.add(node.name)  # type: ignore[attr-defined]
+        hold(node, ORSet, "s").state.delta.encode()
+        node.control.replication.states.touched(hold(node, ORSet, "s"))
+    token, replication = Token(), nodes[0].control.replication
+    replication.quorums.admit()
+    nodes[0].engine.now_ns = world.now_ns
+    replication.read(hold(nodes[0], ORSet, "s"), 3, ("a", "b", "c"), token)
+    nodes[0].turn()
+    world.finish(token)
+    assert elements(nodes[0]) == {"a", "b", "c"}
+    world.until(lambda: equal(nodes), ms=1000)
+
+
+# -- bad input
+
+
+class Bad:
+    """A node, and a stranger who says what no node would."""
+
+    def __init__(self, **limits: int) -> None:
+        self.world = World()
+        self.node = self.world.node("m", config=EngineConfig(**limits))
+        self.node.control.found(UUID)
+        self.stranger = Stranger(self.world, self.node, name="a")
+        self.stranger.introduce()
+        add(self.node, "mine")
+        self.world.run(10)
+        self.before = hold(self.node, ORSet, "s").state.encode()
+
+    def say(self, verb: int, *rest: Any) -> None:
+        self.stranger.say(STATE, write_body(verb, *rest))
+        self.world.run(10)
+
+    def heard(self, verb: int) -> list[list[Any]]:
+        bodies = [read(body) for body in self.stranger.bodies(STATE)]
+        return [parts for what, parts in bodies if what == verb]
+
+    def check_refused(self, count: int, error: str) -> None:
+        assert self.node.control.stats()["states_refused"] == count
+        event = self.node.told("state_refused")[-1]
+        assert type(event.error).__name__ == error, event
+        assert event.node_id == "a"
+        assert hold(self.node, ORSet, "s").state.encode() == self.before
+        assert self.stranger.ended is None
+
+
+def made_by(actor: str, element: Any = "x") -> bytes:
+    state = ORSet(Site(actor, bytes(16), EngineConfig(state_key_bytes_max=4096)))
+    state.add(element)
+    return state.delta.encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (made_by("b:1"), "NotOwner"),
+        (made_by("a:2"), "NotOwner"),
+        (made_by("m:1", "forged"), "NotOwner"),
+        (b"", "ProtocolError"),
+        (made_by("a:1")[:-1], "ProtocolError"),
+        (made_by("a:1", "k" * 1025), "LimitReached"),
+        (b"\xc1" * 100, "ProtocolError"),
+    ],
+)
+def test_a_change_that_is_not_right_is_refused_and_the_rest_is_taken(data: bytes, error: str) -> None:
+    bad = Bad()
+    flag = EWFlag(Site("a:1", bytes(16)))
+    flag.enable()
+    bad.say(DELTA, 5, [(SET, data), (Key(FLAG, "f"), flag.delta.encode())])
+    bad.check_refused(1, error)
+    ((serial, refusals),) = bad.heard(ACK)
+    assert serial == 5
+    assert [number for number, _, _ in refusals] == [0]
+    assert hold(bad.node, EWFlag, "f").state.value is True
+
+
+def test_a_forged_event_of_this_node_is_a_contradiction() -> None:
+    bad = Bad()
+    state = ORSet(Site("m:1", bytes(16)))
+    for element in range(5):
+        state.add(element)
+    bad.say(5, SET, state.encode(), 7, False)
+    bad.check_refused(1, "Contradiction")
+
+
+def test_one_event_of_two_contents_is_a_contradiction() -> None:
+    bad = Bad()
+    bad.say(DELTA, 0, [(SET, made_by("a:1", "x"))])
+    bad.before = hold(bad.node, ORSet, "s").state.encode()
+    bad.say(DELTA, 0, [(SET, made_by("a:1", "y"))])
+    bad.check_refused(1, "Contradiction")
+
+
+def test_a_stamp_ten_years_ahead_does_not_freeze_a_key() -> None:
+    bad = Bad()
+    state = LWWRegister(Site("a:1", bytes(16)))
+    now_ns = bad.world.now_ns + bad.node.engine.wall_offset_ns
+    state.set("for ever", HybridClock(60_000).stamp(now_ns + 10 * 365 * 86_400 * 10**9))
+    bad.say(DELTA, 0, [(Key(REGISTER, "r"), state.delta.encode())])
+    bad.check_refused(1, "FromFuture")
+    held = hold(bad.node, LWWRegister, "r")
+    held.state.set("now", bad.node.control.replication.stamp())  # type: ignore[attr-defined]
+    assert held.state.value == "now"
+
+
+def test_a_type_that_is_not_known_is_refused() -> None:
+    bad = Bad()
+    bad.say(DELTA, 0, [(Key(127, "s"), made_by("a:1"))])
+    bad.check_refused(1, "ProtocolError")
+
+
+def test_states_beyond_the_limit_are_refused() -> None:
+    bad = Bad(states_max=2, states_bytes_max=2 * STATE_OVERHEAD_BYTES + 64)
+    bad.say(DELTA, 0, [(Key(SET.code, "t"), made_by("a:1"))])
+    assert bad.node.control.stats()["states_refused"] == 0
+    bad.say(DELTA, 0, [(Key(SET.code, "u"), made_by("a:1"))])
+    bad.check_refused(1, "LimitReached")
+    bad.say(DELTA, 0, [(Key(SET.code, "t"), made_by("a:1", "long" * 20))])
+    bad.check_refused(2, "LimitReached")
+    with pytest.raises(LimitReached):
+        hold(bad.node, ORSet, "of the node itself")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (STATE, b""),
+        (STATE, b"\x90"),
+        (STATE, b"\x91\x63"),
+        (STATE, write_body(CONTEXT, SET, b"\xc1", 0, True)),
+        (STATE, write_body(FETCH, SET, b"\x81\xa1a\x91\x00")),
+        (STATE, b"\xdd\xff\xff\xff\xff"),
+        (STATE_CHUNK, b"\x94\x01\x05\x06\xc4\x01x"),
+    ],
+)
+def test_frames_that_break_the_form_close_the_link(kind: int, body: bytes) -> None:
+    bad = Bad()
+    bad.stranger.say(kind, body)
+    bad.world.until(lambda: bad.stranger.ended)
+    assert hold(bad.node, ORSet, "s").state.encode() == bad.before
+
+
+def test_questions_about_nothing_are_answered_with_nothing() -> None:
+    bad = Bad()
+    nobody = Key(SET.code, "nobody")
+    bad.say(CONTEXT, nobody, CausalContext().encode(), 0, True)
+    bad.say(FETCH, nobody, CausalContext({"x": 5}).encode())
+    bad.say(6, nobody, [("x", 0, 5, 7)])
+    bad.say(READ, 3, nobody, 7)
+    bad.say(ANSWER, 77, 5, b"late")
+    bad.say(ACK, 77, [])
+    assert bad.heard(ANSWER) == [[3, 0, b""]]
+    assert bad.node.control.replication.states.get(nobody) is None
+    assert bad.stranger.ended is None
+
+
+def test_a_change_as_large_as_a_frame_holds_goes_in_one() -> None:
+    world = World()
+    one, other = world.join("a", "b")
+    add(one, *(bytes(600) + bytes([number % 256]) for number in range(60)))
+    add(one, *(f"{number}" * 100 for number in range(BODY_BYTES // 100)))
+    world.until(lambda: equal([one, other]), ms=2000)
+    with pytest.raises(UsageError):
+        hold(one, int, "s")
