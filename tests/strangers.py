@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness import (
+    CARRY,
     CHECKED,
     CLOSE,
     HELLO,
@@ -55,7 +56,7 @@ class Stranger:
 
     def sealed(self, kind: int, body: bytes, flags: int = 0) -> bytes:
         """The next frame of its lane."""
-        lane = kind in (MESSAGE, STATE_CHUNK)
+        lane = kind in (MESSAGE, STATE_CHUNK, CARRY)
         data = frame(kind, body, flags, self._chains[lane])
         self._chains[lane] = int.from_bytes(data[-4:], "big")
         return data

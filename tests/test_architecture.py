@@ -55,7 +55,7 @@ agentnet_core.directory agentnet_core.confirmations agentnet_core.detector agent
 agentnet_core.census
 agentnet_core.membership agentnet_core.registrations agentnet_core.pulls
 agentnet_core.session
-agentnet_core.liveness agentnet_core.reach
+agentnet_core.liveness agentnet_core.reach agentnet_core.tunnels
 agentnet_core.admission
 agentnet_core.route
 agentnet_core.outflow agentnet_core.letters
@@ -66,6 +66,7 @@ agentnet_core.casting
 agentnet_core.posting
 agentnet_core.courier
 agentnet_core.reception
+agentnet_core.freight
 agentnet_core.engine
 agentnet_core.broadcasts
 agentnet_core.catalogue agentnet_core.replication

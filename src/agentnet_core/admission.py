@@ -111,7 +111,7 @@ class Admission:
         """A connection is there: say who we are."""
         if dial is not None:
             self._dials[session] = dial
-        session.hello = self._hello(session.secure)
+        session.hello = self._hello(session)
         self._engine.put_control(session, HELLO, session.hello.encode())
 
     def closed(self, session: Session) -> Dial | None:
@@ -140,7 +140,7 @@ class Admission:
 
     # -- both Hellos
 
-    def _hello(self, secure: bool) -> Hello:
+    def _hello(self, session: Session) -> Hello:
         return Hello(
             network=self._config.network,
             node_id=self._engine.node_id,
@@ -149,10 +149,11 @@ class Admission:
             frame_bytes_max=self._config.frame_bytes_max,
             message_bytes_max=self._config.message_bytes_max,
             credit_bytes=self._config.link_window_bytes,
-            checksum=CHECKSUM_NONE if secure else CHECKSUM_CRC32C,
+            checksum=CHECKSUM_NONE if session.secure else CHECKSUM_CRC32C,
             addresses=self.addresses,
             plaintext=self.plaintext,
-            liveness=self.offer_liveness(),
+            # Who cannot dial this node cannot probe it.
+            liveness=None if session.relay else self.offer_liveness(),
             features_required=self._features,
             features_optional=FEATURE_DELIVERY,
         )
@@ -184,6 +185,9 @@ class Admission:
         refusal = self._house.refusal(agreed.node_id, agreed.incarnation)
         if refusal is not None and agreed.node_id not in self._engine.sessions:
             raise HandshakeRefused(refusal)
+        dial = self._dials.get(session)
+        if session.relay and dial is not None and dial.node_id != agreed.node_id:
+            raise HandshakeRefused(f"{session.address}: node {agreed.node_id!r} is there")
         self._agreed[session] = agreed
         session.hello = remote
         session.delivers = bool(agreed.features & FEATURE_DELIVERY)
@@ -208,8 +212,8 @@ class Admission:
     def _decide(self, session: Session, *, arbiter: bool) -> None:
         """What becomes of a new link; the table is in `handshake`."""
         old = self._engine.sessions.get(session.node_id)
-        seen = None if old is None else LinkView(old.dialled, old.incarnation, old.welcomed)
-        new = LinkView(session.dialled, session.incarnation)
+        seen = None if old is None else _view(old)
+        new = _view(session)
         verdict = arbitrate(session.node_id, seen, new, arbiter=arbiter)
         if verdict.ruling is Ruling.PROBE and old is not None and verdict.close is not None:
             asked_ns = self._probe(old)
@@ -283,3 +287,9 @@ class Admission:
 
     def _probe_ns(self) -> int:
         return min(self._config.ping_interval_ms, self._config.handshake_ms_max // 2) * MS
+
+
+def _view(session: Session) -> LinkView:
+    return LinkView(
+        session.dialled, session.incarnation, session.welcomed, bool(session.relay), session.opened_ns
+    )

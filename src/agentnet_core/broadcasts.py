@@ -112,11 +112,12 @@ class Broadcasts:
         }
 
     def take_up(self, listeners: Mapping[str, object]) -> None:
-        """Broadcasts go over the links to these, those that were made for messages too; no others are
-        announced any."""
+        """Broadcasts go over the links to these, those that were made for messages too, but not through
+        others; no others are announced any."""
         self._tree.listeners = listeners
         for node_id in listeners:
-            if node_id not in self._peers and node_id in self.engine.sessions:
+            session = self.engine.sessions.get(node_id)
+            if session is not None and not session.relay and node_id not in self._peers:
                 self.link_up(node_id)
 
     def link_up(self, node_id: str) -> None:

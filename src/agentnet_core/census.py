@@ -217,6 +217,24 @@ class Census:
         """Whether a link to the node is for the overlay, and stays however little it is used."""
         return node_id in self.neighbours()
 
+    def relays(self, node_id: str) -> list[str]:
+        """Who should be linked with that node, and may pass on what is for it; those linked here first.
+
+        Not who is said not to hear it, or was dialled in vain.
+        """
+        record = self.living(node_id)
+        if record is None:
+            return []
+        nodes = [self._nodes[each] for each in self._rings.neighbours(node_id) if each != self.node_id]
+        heard = [node for node in nodes if node.record.node_id not in record.accusers]
+        may = [node for node in heard if node.linked or not node.redial.reason]
+        return [node.record.node_id for node in sorted(may, key=lambda node: not node.linked)]
+
+    def is_in_vain(self, node_id: str) -> bool:
+        """Whether the node was dialled in vain last."""
+        node = self._nodes.get(node_id)
+        return node is not None and not node.linked and bool(node.redial.reason)
+
     def is_mesh(self) -> bool:
         """Whether all nodes are neighbours of each other."""
         return self._rings.is_mesh(self.node_id)

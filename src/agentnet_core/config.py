@@ -136,6 +136,19 @@ class EngineConfig:
     data_links_max: int = 256
     """Links that are not of the overlay; for one more the idle one goes that was used least recently. If
     none is idle, the new one waits. Those that others make are taken; then idle ones go."""
+    relay: bool = True
+    """Whether this node carries bytes between two that are linked with it and cannot dial each other."""
+    relay_after_ms: int = 1_000
+    """A node that a message waits for is looked for through others (a tunnel) when all its addresses were
+    dialled in vain, or this long after; it is dialled on all the same."""
+    relay_tries_max: int = 8
+    """Nodes that are asked for a tunnel, one after another; then AgentUnreachable says why they refused."""
+    relayed_max: int = 64
+    """Tunnels that this node carries for others; one more is refused, and another node is asked."""
+    tunnels_max: int = 64
+    """Tunnels that end at this node; one more is refused, or not asked for."""
+    tunnel_window_bytes: int = 256 * 1024
+    """What may be on its way through one tunnel, each way: so much of it a relay may have to hold."""
     redial_ms_min: int = 50
     redial_ms_max: int = 5_000
     """Backoff between dials of one node: doubles from min to max, half of it jitter."""
@@ -280,6 +293,8 @@ class EngineConfig:
             value = getattr(self, field.name)
             if field.type == "int":
                 check_count(field.name, value)
+        if type(self.relay) is not bool:
+            raise ConfigError(f"relay={self.relay!r}: expected True or False")
         if self.frame_bytes_max < FRAME_BYTES_MIN:
             raise ConfigError(f"frame_bytes_max={self.frame_bytes_max}: expected at least {FRAME_BYTES_MIN}")
         if self.frame_bytes_max > FRAME_BYTES_LIMIT:

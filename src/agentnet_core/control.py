@@ -37,6 +37,7 @@ from agentnet_core.records import AgentRecord, Event, Member
 from agentnet_core.replication import Replication
 from agentnet_core.roster import Vouch, decode_digest, decode_probe, encode_digest, encode_probe
 from agentnet_core.signing import LEAVE, Seals, Signer
+from agentnet_core.tunnels import TUNNEL, Tunnels
 from agentnet_core.views import show_members
 
 if TYPE_CHECKING:
@@ -69,8 +70,11 @@ class Control:
         self.seals = seals = Seals(signer, config, engine.event) if signer is not None else None
         proofs = Proofs(seals) if seals is not None else None
         self.membership = Membership(engine.node_id, engine.incarnation, (), config, rng, proofs)
-        self._reach = Reach(engine, self.membership, config)
+        self.tunnels = tunnels = Tunnels(engine, self.membership, config)
+        self.carried = tunnels.carried
+        self._reach = Reach(engine, self.membership, tunnels, config)
         self.reach, self.say = self._reach.reach, self._reach.say
+        tunnels.say, tunnels.no_way = self.say, self._reach.no_way
         self.broadcasts = Broadcasts(engine, config, seals, self.membership.certificate_of)
         self.broadcasts.take(MESSAGES, self._hear)
         self.catalogue = Catalogue(engine, config, self.membership, self.broadcasts, self.say, seals)
@@ -147,17 +151,26 @@ class Control:
 
     def dial_failed(self, dial: Dial, error: NetworkError, *, refused: bool = False) -> None:
         """The driver could not connect. ``refused``: the host says that nobody listens there."""
-        self.membership.dial_failed(dial, str(error), self.engine.now_ns, refused=refused)
+        self._dial_failed(dial, error, refused=refused)
         if isinstance(error, HandshakeRefused):
             self._count_refusal(dial.node_id or dial.address, error)
-        self._refused(dial.address, error)
-        self._reach.dial_failed(dial.node_id, error)
         self._check_joined()
         self._turn(self.engine.now_ns)
 
+    def _dial_failed(
+        self, dial: Dial, error: NetworkError, *, node_id: str | None = None, refused: bool = False
+    ) -> None:
+        if dial.relay:
+            self.tunnels.dial_failed(dial, error)
+            return
+        now = self.engine.now_ns
+        self.membership.dial_failed(dial, str(error), now, node_id=node_id, refused=refused)
+        self._refused(dial.address, error)
+        self._reach.dial_failed(dial.node_id, error)
+
     def leave(self) -> None:
         """Tell every node that this one goes for good; the driver flushes and closes."""
-        self.leaving = True
+        self.leaving = self.tunnels.leaving = True
         self.replication.end()
         self._reach.end()
         self.catalogue.end()
@@ -183,6 +196,7 @@ class Control:
         return {
             **self.broadcasts.stats(),
             **self.replication.stats(),
+            **self.tunnels.stats(),
             "records_refused": 0 if seals is None else seals.refused,
             "records_unproven": 0 if seals is None else seals.unproven,
         }
@@ -223,23 +237,23 @@ class Control:
             if session.dialled and isinstance(error, HandshakeRefused):
                 self._refused(session.address, error)  # an arbiter may be refused by the other side yet
             self._compared.pop(session.node_id, None)
-            self.broadcasts.link_down(session.node_id)
             self.catalogue.link_down(session.node_id)
             self.replication.link_down(session.node_id)
-            if session.retired:
+            if not session.relay:
+                self.broadcasts.link_down(session.node_id)
+            if session.retired and not session.relay:
                 self.membership.link_retired(session.node_id, now)
-            else:
+            elif not session.relay:
                 self.membership.link_down(session.node_id, now, heard_ns, hung_up=session.hung_up)
             if not (self.leaving or session.left or session.retired):
                 self.engine.event(Event(Event.LINK_LOST, session.node_id, detail=str(error), error=error))
         elif not session.welcomed:
             if dial is not None:
-                self.membership.dial_failed(dial, str(error), now, node_id=session.node_id or None)
-                self._refused(dial.address, error)
-                self._reach.dial_failed(dial.node_id, error)
+                self._dial_failed(dial, error, node_id=session.node_id or None)
             if not (self.leaving or isinstance(error, DuplicateLink)):
                 self._count_refusal(session.node_id or session.address, error)
         self._reach.closed(session)
+        self.tunnels.closed(session)
         self._check_joined()
         self.engine.wake_by(self.membership.next_deadline_ns())
 
@@ -285,6 +299,8 @@ class Control:
             self.catalogue.on_there(session, body)
         elif kind in (RETIRE, STAY) and session.welcomed:
             self._reach.receive(session, kind, body)
+        elif kind == TUNNEL and session.welcomed:
+            self.tunnels.receive(session, body)
         elif kind == CONFIRM and session.welcomed:
             self.catalogue.on_confirm(session, body)
         else:
@@ -296,19 +312,22 @@ class Control:
     def let_in(self, session: Session, dial: Dial | None, confirmed: bool) -> None:
         """A link is in use from now on: tell the peer what is known here."""
         engine, node_id = self.engine, session.node_id
+        old = engine.sessions.get(node_id)
         engine.welcome(session)
         self.liveness.welcomed(session, engine.now_ns)
         hello: Hello = session.hello
-        self.membership.link_up(
-            node_id, session.incarnation, hello.addresses, engine.now_ns, hello.plaintext, dial, confirmed
-        )
+        if not session.relay:  # who is reached through another is no neighbour
+            self.membership.link_up(
+                node_id, session.incarnation, hello.addresses, engine.now_ns, hello.plaintext, dial, confirmed
+            )
         engine.put_control(session, DIGEST, encode_digest(self.membership.digest(), False))
         if session.closed:  # it was too much for it at once
             return
-        self._reach.welcomed(session)
+        self._reach.welcomed(session, old)
         self._compared.pop(node_id, None)
-        self.broadcasts.link_down(node_id)  # the one whose place it takes
-        self.broadcasts.take_up(self.membership.listeners())
+        if not session.relay:
+            self.broadcasts.link_down(node_id)  # the one whose place it takes
+            self.broadcasts.take_up(self.membership.listeners())
         self.catalogue.link_up(session)
         self.replication.link_up(node_id)
         self._turn(engine.now_ns)
@@ -347,7 +366,7 @@ class Control:
                 session.heard_ns = min(now_ns, session.heard_ns + gap_ns)
             self.membership.stood_still(now_ns, gap_ns)
         self._turn(now_ns)
-        next_ns = min(self._reach.tick(now_ns), self.liveness.tick(now_ns, gap_ns))
+        next_ns = min(self._reach.tick(now_ns), self.liveness.tick(now_ns, gap_ns), self.tunnels.tick(now_ns))
         if not self.leaving:
             next_ns = min(next_ns, self.membership.next_deadline_ns(), self.membership.news_due_ns())
         next_ns = min(next_ns, self.admission.tick(now_ns), self.catalogue.tick(now_ns))

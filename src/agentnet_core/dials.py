@@ -28,10 +28,12 @@ class Random(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """Open a link to ``address``. ``node_id``: who should be there, None for a bootstrap address."""
+    """Open a link to ``address``. ``node_id``: who should be there, None for a bootstrap address.
+    ``relay``: through whose tunnel, if not straight."""
 
     address: str
     node_id: str | None = None
+    relay: str = ""
 
 
 class Redial:

@@ -18,12 +18,12 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from agentnet_core.framing cimport (
-    CREDIT, DONE, GO, MESSAGE, OPTIONAL_FIELDS, PING, PONG, REFUSED, RETURN, STATUS, STOP, Arena, Cursor,
-    pack_u64, read_array, read_uint, skip_value,
+    CARRY, CREDIT, DONE, GO, MESSAGE, OPTIONAL_FIELDS, PING, PONG, REFUSED, RETURN, STATUS, STOP, Arena,
+    Cursor, pack_u64, read_array, read_uint, skip_value,
 )
 from agentnet_core.mailbox cimport Mailbox, is_full, is_high
 from agentnet_core.message cimport TYPE_RESPONSE, Origin, copy_message, read_message
-from agentnet_core.outflow cimport ACTIVE, MAINTENANCE, optional_bytes_max
+from agentnet_core.outflow cimport ACTIVE, MAINTENANCE
 from agentnet_core.route cimport Waiting
 from agentnet_core.calls cimport Pending
 
@@ -36,7 +36,7 @@ cdef int64_t MS = 1_000_000
 cdef int64_t NEVER = 0x7fffffffffffffff
 
 
-cdef class Engine(Reception):
+cdef class Engine(Freight):
     """One node, without its I/O. See the module's head and the design's contract.
 
     `make_token()` gives an object that the engine hands back in `ready().settle`, and that has
@@ -74,6 +74,8 @@ cdef class Engine(Reception):
                 session.heard_ns = self.now_ns      # bytes of a frame that never ends are no sign of life
                 if frame.kind == MESSAGE:
                     self.on_message(session, &frame)
+                elif frame.kind == CARRY:
+                    self.on_carry(session, &frame)
                 else:
                     if not session.welcomed:
                         session.handshake_bytes += frame.wire_size
@@ -105,10 +107,7 @@ cdef class Engine(Reception):
         cdef int64_t whole = 0
         if not session.welcomed:
             raise ProtocolError("a MESSAGE frame before the link was welcomed")
-        session.received += frame.wire_size
-        if session.received - session.reported > session.granted + optional_bytes_max:
-            raise ProtocolError(f"{session.received - session.reported} bytes of data at once: expected at "
-                                f"most {session.granted}, the credit that was given (link_window_bytes)")
+        self.count_data(session, frame)
         message = read_message(frame.body, frame.size, frame.flags & OPTIONAL_FIELDS, session.origin)
         if message.ttl_ms:      # of a large message, since its first fragment
             message.deadline_ns = self.now_ns + message.ttl_ms * MS
@@ -282,7 +281,7 @@ cdef class Engine(Reception):
     cdef int on_status(self, Session session, bint cordoned) except -1:
         """The peer takes no new work, or takes it again."""
         cdef Route route
-        if cordoned == session.cordoned:
+        if cordoned == session.cordoned or self.sessions.get(session.node_id) is not session:
             return 0
         session.cordoned = cordoned
         if cordoned:

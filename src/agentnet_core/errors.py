@@ -287,6 +287,13 @@ class CausalGap(OutageError):
     code = 331
 
 
+class RelayRefused(OutageError):
+    """A node would not carry a tunnel, or not be its end: it does not relay, has as many as it may, or is not
+    linked with the other end."""
+
+    code = 350
+
+
 class InternalError(NetworkError):
     """A defect of agentnet itself; please report it."""
 

@@ -59,6 +59,8 @@ cdef enum Kind:
     GONE = 28
     STATE = 29
     STATE_CHUNK = 30
+    TUNNEL = 31
+    CARRY = 33
     MESSAGE = 16
     REFUSED = 17
 
@@ -127,6 +129,11 @@ cdef bint read_map(Cursor* c, uint32_t* n) noexcept nogil
 cdef bint skip_value(Cursor* c, int depth) noexcept nogil
 
 cdef uint32_t crc32c_extend(uint32_t crc, const uint8_t* p, size_t n) noexcept nogil
+
+
+cdef inline bint is_data(uint8_t kind) noexcept nogil:
+    """Whether frames of that kind are on the data lane."""
+    return kind == MESSAGE or kind == STATE_CHUNK or kind == CARRY
 
 
 cdef struct Frame:

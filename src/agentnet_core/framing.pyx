@@ -2,7 +2,7 @@
 
 A frame is `u32 length, u8 kind, u8 flags, body[, u32 crc32c]`, big-endian; `length` counts what
 follows it.  The checksum covers kind, flags and body, and goes on from that of the frame before it
-in its lane (messages and chunks of states are one lane, all else the other), so that whole frames that
+in its lane (messages, chunks of states and what tunnels carry, or all else), so that whole frames that
 are lost, swapped or repeated are noticed, too.  The decoder takes bytes as they come (whole, byte by byte,
 with a tail) and gives whole frames, views into the arena that die with the next read; a frame over the limit
 is refused by its length alone, before anything is held for it.  The encoder writes into chunks that a
@@ -34,6 +34,7 @@ KINDS = {
     STATUS: "STATUS", PULL: "PULL", DONE: "DONE", RETURN: "RETURN",
     GOSSIP: "GOSSIP", IHAVE: "IHAVE", GRAFT: "GRAFT", PRUNE: "PRUNE", GONE: "GONE",
     STATE: "STATE", STATE_CHUNK: "STATE_CHUNK",
+    TUNNEL: "TUNNEL", CARRY: "CARRY",
     MESSAGE: "MESSAGE", REFUSED: "REFUSED",
 }
 
@@ -465,7 +466,7 @@ cdef class Decoder:
                 raise ProtocolError(f"frame of {length} bytes at byte {self.offset}: "
                                     f"too short for its checksum")
             frame.size -= CHECKSUM_BYTES
-            lane = frame.kind == MESSAGE or frame.kind == STATE_CHUNK
+            lane = is_data(frame.kind)
             chain = agentnet_crc32c_extend(self.chains[lane], p + 4, length - CHECKSUM_BYTES)
             if chain != get_u32(frame.body + frame.size):
                 raise ProtocolError(f"frame at byte {self.offset}: its checksum does not match, "

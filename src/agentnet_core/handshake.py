@@ -16,11 +16,15 @@ decided, `me` and `peer` are who dialled it:
     same incarnation, dialled by me   by me           DUPLICATE  REPLACE
     same incarnation, by peer         by me           DUPLICATE  REPLACE
     same incarnation, by peer         by peer         REPLACE    REPLACE
+    same incarnation, through a relay not relayed     SUPERSEDE  SUPERSEDE
+    same incarnation, not relayed     through a relay DUPLICATE  REPLACE, or if the old one was
+                                                                 opened later SUPERSEDE
 
 WELCOME   take the new link.
 REPLACE   close the old link, then take the new: a peer dials again only when its old link died,
           and the lesser follows its arbiter.
 DUPLICATE close the new link; nobody did anything wrong.
+SUPERSEDE take the new link; the relayed one of the two ends when all that was sent on it is answered.
 REFUSE    close the new link: a dead incarnation never returns.
 PROBE     ping the old link.  It answers: close the new link with the verdict's text.  It is
           silent: close the old one and ask `arbitrate` again.  Decisions look at welcomed links
@@ -443,6 +447,7 @@ class Ruling(Enum):
     DUPLICATE = "duplicate"
     REFUSE = "refuse"
     PROBE = "probe"
+    SUPERSEDE = "supersede"
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,12 +457,14 @@ class LinkView:
     dialled_by_me: bool
     incarnation: int
     welcomed: bool = False
+    relayed: bool = False
+    opened_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """``close``: what to send on the link that is to be closed; for REPLACE that is the old link,
-    for PROBE the new one if the old one answers, for WELCOME there is none."""
+    for PROBE the new one if the old one answers, for WELCOME and SUPERSEDE there is none."""
 
     ruling: Ruling
     close: Close | None = None
@@ -479,7 +486,10 @@ def arbitrate(node_id: str, old: LinkView | None, new: LinkView, *, arbiter: boo
             "restart the node, or give it an id of its own"
         )
         return Verdict(Ruling.REFUSE, Close.of(dead))
-    dialled_by_peer = not old.dialled_by_me and not new.dialled_by_me
+    late = not (arbiter or old.relayed) and new.relayed and old.opened_ns > new.opened_ns
+    if late or (old.relayed and not new.relayed):
+        return Verdict(Ruling.SUPERSEDE)
+    dialled_by_peer = old.relayed == new.relayed and not old.dialled_by_me and not new.dialled_by_me
     if not arbiter or dialled_by_peer:
         return Verdict(Ruling.REPLACE, Close(Close.DUPLICATE, "duplicate link: a newer one replaces it"))
     return Verdict(Ruling.DUPLICATE, Close(Close.DUPLICATE, "duplicate link: the nodes are linked already"))

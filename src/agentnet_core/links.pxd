@@ -2,6 +2,7 @@ from libc.stdint cimport int64_t
 
 from agentnet_core.calls cimport Calls
 from agentnet_core.framing cimport Arena
+from agentnet_core.route cimport Waiting
 from agentnet_core.session cimport Session
 
 
@@ -13,6 +14,8 @@ cdef class Links(Calls):
     cdef int64_t links_lost, links_retired, messages_unconfirmed
 
     cdef Session stand_in(self, str node_id)
+    cdef int supersede(self, Session old, Session new) except -1
+    cdef int follow(self, Waiting waiting, Session new) except -1
     cdef int move(self, Session old, Session new) except -1
     cdef int part(self, Session session, error) except -1
     cdef int set_aside(self, Session session, lost) except -1

@@ -11,6 +11,8 @@ agent that is sought, whose messages are bounded as all that wait.
 
 from libc.stdint cimport uint64_t
 
+from collections import deque
+
 from agentnet_core.framing cimport PING, STATUS
 from agentnet_core.message cimport Origin
 from agentnet_core.outflow cimport MAINTENANCE
@@ -42,9 +44,13 @@ cdef class Links(Calls):
         session.pinged_ns = self.now_ns
         self.put_control_u64(session, PING, <uint64_t>self.now_ns)
 
-    def open(self, *, bint secure, str address, str certified=None, dial=None):
-        """A new link, dialled for `dial` or accepted; the session that stands for it. Its Hello goes out."""
+    def open(self, *, bint secure, str address, str certified=None, dial=None, str relay=""):
+        """A new link, dialled for `dial` or accepted; the session that stands for it. Its Hello goes out.
+
+        `relay`: the node whose tunnel it goes through.
+        """
         session = Session(self.arena, dial is not None, secure, address, certified, self.now_ns)
+        session.relay = relay
         self.links.append(session)
         self.control.opened(session, dial)
         return session
@@ -56,9 +62,14 @@ cdef class Links(Calls):
     def welcome(self, Session session not None):
         """The link is in use from now on: messages may pass."""
         cdef Session awaited = self.awaited.pop(session.node_id, None)
+        cdef Session old = self.sessions.get(session.node_id)
         session.welcomed = session.clear = True
         session.origin.session = session
+        if old is not None and session.relay and not old.relay:     # that one takes over
+            return
         self.sessions[session.node_id] = session
+        if old is not None:
+            self.supersede(old, session)
         if self.cordoned:
             self.put_control_u64(session, STATUS, MAINTENANCE)
         if awaited is not None:
@@ -151,6 +162,50 @@ cdef class Links(Calls):
         old.blocked.clear()
         return 0
 
+    cdef int supersede(self, Session old, Session new) except -1:
+        """What is not sent yet goes by the new link, which is held until all that was sent is taken; what
+        was sent is answered, and the peer's requests are, on the old one."""
+        cdef Route route
+        cdef Waiting waiting
+        cdef list waits = [w for lane in old.bulk.values() for w in lane] + list(old.blocked)
+        new.held, new.clear = True, False
+        old.shelved = {key: route for key, route in self.routes.items() if route.session is old}
+        for key, route in old.shelved.items():
+            del self.routes[key]
+            if route.waiting and key == route.agent_id:
+                waits.extend(route.waiting)
+                route.waiting = None
+        if old.everyone is not None:
+            (<Route>old.everyone).session = new
+            new.everyone, old.everyone = old.everyone, None
+        for waiting in waits:
+            if not (waiting.dropped or waiting.started or waiting.route is old.answers):
+                self.follow(waiting, new)
+                new.blocked.append(waiting)
+        old.blocked = deque(w for w in old.blocked if (<Waiting>w).route.session is old)
+        for key in list(old.bulk):
+            old.bulk[key] = deque(w for w in old.bulk[key] if (<Waiting>w).route.session is old)
+        return 0
+
+    cdef int follow(self, Waiting waiting, Session new) except -1:
+        """It goes by that link to the same node."""
+        cdef Route old = waiting.route, route
+        cdef Pending pending
+        if old.session is new:      # of a broadcast
+            return 0
+        route = self.routes.get(old.agent_id)
+        if route is None:
+            route = self.routes[old.agent_id] = Route(old.record, new)
+        waiting.move(route)
+        pending = self.pending.get(waiting.message.correlation) if waiting.message.correlation else None
+        if pending is not None and pending.route is old and pending.waiting is waiting:
+            pending.route = route
+        return 0
+
+    def is_drained(self, Session session not None):
+        """Whether the peer has taken all that was sent or waits here."""
+        return not (session.blocked or session.bulk) and session.sent_messages == session.credited_messages
+
     def unreachable(self, str node_id, error):
         """No link to that node is to come: what waits for one fails with `error`."""
         cdef Session awaited = self.awaited.pop(node_id, None)
@@ -213,10 +268,11 @@ cdef class Links(Calls):
 
     cdef int part(self, Session session, error) except -1:
         """The link is not in use any more: settle all that depended on it."""
+        cdef bint current = self.sessions.get(session.node_id) is session
         session.clear = False
         if session.origin.session is session:
             session.origin.session = None
-        if self.sessions.get(session.node_id) is session:
+        if current:
             del self.sessions[session.node_id]
             if session.retired:
                 self.links_retired += 1
@@ -224,7 +280,7 @@ cdef class Links(Calls):
                 self.links_lost += 1
         lost = LinkLost(f"the link to node {session.node_id} went down: {error}; the outcome is unknown")
         unsent = AgentUnreachable(f"the link to node {session.node_id} went down: {error}; nothing was sent")
-        if session.held:
+        if session.held and current:
             self.set_aside(session, lost)
         self.strand(session, lost, unsent)
         if session.unconfirmed:

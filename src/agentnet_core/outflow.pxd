@@ -22,6 +22,7 @@ cdef class Ready:
     cdef readonly list close
     cdef readonly list dial
     cdef readonly list probe
+    cdef readonly list tunnels
     cdef readonly list deliver
     cdef readonly list stop
     cdef readonly list settle
@@ -88,6 +89,7 @@ cdef class Outflow:
     cdef int drain_local(self, Route port) except -1
     cdef int queue_bulk(self, Session session, Waiting waiting) except -1
     cdef int pump(self, Session session) except -1
+    cdef bint put_freight(self, Session session) except -1
     cdef bint may_start(self, Session session, Waiting waiting) except -1
     cdef int put_piece(self, Session session, Waiting waiting) except -1
     cdef int wake_for(self, Waiting waiting) except -1

@@ -42,6 +42,7 @@ cdef class Ready:
 
     persist: Entries for the log, or None, as batch number `batch`; `persisted` or `unpersisted` tells of it.
     send: sessions with bytes to write. close: (session, error). dial: addresses to dial.
+    tunnels: those with something for the driver.
     probe: sessions whose peer's liveness port is to be asked; the control's `alive` takes the answer.
     deliver: ports whose runner must be woken. stop: ports that lost their id to another node, and whose
     runner must end. settle: (token, message or error or None, hint).
@@ -49,18 +50,13 @@ cdef class Ready:
     """
 
     def __cinit__(self):
-        self.send, self.close, self.dial, self.probe = [], [], [], []
+        self.send, self.close, self.dial, self.probe, self.tunnels = [], [], [], [], []
         self.deliver, self.stop, self.settle, self.events = [], [], [], []
 
     def clear(self):
-        self.send.clear()
-        self.close.clear()
-        self.dial.clear()
-        self.probe.clear()
-        self.deliver.clear()
-        self.stop.clear()
-        self.settle.clear()
-        self.events.clear()
+        for field in (self.send, self.close, self.dial, self.probe, self.tunnels, self.deliver, self.stop,
+                      self.settle, self.events):
+            field.clear()
 
 
 cdef class Outflow:
@@ -110,7 +106,7 @@ cdef class Outflow:
             last_words()
         self.date()
         for session in self.now_ready.send:
-            if session.bulk:
+            if session.bulk or session.freight:
                 self.pump(session)
         ready = self.now_ready
         for session in ready.send:
@@ -198,7 +194,7 @@ cdef class Outflow:
             session.stalled = False
         session.credited, session.credited_messages = <int64_t>taken, <int64_t>messages
         session.share.credited(session.credited, self.now_ns, self.bulk_window // self.fragment_bytes)
-        if session.bulk:
+        if session.bulk or session.freight:
             self.mark(session)
         return self.drain(session) if session.blocked else 0
 
@@ -457,6 +453,8 @@ cdef class Outflow:
         while more and session.bulk:
             more = False
             for key in list(session.bulk):
+                if session.freight and session.freight_turn:
+                    session.freight_turn = not self.put_freight(session)
                 if not session.share.has_room() or session.room() < self.fragment_bytes + optional_bytes_max:
                     return 0
                 lane = session.bulk[key]
@@ -470,6 +468,7 @@ cdef class Outflow:
                     continue
                 else:
                     self.put_piece(session, waiting)
+                    session.freight_turn = True
                     if waiting.dropped:
                         lane.popleft()
                 if not lane:
@@ -477,6 +476,10 @@ cdef class Outflow:
                 more = True
         session.clear = session.welcomed and not session.blocked
         return 0
+
+    cdef bint put_freight(self, Session session) except -1:
+        """Put one piece of a tunnel on the link, if there is room: `Freight` has them."""
+        raise InternalError("an Outflow alone has no tunnels")
 
     cdef bint may_start(self, Session session, Waiting waiting) except -1:
         """Whether the agent takes messages, and the peer may hold one more in parts."""

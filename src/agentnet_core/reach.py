@@ -5,7 +5,10 @@ that are wanted, control frames for them, how their dials end, links that come a
 STAY.  Out: requests to the membership to dial, what the engine is to hold, let go or fail.
 
     wanted    messages wait at the engine, control frames here, while the node is dialled: each
-              address once, or until `link_wait_ms_max`. Then they fail, and surely were not sent
+              address once, or until `link_wait_ms_max`. For messages a way through another node is
+              looked for (`tunnels`) when all were in vain, or after `relay_after_ms`, and it is
+              dialled on: a link of its own takes over from one that is relayed, which ends when all
+              that was sent on it is answered. Else they fail, and surely were not sent
     in use    until no message has gone either way for `data_idle_ms`, or another link needs the
               place (`data_links_max`) and this one is not needed and was used least recently
     retiring  this side sends no message and says RETIRE, for nothing of its own is on its way. The
@@ -30,6 +33,7 @@ from agentnet_core.errors import (
     AgentUnreachable,
     Congested,
     DuplicateLink,
+    HandshakeRefused,
     LinkLost,
     NetworkError,
     ProtocolError,
@@ -46,6 +50,8 @@ LOOKS = 8
 """How often an idle link is looked at before it is retired."""
 NOWHERE = "it is lost, has left or has no address that is known"
 FULL_LOOK_NS = 50 * MS
+OLD_LOOK_NS = 20 * MS
+"""How often a link is looked at that another has taken over from."""
 """How often a place is looked for while somebody waits for one."""
 
 CLOSE, RETIRE, STAY = 2, 14, 15
@@ -73,6 +79,7 @@ class Engine(Protocol):
     def awaited(self) -> Mapping[str, Session]: ...
     def put_control(self, session: Session, kind: int, body: bytes, /) -> None: ...
     def unreachable(self, node_id: str, error: NetworkError, /) -> None: ...
+    def is_drained(self, session: Session, /) -> bool: ...
     def idle(self, sessions: list[Session], /) -> list[Session]: ...
     def hold(self, session: Session, /) -> None: ...
     def unhold(self, session: Session, /) -> None: ...
@@ -81,14 +88,31 @@ class Engine(Protocol):
     def wake_by(self, when_ns: int, /) -> None: ...
 
 
+class Ways(Protocol):
+    """Other ways to a node than its addresses."""
+
+    def seek(self, node_id: str, /) -> str:
+        """Look for one; why there is none, empty if there may be. `Reach.no_way` tells if it was in vain."""
+
+    def found(self, node_id: str, /) -> None:
+        """None is needed any more."""
+
+    def carries(self, session: Session, /) -> bool:
+        """Whether others depend on that link."""
+
+
 class _Want:
     """A node that is wanted. ``left``: its addresses that were not dialled in vain yet, None while there is
-    no place for the link; ``reason``: why the last one was in vain."""
+    no place for the link; ``reason``: why the last one was in vain. ``for_messages``: not for control frames
+    alone. ``seek_ns``: when to look for another way; ``no_way``: why there is none, empty while one is looked
+    for, None before."""
 
-    __slots__ = ("deadline_ns", "frames", "left", "reason")
+    __slots__ = ("deadline_ns", "for_messages", "frames", "left", "no_way", "reason", "seek_ns")
 
     def __init__(self) -> None:
-        self.deadline_ns = NEVER
+        self.deadline_ns = self.seek_ns = NEVER
+        self.for_messages = False
+        self.no_way: str | None = None
         self.left: int | None = None
         self.reason = ""
         self.frames: list[tuple[int, bytes, Unsaid | None]] = []
@@ -106,9 +130,11 @@ class _Use:
 class Reach:
     """Which nodes are wanted, and which links are not any more."""
 
-    def __init__(self, engine: Engine, membership: Membership, config: EngineConfig) -> None:
+    def __init__(self, engine: Engine, membership: Membership, ways: Ways, config: EngineConfig) -> None:
         self._engine = engine
         self._membership = membership
+        self._ways = ways
+        self._seek_after_ns = config.relay_after_ms * MS
         self._wait_ns = config.link_wait_ms_max * MS
         self._hang_up_ns = config.handshake_ms_max * MS
         self._idle_ns = config.data_idle_ms * MS
@@ -119,6 +145,8 @@ class Reach:
         self._uses: dict[Session, _Use] = {}
         self._retiring: dict[Session, None] = {}
         self._let_go: dict[Session, int] = {}
+        self._older: dict[Session, Session] = {}
+        """Relayed links, and those that took over from them."""
         self._look_ns = NEVER
         self._ended = ""
 
@@ -129,9 +157,13 @@ class Reach:
 
         `Engine.welcome` or `Engine.unreachable` follows.
         """
+        self._reach(node_id, for_messages=True)
+
+    def _reach(self, node_id: str, *, for_messages: bool) -> None:
         if self._ended:
             raise _unreachable(node_id, self._ended)
         want = self._wants.get(node_id) or _Want()
+        want.for_messages = want.for_messages or for_messages
         if not self._dial(node_id, want):
             raise _unreachable(node_id, NOWHERE)
         want.deadline_ns = AT_NEXT_TICK
@@ -158,7 +190,7 @@ class Reach:
         else:
             try:
                 if session is None and node_id not in self._wants:
-                    self.reach(node_id)
+                    self._reach(node_id, for_messages=False)
                 self._keep(self._wants.setdefault(node_id, _Want()), kind, body, unsaid)
                 return
             except AgentUnreachable as found:
@@ -175,8 +207,16 @@ class Reach:
         if isinstance(error, DuplicateLink):
             return  # another link of the two nodes stays, or an old one is being probed: dialled again
         want.left -= 1
-        if want.left <= 0:
-            self._give_up(node_id, want.reason)
+        if want.left <= 0 and (isinstance(error, HandshakeRefused) or not self._seek(node_id, want)):
+            self._give_up(node_id, _why(want))
+
+    def no_way(self, node_id: str, reason: str) -> None:
+        """There is no other way to the node than to dial it."""
+        want = self._wants.get(node_id)
+        if want is not None and want.no_way is not None:
+            want.no_way = reason
+            if want.left is not None and want.left <= 0:
+                self._give_up(node_id, _why(want))
 
     def gone(self, node_id: str, why: str) -> None:
         """The node is lost, or has left."""
@@ -192,13 +232,23 @@ class Reach:
     def _dial(self, node_id: str, want: _Want) -> bool:
         """Have the node dialled, once there is a place for the link; False if nobody knows where it is."""
         if want.left is None and self._has_place(node_id):
-            want.left = self._membership.reach(node_id, self._engine.now_ns) or None
-            return want.left is not None
+            left = self._membership.reach(node_id, self._engine.now_ns)
+            in_vain = left == 0 or self._membership.is_in_vain(node_id)
+            if in_vain and not self._seek(node_id, want) and left == 0:
+                return False
+            want.left = left
         return True
+
+    def _seek(self, node_id: str, want: _Want) -> bool:
+        """Look for another way, if that was not done yet; whether there may be one."""
+        if want.no_way is None:
+            want.no_way = self._ways.seek(node_id) if want.for_messages else "it is for messages alone"
+        return not want.no_way
 
     def _give_up(self, node_id: str, reason: str) -> None:
         want = self._wants.pop(node_id)
         self._membership.release(node_id)
+        self._ways.found(node_id)
         error = _unreachable(node_id, reason)
         self._engine.unreachable(node_id, error)
         for _, _, unsaid in self._take_frames(want):
@@ -221,25 +271,34 @@ class Reach:
     def _say_kept(self, session: Session) -> None:
         want = self._wants.pop(session.node_id, None)
         if want is not None:
-            self._membership.release(session.node_id)
             for kind, body, _ in self._take_frames(want):
                 self._engine.put_control(session, kind, body)
 
     # -- links that come and go
 
-    def welcomed(self, session: Session) -> None:
-        """There is a link: what waited for it goes."""
+    def welcomed(self, session: Session, old: Session | None = None) -> None:
+        """There is a link: what waited for it goes. ``old``: one that was there; the relayed one ends."""
         now = self._engine.now_ns
         self._uses[session] = _Use(session.moved, now)
+        self._ways.found(session.node_id)
+        if not session.relay:  # while it is, the node is dialled on
+            self._membership.release(session.node_id)
         self._say_kept(session)
+        if old is not None and not old.closed:
+            older, newer = (session, old) if session.relay else (old, session)
+            self._older[older] = newer
+            self._look_by(now)
         self._look_by(now + min(self._idle_ns // LOOKS, FULL_LOOK_NS if self._is_full() else NEVER))
 
     def closed(self, session: Session) -> None:
         """A link is gone, and the membership knows; what still waits for it is to go by another."""
         self._uses.pop(session, None)
         self._retiring.pop(session, None)
+        self._yield_place(session)
         node_id = session.node_id
         want = self._wants.get(node_id)
+        if session.relay and want is None and node_id not in self._engine.sessions:
+            self._membership.release(node_id)
         aside = node_id in self._engine.awaited if want is None else want.deadline_ns == NEVER
         if aside and node_id not in self._engine.sessions:
             self._reach_again(node_id)
@@ -273,8 +332,16 @@ class Reach:
             engine.wake_by(self._let_go[session])
             engine.retire(session, close.error())
 
+    def _yield_place(self, old: Session) -> None:
+        """All that was sent on a link has been taken, or never will be: what waits goes by the newer one."""
+        new = self._older.get(old)
+        if new is not None and not new.closed and new not in self._retiring:
+            self._engine.unhold(new)
+        if old.closed:
+            self._older.pop(old, None)
+
     def _is_needed(self, session: Session) -> bool:
-        wanted = self._keeps(session) or session.node_id in self._wants
+        wanted = self._keeps(session) or session.node_id in self._wants or self._ways.carries(session)
         return wanted or not self._engine.idle([session])
 
     # -- time
@@ -283,22 +350,25 @@ class Reach:
         """What is due; the time of the next thing."""
         for node_id, want in list(self._wants.items()):
             if want.deadline_ns == AT_NEXT_TICK:
-                want.deadline_ns = now_ns + self._wait_ns
+                want.deadline_ns, want.seek_ns = now_ns + self._wait_ns, now_ns + self._seek_after_ns
             elif now_ns >= want.deadline_ns:
                 self._give_up(node_id, self._late(want))
+            elif now_ns >= want.seek_ns and want.left is not None:
+                want.seek_ns = NEVER
+                self._seek(node_id, want)
         for session, deadline_ns in list(self._let_go.items()):
             if session.closed or now_ns >= deadline_ns:
                 del self._let_go[session]
                 self._engine.down(session, LinkLost(f"node {session.node_id} did not hang up"))
         if now_ns >= self._look_ns:
             self._look(now_ns)
-        deadlines = [want.deadline_ns for want in self._wants.values()]
+        deadlines = [min(want.deadline_ns, want.seek_ns) for want in self._wants.values()]
         return min(self._look_ns, *deadlines, *self._let_go.values(), NEVER)
 
     def _late(self, want: _Want) -> str:
         if want.left is None:
             return f"{self._links_max} others are in use (data_links_max)"
-        return f"{want.reason or 'no answer'}, for {self._wait_ns // MS} ms (link_wait_ms_max)"
+        return f"{_why(want)}, for {self._wait_ns // MS} ms (link_wait_ms_max)"
 
     def _look_by(self, when_ns: int) -> None:
         self._look_ns = min(self._look_ns, when_ns)
@@ -309,24 +379,35 @@ class Reach:
         for session, use in self._uses.items():
             if session.moved != use.moved:
                 use.moved, use.since_ns = session.moved, now_ns
+        for session in [each for each in self._older if self._engine.is_drained(each)]:
+            self._yield_place(session)
         for node_id, want in list(self._wants.items()):
             if self._waits(want) and not self._dial(node_id, want):
                 self._give_up(node_id, NOWHERE)
         excess = self._in_use() - self._links_max + sum(self._waits(want) for want in self._wants.values())
-        candidates = [s for s in self._uses if not (s in self._retiring or self._keeps(s))]
+        newer = list(self._older.values())
+        candidates = [
+            s
+            for s in self._uses
+            if not (s in self._retiring or s in newer or self._keeps(s) or self._ways.carries(s))
+        ]
         candidates.sort(key=lambda session: self._uses[session].since_ns)
-        old = [s for s in candidates if now_ns - self._uses[s].since_ns >= self._idle_ns]
+        old = [s for s in candidates if self._is_old(s, now_ns)]
         some = candidates if excess > len(self._retiring) else old
         for session in self._engine.idle(some):
-            if len(self._retiring) < excess or now_ns - self._uses[session].since_ns >= self._idle_ns:
+            if len(self._retiring) < excess or self._is_old(session, now_ns):
                 self._retiring[session] = None
                 self._engine.hold(session)
                 self._engine.put_control(session, RETIRE, NOTHING)
         every_ns = min(self._idle_ns // LOOKS, FULL_LOOK_NS if excess > 0 else NEVER)
+        every_ns = min(every_ns, OLD_LOOK_NS if self._older else NEVER)
         self._look_ns = now_ns + max(every_ns, MS) if self._uses or self._wants else NEVER
 
+    def _is_old(self, session: Session, now_ns: int) -> bool:
+        return session in self._older or now_ns - self._uses[session].since_ns >= self._idle_ns
+
     def _keeps(self, session: Session) -> bool:
-        return self._membership.keeps_link(session.node_id)
+        return not session.relay and self._membership.keeps_link(session.node_id)
 
     def _waits(self, want: _Want) -> bool:
         return want.left is None and want.deadline_ns != NEVER
@@ -334,14 +415,20 @@ class Reach:
     def _in_use(self) -> int:
         """Links of no use to the overlay, and dials of such."""
         dialled = [node_id for node_id, want in self._wants.items() if want.left is not None]
-        linked = [session.node_id for session in self._uses]
-        return sum(not self._membership.keeps_link(node_id) for node_id in (*linked, *dialled))
+        linked = sum(not self._keeps(session) for session in self._uses)
+        return linked + sum(not self._membership.keeps_link(node_id) for node_id in dialled)
 
     def _is_full(self) -> bool:
         return self._in_use() > self._links_max
 
     def _has_place(self, node_id: str) -> bool:
         return self._membership.keeps_link(node_id) or self._in_use() < self._links_max
+
+
+def _why(want: _Want) -> str:
+    """Why there is no link to the node."""
+    tried = f"; through others: {want.no_way}" if want.no_way and want.for_messages else ""
+    return (want.reason or "no answer") + tried
 
 
 def _unreachable(node_id: str, reason: str) -> AgentUnreachable:

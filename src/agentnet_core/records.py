@@ -129,6 +129,8 @@ class Member:
     What its link has proven: ``rtt_ms``, the last successful round trip, None if there was none yet;
     ``proven``, when that was, in nanoseconds since the epoch; ``load``, the messages that waited in the
     mailboxes of the node then.
+
+    ``relay``: the node through which it is linked, if it cannot be dialled; else empty.
     """
 
     node_id: str
@@ -142,6 +144,7 @@ class Member:
     rtt_ms: float | None = None
     proven: int = 0
     load: int = 0
+    relay: str = ""
 
     @property
     def place(self) -> tuple[str, int]:

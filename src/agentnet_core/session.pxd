@@ -39,6 +39,7 @@ cdef class Session:
     cdef readonly str address
     cdef readonly str certified
     cdef public object link
+    cdef public str relay           # the node that relays it, if it is a tunnel; else empty
     cdef public object hello
     cdef public str node_id
     cdef public uint64_t incarnation
@@ -67,6 +68,8 @@ cdef class Session:
     cdef bint clear                 # welcomed, and nobody waits: a send may go straight in
     cdef readonly object blocked    # deque of Waiting, for room in the window
     cdef readonly dict bulk         # (from, to, priority) -> deque of Waiting, large ones among them
+    cdef dict freight               # legs of tunnels with pieces for it, in turn
+    cdef bint freight_turn          # the next piece is theirs, not a large message's
     cdef object everyone, answers   # the Routes of broadcasts and of answers to this peer, once needed
     cdef bint stalled               # an answer found no room in time, and none has come since
     cdef readonly Share share

@@ -19,6 +19,7 @@ class Session:
     link: Any  # the driver's handle
     hello: Hello  # what this node says, then what the peer said; set as soon as the link opens
     node_id: str
+    relay: str
     incarnation: int
     welcomed: bool
     delivers: bool  # the peer understands slips

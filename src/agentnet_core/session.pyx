@@ -104,7 +104,7 @@ cdef class Session:
         self.secure = secure
         self.address = address
         self.certified = certified
-        self.node_id = ""
+        self.node_id = self.relay = ""
         self.origin = Origin("", 0)     # until both have said who they are
         self.opened_ns = self.heard_ns = now_ns
         self.blocked = deque()

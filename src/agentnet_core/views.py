@@ -38,7 +38,8 @@ def show_members(
 
 
 def _linked(member: Member, session: Session, wall_offset_ns: int) -> Member:
-    status = NodeStatus.MAINTENANCE if session.cordoned else member.status
+    status = NodeStatus.ACTIVE if session.relay else member.status
+    status = NodeStatus.MAINTENANCE if session.cordoned else status
     proven = session.proven_ns > 0
     return replace(
         member,
@@ -47,4 +48,5 @@ def _linked(member: Member, session: Session, wall_offset_ns: int) -> Member:
         rtt_ms=session.rtt_ns / 1e6 if proven else None,
         proven=session.proven_ns + wall_offset_ns if proven else 0,
         load=session.load,
+        relay=session.relay,
     )

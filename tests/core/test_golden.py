@@ -18,6 +18,7 @@ if __name__ == "__main__":
 from apart import keep_only
 from harness import (
     AGENTS,
+    CARRY,
     CLOSE,
     CONFIRM,
     CREDIT,
@@ -32,6 +33,7 @@ from harness import (
     RETIRE,
     RETURN,
     STAY,
+    TUNNEL,
     UUID,
     VOUCH,
     WELCOME,
@@ -73,6 +75,7 @@ from agentnet_core.roster import (
 )
 from agentnet_core.signing import BROADCAST, Seal
 from agentnet_core.states import SHARES, Key
+from agentnet_core.tunnels import OPEN, OPENED, TAKEN
 
 NOTHING = msgpack.packb([])
 FILE = Path(__file__).parent / "golden" / "protocol-1.txt"
@@ -145,6 +148,7 @@ def spoken() -> list[str]:
     said += [it for it in in_groups() if it[0] in (AGENTS, MESSAGE)]
     said += [it for it in delivered() if it[0] in (HELLO, MESSAGE, DONE, RETURN)]
     said += of_states()
+    said += [it for it in through_a_relay() if it[0] in (TUNNEL, CARRY)]
     said += [it for it in signed() if it[0] in (HELLO, MEMBERS, AGENTS, CLOSE, gossip.GOSSIP)]
     lines = [f"{KINDS[kind]} {flags} {body.hex()}" for kind, flags, body in said]
     return sorted(set(lines))
@@ -221,6 +225,28 @@ def of_states() -> list[tuple[int, int, bytes]]:
     assert stranger.close is None, stranger.close
     said = [it for it in stranger.heard if it[0] == STATE and len(it[2]) < 4096]
     return [*said, (STATE_CHUNK, 0, parts.write_chunk(1, 49_088, 49_096, b"the rest"))]
+
+
+def through_a_relay() -> list[tuple[int, int, bytes]]:
+    """What a node says that carries a tunnel, and refuses another."""
+    world = World()
+    node = world.node("m")
+    node.control.found(UUID)
+    source, target = Stranger(world, node, name="a"), Stranger(world, node, name="z")
+    for stranger in (source, target):
+        stranger.introduce()
+    source.say(TUNNEL, msgpack.packb([OPEN, 0, "a", "z", 1000]))
+    source.say(TUNNEL, msgpack.packb([OPEN, 2, "a", "nobody", 1000]))
+    world.run(50)
+    target.say(TUNNEL, msgpack.packb([OPENED, 0, 2000]))
+    world.run(50)
+    source.say(CARRY, msgpack.packb([0, b"bytes"]))
+    world.run(50)
+    target.say(TUNNEL, msgpack.packb([TAKEN, 0, 5]))
+    source.say(CARRY, msgpack.packb([0, b""]))
+    world.run(50)
+    assert source.close is target.close is None
+    return [*source.heard, *target.heard]
 
 
 def signed() -> list[tuple[int, int, bytes]]:

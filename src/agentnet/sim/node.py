@@ -10,7 +10,7 @@ An engine that settles a token twice, or raises where it should not, ends the si
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
 from zlib import crc32
@@ -18,7 +18,7 @@ from zlib import crc32
 import msgpack
 
 from agentnet.sim.clock import MS, Action, Clock
-from agentnet.sim.network import Pipe
+from agentnet.sim.network import READ_BYTES, End, Pipe
 from agentnet.sim.notary import Notary
 from agentnet_core.config import EngineConfig
 from agentnet_core.control import Control
@@ -29,6 +29,7 @@ from agentnet_core.message import AgentMessage
 from agentnet_core.port import Port
 from agentnet_core.records import AgentRecord, Event, MessagePriority, agent_id_of
 from agentnet_core.session import Session
+from agentnet_core.tunnels import Tunnel
 
 TICK_NS_MAX = 250 * MS
 WALL_NS = 1_700_000_000 * 10**9
@@ -45,6 +46,8 @@ class World(Protocol):
     def clock(self) -> Clock: ...
     @property
     def notary(self) -> Notary | None: ...
+    @property
+    def nodes(self) -> Mapping[str, Node]: ...
     def dial(self, node: Node, dial: Dial) -> None: ...
     def probe(self, node: Node, session: Session) -> None: ...
     def acted(self, node: Node) -> None: ...
@@ -96,11 +99,71 @@ class Token:
         return self.outcome.payload
 
 
+class Way(Protocol):
+    """What a link writes to: a pipe, or a tunnel."""
+
+    reader: End
+    writer: End
+    ended: bool
+    mute: bool
+
+    def write(self, data: bytes | memoryview) -> None: ...
+    def end(self) -> None: ...
+    def cut(self, reason: str) -> None: ...
+
+
+class Mouth:
+    """One end of a tunnel as a link has it, for both directions."""
+
+    reader: End
+    writer: End
+
+    def __init__(self, node: Node, tunnel: Tunnel) -> None:
+        self.ended = self.mute = False
+        self._tunnel = tunnel
+        there = node.world.nodes.get(tunnel.peer)
+        certificate = there.certificate if there is not None else ""
+        self.link = Link(node, self, self, tunnel.address, certificate, tunnel.dial, tunnel.relay)
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._tunnel.write(data)
+        self._tunnel.paused = self._tunnel.waiting > READ_BYTES
+        if self._tunnel.paused:
+            self.link.pause()
+
+    def end(self) -> None:
+        self.ended = True
+        self._tunnel.close()
+
+    def cut(self, reason: str) -> None:
+        self._tunnel.abort(reason)
+        self.link.lost(reason)
+
+    def look(self) -> None:
+        """There is something to read, or room to write, or the end."""
+        tunnel = self._tunnel
+        data = tunnel.read()
+        for at in range(0, len(data), READ_BYTES):
+            self.link.received(data[at : at + READ_BYTES])
+        if tunnel.ended:
+            self.link.lost(tunnel.lost or "end of stream")
+        elif tunnel.paused and tunnel.waiting <= READ_BYTES:
+            tunnel.paused = False
+            self.link.resume()
+
+
 class Link:
     """One end of a connection, between a pipe and an engine: what `agentnet.link` is to a socket."""
 
     def __init__(
-        self, node: Node, out: Pipe, back: Pipe, address: str, certificate: str, dial: Dial | None
+        self,
+        node: Node,
+        out: Way,
+        back: Way,
+        address: str,
+        certificate: str,
+        dial: Dial | None,
+        relay: str = "",
     ) -> None:
         self.node, self.out, self.back = node, out, back
         out.writer, back.reader = self, self
@@ -112,6 +175,7 @@ class Link:
             address=address,
             certified=certificate if node.world.notary is not None else None,
             dial=dial,
+            relay=relay,
         )
         self.session.link = self
 
@@ -388,6 +452,8 @@ class Node:
         closing = list(ready.close)
         for dial in ready.dial:
             self.world.dial(self, dial)
+        for tunnel in ready.tunnels:
+            clock.at(clock.now_ns, self.act, self._look, engine, tunnel)
         for session in ready.probe:
             self.world.probe(self, session)
         for agent in ready.deliver:
@@ -404,6 +470,16 @@ class Node:
         if self._tick_ns is None or when < self._tick_ns:
             tick_ns = self._tick_ns = max(when, clock.now_ns + MS)
             clock.at(tick_ns, self.act, self._tick, engine, tick_ns)
+
+    def _look(self, engine: Engine, tunnel: Tunnel) -> None:
+        """One end of a tunnel of this process has something to tell."""
+        if engine is not self.engine:
+            return
+        engine.now_ns = self.clock.now_ns
+        if tunnel.handle is None and tunnel.lost is None:
+            tunnel.handle = Mouth(self, tunnel)
+        if tunnel.handle is not None:
+            tunnel.handle.look()
 
     def _tick(self, engine: Engine, when_ns: int) -> None:
         if engine is not self.engine or when_ns != self._tick_ns:
@@ -482,4 +558,4 @@ class Node:
 
     @property
     def stats(self) -> dict[str, int]:
-        return self.engine.stats()
+        return self.engine.stats() | self.control.stats()
