@@ -80,10 +80,11 @@ agentnet.storage.snapshots agentnet.storage.owners
 agentnet.storage.log agentnet.storage.bounds
 agentnet.storage
 agentnet.sim.clock
-agentnet.sim.network agentnet.sim.notary
+agentnet.sim.network agentnet.sim.notary agentnet.sim.disk
 agentnet.sim.node
 agentnet.sim.world agentnet.sim.forest
 agentnet.sim
+agentnet.sim.mail
 agentnet.sim.scenarios
 agentnet.sim.play
 agentnet.config
@@ -93,6 +94,7 @@ agentnet.transport.sockets
 agentnet.transport.tcp agentnet.transport.tls
 agentnet.transport
 agentnet.host
+agentnet.keeping
 agentnet.runner
 agentnet.link
 agentnet.liveness.packets agentnet.liveness.sealing

@@ -276,7 +276,7 @@ def test_a_scenario_of_its_own_is_played_seed_by_seed(tmp_path: Path) -> None:
     five = shell("stories:sized", "--nodes", "5", folder=tmp_path)
     assert "again: agentnet sim stories:sized --seed 0 --nodes 5" in five.stderr
     assert (
-        "expected calm, storm, partitions, forest or MODULE:FUNCTION"
+        "expected calm, storm, partitions, letters, forest or MODULE:FUNCTION"
         in shell("strom", folder=tmp_path).stderr
     )
 

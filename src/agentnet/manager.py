@@ -23,6 +23,7 @@ from agentnet.handlers import Handler, HandlerThreads
 from agentnet.health import HealthChecks
 from agentnet.host import HOST, Host
 from agentnet.identity import NodeIdentity, load_identity
+from agentnet.keeping import Keeper
 from agentnet.leaving import Drain, LeaveReport
 from agentnet.link import Link
 from agentnet.liveness import Vitals
@@ -64,6 +65,7 @@ class AgentNetworkManager:
         self.busy: dict[Agent, None] = {}
         self._engine: Engine | None = None
         self._identity: NodeIdentity | None = None
+        self._keeper: Keeper | None = None
         self._registry = Registry(self)
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._streams = EventStreams(self.config.events_max)
@@ -89,9 +91,10 @@ class AgentNetworkManager:
         """Listen, and link with the network that the bootstrap addresses belong to.
 
         An empty list starts a network; of a list that all nodes share, the first one starts it if
-        none of the others is in one.  Returns when this node has met its peers and knows their
-        agents.  JoinFailed when nobody answered before ``join_ms_max``; HandshakeRefused when all
-        that answered would not have it; ConfigError for a bad address.
+        none of the others is in one.  What its log in ``data_dir`` has is taken up first.  Returns
+        when this node has met its peers and knows their agents.  JoinFailed when nobody answered before
+        ``join_ms_max``; HandshakeRefused when all that answered would not have it; ConfigError for a bad
+        address; StorageLocked, StorageDamaged, StorageFull, StorageFailed for its log.
         """
         if self._engine is not None or self._leaving is not None:
             state = "joined already" if self._leaving is None else "left its network"
@@ -103,6 +106,7 @@ class AgentNetworkManager:
         bootstrap = tuple(str(Address.parse(text, "bootstrap node")) for text in bootstrap_nodes)
         identity = self._start()
         try:
+            self._keeper = await Keeper.open(self.config, self.engine, self.host, self.turn)
             self.control.set_addresses(await self._doors.open(self._vitals))
             if bootstrap:
                 self._joining = asyncio.get_running_loop().create_future()
@@ -156,6 +160,12 @@ class AgentNetworkManager:
         await self._drain.wait()
         self._part()
         await self._wait_closed(deadline)
+        await self._close_log()
+
+    async def _close_log(self) -> None:
+        if self._keeper is not None:
+            keeper, self._keeper = self._keeper, None
+            await keeper.close()
 
     def _part(self) -> None:
         """Say farewell on every link; what is dialled now is given up."""
@@ -178,6 +188,8 @@ class AgentNetworkManager:
         self._vitals.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._streams.end()
+        if self._keeper is not None:
+            self._spawn(self._close_log())
         identity.close()
 
     async def _wait_closed(self, deadline: float) -> None:
@@ -253,6 +265,8 @@ class AgentNetworkManager:
         assert engine is not None
         engine.now_ns = self.turned_ns = now = self.host.monotonic_ns()
         ready = engine.ready()
+        if ready.persist is not None and self._keeper is not None:
+            self._keeper.put(ready.persist, ready.batch)
         for session in ready.send:
             session.link.flush()
         closing = [(session, session.link) for session, _ in ready.close]

@@ -33,6 +33,9 @@ cdef class Durable:
     cdef Entries entries, spare
     cdef uint64_t mail_index, windows_index, windows_base
     cdef object order                   # deque of (index, Letter), as in the log
+    cdef list found, moved_out
+    cdef uint64_t epoch_batch
+    cdef bint epoch_written, epoch_kept, resting, torn
     cdef list settled, settled_out      # numbers; (batch, numbers) on their way
     cdef dict marked                    # place -> InLine
     cdef uint32_t places
@@ -44,6 +47,5 @@ cdef class Durable:
     cdef int mark(self, InLine line) except -1
     cdef int unmark(self, InLine line) except -1
     cdef Entries drain(self)
-    cdef int refused(self, uint64_t batch) except -1
     cdef int rewrite_windows(self) except -1
     cdef int rewrite_letters(self, uint64_t index, int64_t wall_offset_ns) except -1

@@ -52,10 +52,15 @@ cdef uint64_t read(bytes body, Py_ssize_t at) except? 0:
     return get_u64(<const uint8_t*>PyBytes_AS_STRING(body) + at)
 
 
+def by_index(pair):
+    return pair[0]
+
+
 cdef class Durable:
     def __cinit__(self):
         self.entries, self.spare = Entries(), Entries()
         self.batch = 1
+        self.found, self.moved_out = [], []
         self.order, self.settled, self.settled_out, self.marked = deque(), [], [], {}
 
     cdef int start(self, uint64_t incarnation) except -1:
@@ -90,8 +95,8 @@ cdef class Durable:
                 self.number = max(self.number, int.from_bytes(mail.cells.get(NUMBER_CELL, b"")))
             if EPOCH_CELL in mail.cells:
                 self.epoch = int.from_bytes(mail.cells[EPOCH_CELL])
+                self.epoch_written = self.epoch_kept = True
                 return [letters[number] for number in sorted(letters)]
-        self.entries.cell(MAIL, EPOCH_CELL, u64(self.epoch))
         return []
 
     def _open_windows(self, windows):
@@ -130,15 +135,24 @@ cdef class Durable:
 
     cdef int keep(self, Letter letter, int64_t expiry_ns) except -1:
         """Write it; `expiry_ns`: by the clock on the wall, 0 never."""
+        if not self.epoch_written:
+            self.epoch_written = True
+            self.epoch_batch = self.batch
+            self.entries.cell(MAIL, EPOCH_CELL, u64(self.epoch))
         self.put(MAIL, LETTER, u64(<uint64_t>expiry_ns) + letter.message.encode())
         letter.index = self.mail_index
         self.order.append((letter.index, letter))
         return 0
 
     def resume(self, Letter letter not None, uint64_t index):
-        """It was found in that entry."""
+        """It was found in that entry; those that were written again are not in the order of their numbers."""
         letter.index = index
-        self.order.append((index, letter))
+        self.found.append((index, letter.number, letter))
+
+    def resumed(self):
+        """All that were found are told."""
+        self.order = deque([(index, letter) for index, _, letter in sorted(self.found)])
+        self.found.clear()
 
     def relieve(self, uint64_t owner, uint64_t index, int64_t wall_offset_ns):
         """Let the owner's entries up to that one go."""
@@ -179,6 +193,7 @@ cdef class Durable:
                 moved.append(letter)
         if self.defect == TAIL_DROPPED and moved:
             moved.pop()
+        self.moved_out.append((self.batch, [(letter.index, letter) for letter in moved]))
         for letter in moved:
             expiry_ns = letter.message.deadline_ns
             self.keep(letter, expiry_ns + wall_offset_ns if expiry_ns else 0)
@@ -191,6 +206,9 @@ cdef class Durable:
     cdef int mark(self, InLine line) except -1:
         """Write how far it is done."""
         cdef list early = []
+        if self.torn:
+            self.torn = False
+            self.rewrite_windows()
         if not line.place:
             self.places += 1
             line.place = self.places
@@ -232,7 +250,7 @@ cdef class Durable:
         cdef Entries entries = self.entries
         if not self.on or self.failure is not None:
             return None
-        if self.settled:
+        if self.settled and not self.resting:
             self.write_settled()
         if not entries.count:
             return None
@@ -242,15 +260,30 @@ cdef class Durable:
         return entries
 
     def persisted(self, uint64_t batch):
+        self.resting = False
+        self.epoch_kept = self.epoch_kept or (self.epoch_written and batch >= self.epoch_batch)
         self.settled_out = [each for each in self.settled_out if each[0] > batch]
+        self.moved_out = [each for each in self.moved_out if each[0] > batch]
 
-    cdef int refused(self, uint64_t batch) except -1:
-        """The batches up to that one were not written."""
-        for each, numbers in self.settled_out:
-            if each <= batch:
-                self.settled += numbers
-        self.settled_out = [each for each in self.settled_out if each[0] > batch]
-        return 0
+    def refused(self):
+        """No batch that is not persisted will be, nor what is gathered: all is as it was before them."""
+        cdef Letter letter
+        self.entries.clear()
+        for _, numbers in self.settled_out:
+            self.settled += numbers
+        for _, moved in reversed(self.moved_out):
+            for index, letter in moved:
+                letter.index = index
+                self.order.append((index, letter))
+        if self.moved_out:
+            self.order = deque(sorted(self.order, key=by_index))
+        self.settled_out, self.moved_out = [], []
+        self.epoch_written = self.epoch_kept
+        self.torn = self.resting = True
+
+    def try_again(self):
+        """The disk may take now what it refused."""
+        self.resting = False
 
     def fail(self, error):
         """Nothing is written any more."""

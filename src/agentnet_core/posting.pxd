@@ -23,11 +23,13 @@ cdef class Posting(Casting):
     cdef list agenda                     # heap of (when, order, OutLine or Letter)
     cdef readonly Py_ssize_t letters_count
     cdef readonly int64_t letters_bytes
+    cdef int64_t writing_bytes           # of those
     cdef int64_t letters_dead, letters_lost
     cdef int64_t retry_min_ns, retry_max_ns
 
     cdef Letter compose(self, uint64_t from_id, to, payload, tuple options, delivery, until, timeout)
     cdef int check_room(self, int64_t size) except -1
+    cdef int check_disk(self, int64_t size) except -1
     cdef int enter(self, Letter letter) except -1
     cdef OutLine line_to(self, uint64_t from_id, uint64_t to_id, to, uint8_t level, bint durable)
     cdef int watch(self, Letter letter) except -1

@@ -20,7 +20,7 @@ from agentnet_core.slip cimport CARE_ACKNOWLEDGED, CARE_DURABLE, CARE_MAILBOXED,
 
 from agentnet_core.errors import (
     ConfigError, DeadLettered, DeliveryTimeout, InternalError, LimitReached, LinkLost, NetworkError,
-    StorageFailed,
+    StorageBusy, StorageFailed,
 )
 from agentnet_core.records import Event, Reached, Receipt, agent_id_of, describe
 
@@ -88,8 +88,8 @@ cdef class Posting(Casting):
         message.content = content
         self.check_size(message, None)
         self.check_room(PyBytes_GET_SIZE(message.payload) + LETTER_OVERHEAD_BYTES)
-        if durable and self.durable.failure is not None:
-            raise StorageFailed(*self.durable.failure.args, definite=True)
+        if durable:
+            self.check_disk(PyBytes_GET_SIZE(message.payload) + LETTER_OVERHEAD_BYTES)
         slip = message.slip = Slip.__new__(Slip)
         slip.care = <uint8_t>level | (CARE_MAILBOXED if wanted == MAILBOXED else 0)
         if durable or wanted == PROCESSED:
@@ -111,6 +111,14 @@ cdef class Posting(Casting):
                 or self.letters_bytes + size > self.config.deliveries_bytes_max):
             raise LimitReached(f"{self.letters_count} deliveries of {self.letters_bytes} bytes are not "
                                f"settled (deliveries_max, deliveries_bytes_max); nothing was sent")
+        return 0
+
+    cdef int check_disk(self, int64_t size) except -1:
+        if self.durable.failure is not None:
+            raise StorageFailed(*self.durable.failure.args, definite=True)
+        if self.writing_bytes and 2 * (self.writing_bytes + size) > self.config.log_waiting_bytes_max:
+            raise StorageBusy(f"{self.writing_bytes} bytes of messages wait for the disk already (half of "
+                              f"log_waiting_bytes_max); nothing was sent")
         return 0
 
     cdef OutLine line_to(self, uint64_t from_id, uint64_t to_id, to, uint8_t level, bint durable):
@@ -136,6 +144,7 @@ cdef class Posting(Casting):
         if self.durable.on:
             self.durable.keep(letter, expiry_ns + self.wall_offset_ns if expiry_ns else 0)
             self.writing.append((self.durable.batch, letter))
+            self.writing_bytes += PyBytes_GET_SIZE(letter.message.payload) + LETTER_OVERHEAD_BYTES
             if self.durable.defect != KEPT_BEFORE_THE_WRITE:
                 letter.held = True
                 return self.rouse()
@@ -262,30 +271,31 @@ cdef class Posting(Casting):
         self.durable.persisted(batch)
         while self.writing and self.writing[0][0] <= batch:
             letter = self.writing.popleft()[1]
+            self.writing_bytes -= PyBytes_GET_SIZE(letter.message.payload) + LETTER_OVERHEAD_BYTES
             if not letter.settled:
                 self.reach_kept(letter)
                 if letter.line.cursor is letter:
                     lines.append(letter.line)
         while self.closing and self.closing[0][0] <= batch:
             _, token, receipt = self.closing.popleft()
-            self.settle(token, receipt)
+            self.settle(token, receipt._replace(on_disk=True))
         for line in lines:
             self.drive(line)
 
-    def unpersisted(self, uint64_t batch, error):
-        """The batches up to that one are not on the disk; after a StorageFailed nothing is written again."""
+    def unpersisted(self, error):
+        """What waits for the disk does not get there; after a StorageFailed nothing is written again."""
         cdef Letter letter
         if isinstance(error, StorageFailed):
             self.durable.fail(error)
-            batch = self.durable.batch
-        self.durable.refused(batch)
-        while self.writing and self.writing[0][0] <= batch:
+        self.durable.refused()
+        self.writing_bytes = 0
+        while self.writing:
             letter = self.writing.popleft()[1]
             if not letter.settled:
                 self.fail_letter(letter, error)
-        while self.closing and self.closing[0][0] <= batch:
+        while self.closing:
             _, token, receipt = self.closing.popleft()
-            self.settle(token, receipt._replace(on_disk=False))
+            self.settle(token, receipt)
 
     def recover(self, dict found not None):
         """Take what the log had; the letters are sent again. StorageDamaged."""
@@ -307,6 +317,7 @@ cdef class Posting(Casting):
             self.durable.resume(letter, index)
             if message.deadline_ns:
                 self.plan(message.deadline_ns, letter)
+        self.durable.resumed()
         for line in self.out_lines.values():
             self.defer(line)
         self.recover_lines(lines)

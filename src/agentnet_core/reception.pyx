@@ -315,14 +315,14 @@ cdef class Reception(Courier):
         self.put_done(frames)
         Courier.persisted(self, batch)
 
-    def unpersisted(self, uint64_t batch, error):
-        Courier.unpersisted(self, batch, error)
-        while self.unsaid and self.unsaid[0][0] <= batch:
+    def unpersisted(self, error):
+        Courier.unpersisted(self, error)
+        while self.unsaid:
             _, line, runs = self.unsaid.popleft()
             self.unmarked.append((line, runs))
         if self.durable.failure is not None:
             self.unmarked.clear()
-        elif self.unmarked:
+        else:
             self.plan(self.now_ns + self.retry_max_ns, None)
 
     def recover_lines(self, list lines not None):
@@ -345,6 +345,8 @@ cdef class Reception(Courier):
         """The disk may take now what it refused."""
         cdef InLine line
         unmarked, self.unmarked = self.unmarked, []
+        self.durable.try_again()
+        self.rouse()
         for line, runs in unmarked:
             line.runs = runs + line.runs
             line.joins = False

@@ -240,6 +240,8 @@ class Event:
     """A change of a state came that was not taken; ``name``: the state, ``detail``: why not."""
     STATE_CONFLICT = "state_conflict"
     """A rule for conflicts failed, so the siblings are kept; ``name``: the state, ``detail``: how."""
+    STORAGE_FAILED = "storage_failed"
+    """The disk of this node failed: nothing is written any more until it is started again."""
     EVENTS_MISSED = "events_missed"
 
 

@@ -18,16 +18,17 @@ from zlib import crc32
 import msgpack
 
 from agentnet.sim.clock import MS, Action, Clock
+from agentnet.sim.disk import Disk
 from agentnet.sim.network import READ_BYTES, End, Pipe
 from agentnet.sim.notary import Notary
 from agentnet_core.config import EngineConfig
 from agentnet_core.control import Control
 from agentnet_core.dials import Dial
 from agentnet_core.engine import Engine
-from agentnet_core.errors import HandlerFailed, LinkLost
+from agentnet_core.errors import HandlerFailed, LinkLost, NetworkError
 from agentnet_core.message import AgentMessage
 from agentnet_core.port import Port
-from agentnet_core.records import AgentRecord, Event, MessagePriority, agent_id_of
+from agentnet_core.records import AgentRecord, Event, MessagePriority, Receipt, agent_id_of
 from agentnet_core.session import Session
 from agentnet_core.tunnels import Tunnel
 
@@ -69,7 +70,7 @@ class Token:
 
     def __init__(self) -> None:
         self.done = self._cancelled = False
-        self.outcome: AgentMessage | BaseException | None = None
+        self.outcome: AgentMessage | Receipt | BaseException | None = None
         self.hint: Any = None
         self.then: Action | None = None
         """Called when it is settled."""
@@ -80,7 +81,7 @@ class Token:
     def cancelled(self) -> bool:
         return self._cancelled
 
-    def settle(self, outcome: AgentMessage | BaseException | None, hint: Any) -> None:
+    def settle(self, outcome: AgentMessage | Receipt | BaseException | None, hint: Any) -> None:
         assert not self.done, f"settled twice: {self.outcome!r}, then {outcome!r}"
         self.done, self.outcome, self.hint = True, outcome, hint
         if self.then is not None:
@@ -323,12 +324,17 @@ class Node:
         uuid: bytes = b"",
         certificate: str | None = None,
         ports: bool = True,
+        disk: bool = False,
     ) -> None:
         self.world, self.clock, self.name = world, world.clock, name
         self.certificate = name if certificate is None else certificate
         self.config = config if config is not None else EngineConfig()
         self.events: list[Event] = []
         self.has_ports = ports
+        self.disk = Disk(world.clock) if disk else None
+        """Where it has its log; None if it has none."""
+        self.defect = 0
+        """Planted in each of its engines."""
         self.ports_open = True
         """Whether probes reach its liveness ports."""
         self.step_ns = 0
@@ -361,6 +367,9 @@ class Node:
         self.control.catalogue.watched = True
         self.control.admission.offer_liveness = lambda: OFFER if self.has_ports else None
         self.control.set_addresses((address_of(self.name),))
+        self.engine.durable.defect = self.defect
+        if self.disk is not None:
+            self.engine.recover(self.disk.open(self, self.config))
 
     # -- the process
 
@@ -419,8 +428,10 @@ class Node:
         return self.clock.now_ns - self._turned_ns, self.stack or ""
 
     def kill(self, *, silently: bool = False) -> None:
-        """The process dies; ``silently``: the host with it, so that nobody is told."""
+        """The process dies; ``silently``: the host with it, so that nobody is told, for lack of power."""
         self.dead = True
+        if self.disk is not None:
+            self.disk.stop(power=silently)
         for session in list(self.engine.links):
             if silently:
                 session.link.mute()
@@ -431,6 +442,8 @@ class Node:
         """Start the dead process again and join by ``names``; without ``disk`` it has forgotten all."""
         assert self.dead, f"{self.name} runs"
         uuid = self.control.network_uuid if disk else b""
+        if self.disk is not None and not disk:
+            self.disk = Disk(self.clock)
         # Without a disk the incarnation is made from the time.
         self._start(self.engine.incarnation + 1 if disk else self.clock.now_ns, uuid)
         return self.join(*names, uuid=uuid or bytes(16))
@@ -447,6 +460,8 @@ class Node:
         engine, clock = self.engine, self.clock
         engine.now_ns = clock.now_ns
         ready = engine.ready()
+        if ready.persist is not None and self.disk is not None:
+            self.disk.put(ready.persist, ready.batch)
         for session in ready.send:
             session.link.flush()
         closing = list(ready.close)
@@ -488,6 +503,23 @@ class Node:
         self._turned_ns = self.clock.now_ns
         self.engine.tick(self.clock.now_ns)
         self.turn()
+
+    # -- from its disk
+
+    def persisted(self, batch: int) -> None:
+        self.engine.now_ns = self.clock.now_ns
+        self.clock.note("persisted", self.name, batch)
+        self.engine.persisted(batch)
+        self.turn()
+
+    def unpersisted(self, error: NetworkError) -> None:
+        self.engine.now_ns = self.clock.now_ns
+        self.clock.note("unpersisted", self.name, type(error).__name__)
+        self.engine.unpersisted(error)
+        self.turn()
+
+    def relieve(self, owner: int, index: int) -> None:
+        self.engine.relieve(owner, index)
 
     # -- commands
 

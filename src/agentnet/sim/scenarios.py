@@ -12,6 +12,7 @@ from typing import Any
 
 from agentnet.sim.clock import MS
 from agentnet.sim.forest import Flight, Forest
+from agentnet.sim.mail import letters
 from agentnet.sim.node import Agent, Node, Token
 from agentnet.sim.world import World
 
@@ -291,5 +292,6 @@ SCENARIOS: dict[str, Scenario] = {
     "calm": calm,
     "storm": storm,
     "partitions": partitions,
+    "letters": letters,
     "forest": forest,
 }

@@ -1,0 +1,264 @@
+"""Mail in a storm: what every delivery promises is held against what happens, at the moment that it does.
+
+Agents of some nodes send each other numbered messages while links break, processes die, power fails in the
+middle of writes and disks are full.  A Book has what was sent, told, handled and on which disk that is:
+
+- nothing is told for processed that was not handled, nor for that on a disk that is not there;
+- one process handles the messages of a line in order, and each once; none that is known on its node's disk to
+  be processed is handled again, nor any whose sender was told so;
+- before a message is handled, all have been that were kept before it in its line; in the end, all have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentnet.sim.node import Agent, Node, Token
+from agentnet.sim.world import UUID, World
+from agentnet_core.config import EngineConfig
+from agentnet_core.errors import NetworkError
+from agentnet_core.message import AgentMessage
+from agentnet_core.records import Delivery, Reached, Receipt
+
+CONFIG = EngineConfig(
+    log_segment_bytes=8 * 1024,
+    log_held_bytes=16 * 1024,
+    mailbox_messages_max=32,
+    suspicion_ms_min=400,
+    suspicion_ms_max=1_500,
+    register_ms_max=60_000,
+)
+Line = tuple[str, int, str, int]
+"""Sender, its life (0 if it is durable), receiver, priority."""
+
+
+@dataclass
+class Sent:
+    """One message of a line."""
+
+    line: Line
+    number: int
+    durable: bool
+    token: Token
+    kept: bool = False
+    handled: bool = False
+    life: int = 0
+    """Of its receiver, when it handled it last."""
+    told: bool = False
+
+    def __str__(self) -> str:
+        return f"number {self.number} of {self.line}"
+
+
+@dataclass
+class Box:
+    """The agent of one node, and what its present process has handled."""
+
+    node: Node
+    agent: Agent | None = None
+    life: int = 1
+    last: dict[Line, int] = field(default_factory=dict)
+    handled: list[Sent] = field(default_factory=list)
+    marks: list[tuple[int, int]] = field(default_factory=list)
+    on_disk: int = 0
+    """So many of those handled are known to be on the disk."""
+    sealed: dict[bytes, None] = field(default_factory=dict)
+    unsure: bool = False
+    """Its disk has refused something in this life: of what was handled since it is not known where it is."""
+
+
+class Book:
+    """Sends, and judges what comes of it."""
+
+    def __init__(self, world: World, nodes: list[Node]) -> None:
+        self.world = world
+        self.boxes = {node.name: Box(node) for node in nodes}
+        self.sent: dict[bytes, Sent] = {}
+        self.lines: dict[Line, list[Sent]] = {}
+        self.wrong: list[AssertionError] = []
+        world.each_step(self._check)
+        for box in self.boxes.values():
+            self.open(box)
+
+    def _check(self, _: Node) -> None:
+        if self.wrong:
+            raise self.wrong[0]
+
+    # -- nodes
+
+    def open(self, box: Box) -> None:
+        """Begin a process's book."""
+        node, rng = box.node, self.world.rng
+        box.last, box.handled, box.marks, box.on_disk, box.unsure = {}, [], [], 0, False
+        box.agent = node.make(f"box-{node.name}", self._handle(box), service_ns=rng.choice((1_000, 300_000)))
+        node.register(box.agent)
+        assert node.disk is not None
+        node.disk.on_put = lambda batch: box.marks.append((batch, len(box.handled)))
+        node.disk.on_refused = lambda: self._refused(box)
+        node.disk.on_persisted = lambda batch: self._persisted(box, batch)
+
+    def restart(self, box: Box, *through: str) -> None:
+        box.life += 1
+        if box.node.disk is not None:
+            box.node.disk.files.capacity = None
+        box.node.restart(*through)
+        self.open(box)
+
+    def _refused(self, box: Box) -> None:
+        box.unsure = True
+        box.marks.clear()
+
+    def _persisted(self, box: Box, batch: int) -> None:
+        while not box.unsure and box.marks and box.marks[0][0] <= batch:
+            _, count = box.marks.pop(0)
+            for sent in box.handled[box.on_disk : count]:
+                if sent.durable:
+                    box.sealed[self._key(sent)] = None
+            box.on_disk = max(box.on_disk, count)
+
+    # -- messages
+
+    @staticmethod
+    def _key(sent: Sent) -> bytes:
+        return repr((sent.line, sent.number)).encode()
+
+    def send(self, box: Box, to: str) -> None:
+        """One message, of any kind, from one box to another."""
+        rng, node, agent = self.world.rng, box.node, box.agent
+        assert agent is not None
+        durable = rng.random() < 0.7
+        line = (node.name, 0 if durable else box.life, to, rng.choice((1, 1, 2)))
+        of_line = self.lines.setdefault(line, [])
+        number = len(of_line) + 1
+        payload = repr((line, number)).encode()
+        node.engine.now_ns = node.clock.now_ns
+        token: Any = agent.send(
+            f"box-{to}",
+            payload + bytes(rng.choice((0, 0, 0, 300, 70_000 if rng.random() < 0.1 else 0))),
+            priority=line[3],
+            delivery=Delivery.DURABLE if durable else Delivery.ACKNOWLEDGED,
+            until=rng.choice(("kept", "mailboxed", "processed") if durable else ("mailboxed", "processed")),
+            timeout=rng.choice((1, 30)),
+        )
+        sent = Sent(line, number, durable, token)
+        token.then = lambda: self._told(sent)
+        if token.done:
+            self._told(sent)
+        of_line.append(sent)
+        self.sent[payload] = sent
+        node.turn()
+
+    def _told(self, sent: Sent) -> None:
+        outcome = sent.token.outcome
+        if not isinstance(outcome, Receipt):
+            assert isinstance(outcome, NetworkError), outcome
+            return
+        if sent.durable:
+            assert outcome.reached is not Reached.KEPT or outcome.on_disk
+            sent.kept = True
+        if outcome.reached is Reached.PROCESSED:
+            assert sent.handled, f"{sent} was told for processed, and never handled"
+            if outcome.on_disk:
+                sent.told = True
+                box = self.boxes[sent.line[2]]
+                # What a former life wrote may be on the disk, though it did not live to know that.
+                known = box.unsure or self._key(sent) in box.sealed or sent.life < box.life
+                assert known, f"{sent} was told to be on the disk"
+
+    def _handle(self, box: Box) -> Callable[[AgentMessage], None]:
+        life = box.life
+
+        def handle(message: AgentMessage) -> None:
+            try:
+                judge(message)
+            except AssertionError as error:
+                self.wrong.append(error)  # which a handler alone would only fail of
+                raise
+
+        def judge(message: AgentMessage) -> None:
+            sent = self.sent[message.payload.rstrip(b"\0")]
+            line, key = sent.line, self._key(sent)
+            assert box.life == life
+            assert box.last.get(line, 0) < sent.number, f"{sent} after number {box.last[line]}"
+            assert key not in box.sealed, f"{sent} again, though its node's disk has it"
+            assert not sent.told, f"{sent} again, though its sender was told"
+            for other in self.lines[line][: sent.number - 1] if sent.durable else ():
+                assert other.handled or not other.kept, f"{sent} before {other}"
+            box.last[line] = sent.number
+            sent.handled, sent.life = True, life
+            box.handled.append(sent)
+
+        return handle
+
+    # -- the end
+
+    def missing(self) -> list[Sent]:
+        """What was kept and is not handled yet."""
+        return [sent for sent in self.sent.values() if sent.kept and not sent.handled]
+
+    def letters(self) -> int:
+        return sum(box.node.stats["letters"] for box in self.boxes.values())
+
+
+def letters(world: World, nodes: int = 3) -> None:
+    """Agents with disks send each other messages in a storm; what was promised is kept, to the letter."""
+    names = [f"n{number}" for number in range(nodes)]
+    mail(world, [world.node(name, config=CONFIG, disk=True) for name in names], rounds=60)
+
+
+def mail(world: World, all_nodes: list[Node], rounds: int) -> Book:
+    """The storm on those nodes, and the calm after it."""
+    rng, first = world.rng, all_nodes[0]
+    first.control.found(UUID)
+    for node in all_nodes[1:]:
+        world.finish(node.join(first.name))
+    book = Book(world, all_nodes)
+    boxes = list(book.boxes.values())
+    for _ in range(rounds):
+        for _ in range(rng.randrange(12)):
+            box = rng.choice(boxes)
+            if not (box.node.dead or box.node.paused):
+                book.send(box, rng.choice(boxes).node.name)
+            world.run(rng.random() * 2)
+        if rng.random() < 0.5:
+            trouble(world, book, boxes)
+        world.run(rng.choice((0.5, 5, 50, 400)))
+    world.heal()
+    for box in boxes:
+        if box.node.disk is not None:
+            box.node.disk.files.capacity = None
+        box.node.unpause()
+        if box.node.dead:
+            book.restart(box, *(node.name for node in all_nodes if node is not box.node))
+    world.until(lambda: not book.missing(), ms=120_000)
+    world.until(lambda: not book.letters(), ms=120_000)
+    return book
+
+
+def trouble(world: World, book: Book, boxes: list[Box]) -> None:
+    """One thing happens to a node or to a link, or what had happened ends."""
+    rng = world.rng
+    box = rng.choice(boxes)
+    node = box.node
+    others = [other.node.name for other in boxes if other is not box]
+    match rng.randrange(8):
+        case 0 | 1 if node.dead:
+            book.restart(box, *others)
+        case 0 | 1 | 2 if not node.dead:
+            node.kill(silently=rng.random() < 0.6)
+        case 2:
+            book.restart(box, *others)
+        case 3:
+            world.partition([node.name], others)
+        case 4:
+            world.heal()
+        case 5 if node.engine.sessions and not node.dead:
+            node.link(rng.choice(sorted(node.engine.sessions))).cut()
+        case 6 if not node.dead:
+            node.unpause() if node.paused else node.pause()
+        case 7 if node.disk is not None:
+            files = node.disk.files
+            used = sum(files.size(name) for name in files.names()) if not node.dead else 0
+            files.capacity = used + rng.randrange(2_000) if files.capacity is None else None

@@ -1,0 +1,141 @@
+"""What is on the disk of either side outlives its processes; and what is told when a disk says no."""
+
+from __future__ import annotations
+
+import pytest
+from harness import UUID, Agent, Node, World
+from promises import DURABLE, PROCESSED, numbers, send, settled
+
+from agentnet_core.config import EngineConfig
+from agentnet_core.errors import DeliveryTimeout, StorageFailed, StorageFull
+from agentnet_core.records import Reached
+
+
+def on_disks(world: World) -> tuple[Node, Node, Agent]:
+    a, b = world.node("a", disk=True), world.node("b", disk=True)
+    a.control.found(UUID)
+    world.finish(b.join("a"))
+    return a, b, a.agent("source")
+
+
+def test_receipts_name_the_disks() -> None:
+    world = World()
+    a, b, source = on_disks(world)
+    b.agent("sink", lambda _: None)
+    (kept,) = send(source, "sink", b"x", delivery=DURABLE)
+    assert not kept.done
+    (processed,) = send(source, "sink", b"y", delivery=DURABLE, until="processed")
+    (told,) = send(source, "sink", b"z", until="processed")
+    assert settled(world, [kept, processed, told]) == [
+        (Reached.KEPT, "a", 0, True),
+        (PROCESSED, "b", 1, True),
+        (PROCESSED, "b", 1, False),
+    ]
+    a.agent("own", lambda _: None)
+    (own,) = send(source, "own", b"x", delivery=DURABLE, until="processed")
+    assert settled(world, [own]) == [(PROCESSED, "a", 1, True)]
+
+
+@pytest.mark.parametrize("power", [False, True])
+def test_the_window_outlives_the_receiver(power: bool) -> None:
+    """What it processed, and its disk has, is told again after its restart, and not handled again."""
+    world = World()
+    a, b, source = on_disks(world)
+    handled: list[bytes] = []
+    b.agent("sink", lambda message: handled.append(message.payload))
+    b.link("a").out.mute = True  # what b says does not come
+    tokens = send(source, "sink", *numbers(5), delivery=DURABLE, until="processed")
+    world.until(lambda: len(handled) == 5)
+    world.run(20)
+    b.kill(silently=power)
+    a.link("b").cut()
+    world.run(100)
+    b.restart("a")
+    b.register(b.make("sink", lambda message: handled.append(message.payload)))
+    receipts = settled(world, tokens + send(source, "sink", b"5", delivery=DURABLE, until="processed"))
+    assert {receipt.reached for receipt in receipts} == {PROCESSED}
+    assert handled == numbers(6)
+    assert b.stats["letters_again"] == 5
+
+
+def test_letters_outlive_the_sender_and_go_on_in_order() -> None:
+    world = World()
+    a, b, source = on_disks(world)
+    kept = send(source, "sink", *numbers(5), delivery=DURABLE)
+    settled(world, kept)
+    a.kill(silently=True)
+    world.run(100)
+    a.restart("b")
+    source = a.make("source")
+    a.register(source)
+    send(source, "sink", b"5", b"6", delivery=DURABLE)
+    sink = b.agent("sink", lambda _: None)
+    world.until(lambda: not a.stats["letters"])
+    assert sink.payloads == numbers(7)
+    assert a.engine.durable.number == 7
+
+
+def test_a_full_disk_refuses_definitely_and_takes_again() -> None:
+    world = World()
+    a, b, source = on_disks(world)
+    sink = b.agent("sink", lambda _: None)
+    assert a.disk is not None
+    settled(world, send(source, "sink", b"first", delivery=DURABLE))
+    a.disk.files.capacity = 0
+    (error,) = settled(world, send(source, "sink", bytes(2_000_000), delivery=DURABLE))
+    assert isinstance(error, StorageFull)
+    assert error.definite
+    a.disk.files.capacity = None
+    (receipt,) = settled(world, send(source, "sink", b"again", delivery=DURABLE))
+    assert receipt == (Reached.KEPT, "a", 0, True)
+    world.until(lambda: not a.stats["letters"])
+    assert sink.payloads == [b"first", b"again"]
+
+
+def test_a_failed_sync_is_final_for_the_sender() -> None:
+    world = World()
+    a, b, source = on_disks(world)
+    b.agent("sink", lambda _: None)
+    assert a.disk is not None
+    a.disk.files.fail_syncs = 1
+    (unknown,) = settled(world, send(source, "sink", b"x", delivery=DURABLE))
+    assert isinstance(unknown, StorageFailed)
+    assert not unknown.definite
+    (refused,) = settled(world, send(source, "sink", b"y", delivery=DURABLE))
+    assert isinstance(refused, StorageFailed)
+    assert refused.definite
+    (receipt,) = settled(world, send(source, "sink", b"z"))
+    assert receipt.reached is PROCESSED
+
+
+def test_a_receiver_whose_disk_failed_says_nothing_more_of_durable_ones() -> None:
+    world = World()
+    a, b, source = on_disks(world)
+    sink = b.agent("sink", lambda _: None)
+    assert b.disk is not None
+    b.disk.files.fail_syncs = 1
+    tokens = send(source, "sink", b"x", delivery=DURABLE, until="processed", timeout=3)
+    (error,) = settled(world, tokens)
+    assert isinstance(error, DeliveryTimeout)
+    assert sink.payloads == [b"x"]
+    assert a.stats["letters"] == 1
+
+
+def test_what_is_released_leaves_the_log_small() -> None:
+    world = World()
+    config = EngineConfig(log_segment_bytes=4096, log_held_bytes=8192)
+    a, b = world.node("a", disk=True, config=config), world.node("b", disk=True, config=config)
+    a.control.found(UUID)
+    world.finish(b.join("a"))
+    source, sink = a.agent("source"), b.agent("sink", lambda _: None)
+    send(source, "nobody yet", b"stays", delivery=DURABLE)
+    for number in range(300):
+        settled(world, send(source, "sink", b"%d" % number + bytes(100), delivery=DURABLE, until="processed"))
+    for node in (a, b):
+        assert node.disk is not None
+        assert sum(node.disk.files.size(name) for name in node.disk.files.names()) < 10 * 8192
+    a.kill(silently=True)
+    a.restart("b")
+    waiting = b.agent("nobody yet", lambda _: None)
+    world.until(lambda: waiting.payloads == [b"stays"])
+    assert len(sink.received) == 300
