@@ -42,7 +42,8 @@ Deliver = Callable[[str, Gossip, bytes], None]
 
 
 class Broadcasts:
-    """The tree of one engine. ``refused``: bodies that came from afar and were not what they should be."""
+    """The tree of one engine. ``refused``: bodies that came from afar and were not what they should be.
+    ``sent``: users' that went out."""
 
     def __init__(
         self,

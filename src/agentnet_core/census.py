@@ -16,7 +16,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from struct import Struct
 
-from agentnet_core.config import BODY_BYTES, EngineConfig
+from agentnet_core.config import EngineConfig
 from agentnet_core.dials import Redial
 from agentnet_core.overlay import Rings
 from agentnet_core.proofs import Proofs
@@ -252,17 +252,17 @@ class Census:
         sums[self._share] = (sums[self._share] + mark_of(self._me())) % MARKS
         return DIGEST.pack(*sums)
 
-    def frames(self, unlike: bytes = b"", max_bytes: int = BODY_BYTES) -> list[bytes]:
+    def frames(self, unlike: bytes = b"") -> list[bytes]:
         """Bodies of MEMBERS frames, at least one: all that this node tells of the shares that are not as in
         that digest."""
         own = self.digest()
         if own == unlike:
-            return join_members([], max_bytes)
+            return join_members([])
         there = DIGEST.unpack(unlike) if unlike else (None,) * SHARES
         differs = [here != it for here, it in zip(DIGEST.unpack(own), there, strict=True)]
         ids = [self.node_id] if differs[self._share] else []
         ids += [node_id for node_id, node in self._nodes.items() if differs[node.share]]
-        return join_members(self._pack(ids), max_bytes)
+        return join_members(self._pack(ids))
 
     def _count(self, node: Node, mark: int) -> None:
         self._sums[node.share] = (self._sums[node.share] + mark - node.mark) % MARKS

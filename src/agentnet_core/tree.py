@@ -61,7 +61,7 @@ NS_PER_MS = 1_000_000
 NEVER = 2**63 - 1
 EAGER_ENOUGH = 4
 """A node with more eager links prunes one by any copy too many."""
-SHARES = 4
+ORIGIN_SHARES = 4
 """An origin's young broadcasts may take one of so many shares of the store."""
 
 
@@ -229,8 +229,8 @@ class Tree:
         """When a user's broadcast of that size may be published: now, or later."""
         self._grow_old(now_ns)
         due_ns = now_ns
-        full = len(self._young) >= max(self._kept_max // SHARES, 1)
-        if full or (self._young and self._young_bytes + size > self._kept_bytes_max // SHARES):
+        full = len(self._young) >= max(self._kept_max // ORIGIN_SHARES, 1)
+        if full or (self._young and self._young_bytes + size > self._kept_bytes_max // ORIGIN_SHARES):
             due_ns = self._young[0][0] + self._young_ns
         if len(self._kept) >= self._kept_max or self._kept_bytes + size > self._kept_bytes_max:
             oldest_ns = next(iter(self._kept.values()))[1]
