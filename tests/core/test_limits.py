@@ -114,6 +114,7 @@ def test_every_number_has_an_end(name: str) -> None:
     limit = most.get(name, MS_MAX if "_ms" in name else COUNT_MAX)
     if name not in ("fragment_bytes", "message_bytes_max"):  # others are above these, and have an end
         times = ("redial_ms_max", "link_silence_ms_max", "node_silence_ms_max", "suspicion_ms_max")
+        times += ("delivery_retry_ms_max",)
         logs = ("log_held_bytes", "log_bytes_max")
         counts = ("link_window_bytes", "broadcasts_announced_max", "broadcast_window_max", *logs)
         roomy = {**dict.fromkeys((*times, "unreachable_ms_max"), MS_MAX), **dict.fromkeys(counts, COUNT_MAX)}

@@ -70,7 +70,8 @@ class VirtualNetwork(Network):
     async def _config(self, name: str, settings: dict[str, Any]) -> NetworkConfig:
         # No loop blocks here, and nothing opens a port.
         config = NetworkConfig(**{**settings, "liveness_ports": False})
-        intervals = [getattr(config, field.name) for field in fields(config) if "_ms" in field.name]
+        times = [field.name for field in fields(config) if "_ms" in field.name]
+        intervals = [getattr(config, name) for name in times if name != "delivery_window_ms"]  # a memory
         self.loop.quiet_s = max(self.loop.quiet_s, 2 * max(intervals) / 1000)
         for address in (*config.listen_addresses, *config.advertise_addresses):
             if address.secure:
