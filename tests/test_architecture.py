@@ -91,7 +91,7 @@ agentnet.config
 agentnet.identity agentnet.payload agentnet.certs agentnet.events agentnet.keys
 agentnet.transport.base agentnet.authority
 agentnet.transport.sockets
-agentnet.transport.tcp agentnet.transport.tls
+agentnet.transport.tcp agentnet.transport.tls agentnet.transport.tunnel
 agentnet.transport
 agentnet.host
 agentnet.keeping

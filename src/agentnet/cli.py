@@ -311,6 +311,8 @@ def members(join: tuple[str, ...], config: Path | None, as_json: bool) -> None:
     columns = ["node_id", "status", "rtt_ms", "load", "liveness", "addresses", "plaintext"]
     if any(row["lag_ms"] for row in rows):
         columns.insert(2, "lag_ms")
+    if any(row["relay"] for row in rows):
+        columns.insert(2, "relay")
     _print_rows(rows, columns, as_json)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agentnet_core.dials import Dial
     from agentnet_core.engine import Engine
     from agentnet_core.session import Session
+    from agentnet_core.tunnels import Tunnel
 
     class _Node(Protocol):
         """What a link asks of its node; the manager is one."""
@@ -58,8 +59,13 @@ class Link(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        peer = transport.get_extra_info("peername")
-        address = self._dial.address if self._dial is not None else f"{self._kind.scheme}://{_show(peer)}"
+        tunnel: Tunnel | None = transport.get_extra_info("tunnel")
+        if self._dial is not None:
+            address = self._dial.address
+        elif tunnel is not None:
+            address = tunnel.address
+        else:
+            address = f"{self._kind.scheme}://{_show(transport.get_extra_info('peername'))}"
         engine = self._engine
         engine.now_ns = self._monotonic_ns()
         certified, refusal = None, None
@@ -68,7 +74,11 @@ class Link(asyncio.BufferedProtocol):
         except NetworkError as error:
             refusal = error
         self.session = engine.open(
-            secure=self._kind.secure, address=address, certified=certified, dial=self._dial
+            secure=self._kind.secure,
+            address=address,
+            certified=certified,
+            dial=self._dial,
+            relay=tunnel.relay if tunnel is not None else "",
         )
         self.session.link = self
         if refusal is not None:

@@ -272,6 +272,8 @@ class AgentNetworkManager:
         closing = [(session, session.link) for session, _ in ready.close]
         for dial in ready.dial:
             self._spawn(self._doors.dial(dial))
+        for tunnel in ready.tunnels:
+            self._doors.look(tunnel)
         for session in ready.probe:
             self._vitals.ask(session)
         for port in ready.deliver:

@@ -77,7 +77,7 @@ class Leg:
     ``ended``: that was all.
 
     ``beyond``: the other leg, at a relay; ``end``: what the driver has of it, at an end. ``due_ns``: when
-    it must be open."""
+    it must be open, or have ended."""
 
     __slots__ = (
         *("beyond", "came", "due_ns", "end", "ended", "ends", "grant", "number", "peer", "sent"),
@@ -185,6 +185,7 @@ class Tunnel:
         """Nothing more is written; what waits still goes."""
         if self.lost is None and not self._leg.ends:
             self._leg.ends = True
+            self._tunnels.expect_end(self._leg)
             self._tunnels.load(self._leg)
 
     def abort(self, reason: str = "given up") -> None:
@@ -453,7 +454,7 @@ class Tunnels:
     def _on_opened(self, leg: Leg, window: int) -> None:
         target = next((each for each, search in self._searches.items() if search.leg is leg), None)
         opening = leg.due_ns != NEVER or target is not None
-        if not opening or leg.window or not self._is_mine_leg(leg) or window == 0:
+        if not opening or leg.window or self._mine.get(leg.number) is not leg or window == 0:
             raise ProtocolError(f"OPENED: tunnel {leg.number} is open already, or its window is 0")
         leg.window, leg.due_ns = min(window, self._window), NEVER
         if leg.beyond is not None:
@@ -468,13 +469,15 @@ class Tunnels:
             self.opened += 1
             leg.end.show()
 
-    def _is_mine_leg(self, leg: Leg) -> bool:
-        return self._mine.get(leg.number) is leg
-
     # -- what ends asks
 
     def show(self, tunnel: Tunnel) -> None:
         self._engine.tunnelled(tunnel)
+
+    def expect_end(self, leg: Leg) -> None:
+        """The other end is to close, too, and soon."""
+        leg.due_ns = self._engine.now_ns + self._config.handshake_ms_max * MS
+        self._engine.wake_by(leg.due_ns)
 
     def load(self, leg: Leg) -> None:
         """It has something to send, or may send on."""
@@ -500,9 +503,8 @@ class Tunnels:
         """Forget it if both directions have ended."""
         beyond = leg.beyond
         if beyond is None:
-            if leg.ended and leg.shut:
-                self._drop(leg)
-        elif leg.ended and beyond.ended and leg.shut and beyond.shut:
+            beyond = leg
+        if leg.ended and beyond.ended and leg.shut and beyond.shut:
             self._drop(leg)
 
     def _on_end(self, leg: Leg, error: NetworkError) -> None:
@@ -557,7 +559,7 @@ class Tunnels:
 
     def tick(self, now_ns: int) -> int:
         """What is due; the time of the next thing."""
-        for leg in [leg for leg in self._mine.values() if now_ns >= leg.due_ns]:
+        for leg in [leg for leg in self._all() if now_ns >= leg.due_ns]:
             error = OutageError(f"node {leg.peer} has not answered in time")
             self.end(leg, error)
             if leg.beyond is not None and leg.beyond.session is not None:
@@ -570,7 +572,10 @@ class Tunnels:
                 self.end(leg, LinkLost("it was not open in time"))
                 self._failed(node_id, search, f"node {leg.peer} has not answered in time")
         dues = [search.due_ns for search in self._searches.values()]
-        return min([*dues, *(leg.due_ns for leg in self._mine.values())], default=NEVER)
+        return min([*dues, *(leg.due_ns for leg in self._all())], default=NEVER)
+
+    def _all(self) -> list[Leg]:
+        return [*self._mine.values(), *(leg for legs in self._theirs.values() for leg in legs.values())]
 
     # -- saying
 

@@ -6,6 +6,7 @@ from agentnet.config import NetworkConfig
 from agentnet.transport.base import Listener, OnRefused, Transport
 from agentnet.transport.tcp import TcpTransport, foreign_protocol
 from agentnet.transport.tls import TlsTransport
+from agentnet.transport.tunnel import TunnelTransport, is_tls
 from agentnet_core.errors import ConfigError
 
 TRANSPORTS: dict[str, type[Transport]] = {"tcp": TcpTransport, "tls": TlsTransport}
@@ -22,4 +23,14 @@ def open_transport(scheme: str, config: NetworkConfig) -> Transport:
     return TRANSPORTS[scheme](config)
 
 
-__all__ = ["TRANSPORTS", "Listener", "OnRefused", "Transport", "foreign_protocol", "open_transport"]
+__all__ = [
+    "TRANSPORTS",
+    "Listener",
+    "OnRefused",
+    "TlsTransport",
+    "Transport",
+    "TunnelTransport",
+    "foreign_protocol",
+    "is_tls",
+    "open_transport",
+]

@@ -13,7 +13,7 @@ import contextlib
 import ssl
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from agentnet import certs
 from agentnet.config import Address, NetworkConfig, missing_certificates
@@ -113,6 +113,9 @@ class _Context(ssl.SSLContext):
         return made
 
 
+C = TypeVar("C", bound=ssl.SSLContext)
+
+
 class TlsTransport:
     """TLS 1.3 over TCP, certificates required on both sides."""
 
@@ -125,15 +128,13 @@ class TlsTransport:
         self._config = config
         self._own = certs.read_identity(config.certificate)
         self._handshake_s = config.handshake_ms_max / 1000
-        self._server = _make_context(
-            ssl.PROTOCOL_TLS_SERVER, config.certificate, config.private_key, config.ca
-        )
+        self._files = files = config.certificate, config.private_key, config.ca
+        self._inside: dict[bool, ssl.SSLContext] = {}
+        self._server = _make_context(_Context(ssl.PROTOCOL_TLS_SERVER), *files)
         # A resumed session would skip the look at the certificate; and tickets are bytes that a
         # dialler finds unread when it closes at once, which resets the connection.
         self._server.num_tickets = 0
-        self._client = _make_context(
-            ssl.PROTOCOL_TLS_CLIENT, config.certificate, config.private_key, config.ca
-        )
+        self._client = _make_context(_Context(ssl.PROTOCOL_TLS_CLIENT), *files)
 
     def check_own(self, node_id: str) -> None:
         expected = certs.identity_uri(self._config.network, node_id)
@@ -161,6 +162,15 @@ class TlsTransport:
         except OSError as error:
             raise _explain(error, f"dial {address}: ") from error
 
+    def inside_tunnel(self, *, server: bool) -> ssl.SSLContext:
+        """The same TLS for a connection that has no socket."""
+        if server not in self._inside:
+            role = ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT
+            self._inside[server] = _make_context(ssl.SSLContext(role), *self._files)
+            if server:
+                self._inside[server].num_tickets = 0
+        return self._inside[server]
+
     async def _accept(self, opening: Opening, protocol: asyncio.BufferedProtocol) -> None:
         try:
             await self._make(opening, protocol, self._server)
@@ -185,6 +195,7 @@ class TlsTransport:
 
     def peer_identity(self, transport: asyncio.Transport) -> str | None:
         peer = show_peer(transport.get_extra_info("peername"))
+        peer = peer or transport.get_extra_info("tunnel").address
         tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
         spoken = tls.selected_alpn_protocol()
         if spoken != ALPN:
@@ -210,8 +221,7 @@ class TlsTransport:
         return OutageError(f"{peer}: the connection was lost before it was welcomed: {reason}")
 
 
-def _make_context(role: ssl._SSLMethod, certificate: str, private_key: str, ca: str) -> _Context:
-    context = _Context(role)
+def _make_context(context: C, certificate: str, private_key: str, ca: str) -> C:
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
