@@ -47,7 +47,7 @@ agentnet_core.states
 agentnet_core.parts agentnet_core.quorums
 agentnet_core.comparing
 agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake agentnet_core.roster agentnet_core.dials
-agentnet_core.gossip agentnet_core.news
+agentnet_core.gossip agentnet_core.news agentnet_core.chain
 agentnet_core.overlay agentnet_core.tree agentnet_core.keepers agentnet_core.lookups
 agentnet_core.claims agentnet_core.proofs
 agentnet_core.ledger
@@ -59,7 +59,7 @@ agentnet_core.liveness agentnet_core.reach agentnet_core.tunnels
 agentnet_core.admission
 agentnet_core.route
 agentnet_core.outflow agentnet_core.letters
-agentnet_core.durable
+agentnet_core.durable agentnet_core.recalls
 agentnet_core.calls
 agentnet_core.links agentnet_core.port
 agentnet_core.casting
@@ -80,7 +80,8 @@ agentnet.storage.snapshots agentnet.storage.owners
 agentnet.storage.log agentnet.storage.bounds
 agentnet.storage
 agentnet.sim.clock
-agentnet.sim.network agentnet.sim.notary agentnet.sim.disk
+agentnet.sim.network agentnet.sim.notary agentnet.sim.disk agentnet.sim.token
+agentnet.sim.link
 agentnet.sim.node
 agentnet.sim.world agentnet.sim.forest
 agentnet.sim
@@ -94,7 +95,7 @@ agentnet.transport.sockets
 agentnet.transport.tcp agentnet.transport.tls agentnet.transport.tunnel
 agentnet.transport
 agentnet.host
-agentnet.keeping
+agentnet.keeping agentnet.call
 agentnet.runner
 agentnet.link
 agentnet.liveness.packets agentnet.liveness.sealing

@@ -11,8 +11,10 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
+from agentnet.call import Call
 from agentnet.handlers import (
     BadPayload,
     Handler,
@@ -26,7 +28,7 @@ from agentnet.handlers import (
 from agentnet.payload import to_bytes
 from agentnet.runner import Runner
 from agentnet_core.errors import ConfigError, HandlerFailed, HandlerStuck, PayloadMismatch
-from agentnet_core.message import AgentMessage, check_group
+from agentnet_core.message import AgentMessage, Origin, check_group
 from agentnet_core.port import Port
 from agentnet_core.records import AgentRecord, Event, MessagePriority, agent_id_of, describe
 from agentnet_core.route import Pause
@@ -84,6 +86,7 @@ class AgentSpec:
     broadcasts: bool = True
     health: Health | None = None
     groups: Iterable[str] = ()
+    reentrant: bool = False
 
     def __post_init__(self) -> None:
         for name in ("capabilities", "groups"):
@@ -102,6 +105,7 @@ class AgentOptions(TypedDict, total=False):
     broadcasts: bool
     health: Health | None
     groups: Iterable[str]
+    reentrant: bool
 
 
 class RequestOptions(TypedDict, total=False):
@@ -115,7 +119,16 @@ class RequestOptions(TypedDict, total=False):
 class Agent(Port):
     """An agent of this node: `send`, `request`, `messages`; made by `register_agent`."""
 
-    __slots__ = ("_concurrency", "_failures", "_handler", "_logged_ns", "_net", "_readers", "_runners")
+    __slots__ = (
+        "_concurrency",
+        "_failures",
+        "_handler",
+        "_logged_ns",
+        "_net",
+        "_readers",
+        "_returned",
+        "_runners",
+    )
 
     def __init__(
         self, engine: Engine, net: _Node, record: AgentRecord, handler: Handler | None, concurrency: int
@@ -125,6 +138,8 @@ class Agent(Port):
         self._handler = handler
         self._concurrency = concurrency
         self._runners: list[Runner] | None = None
+        # Those of calls that came back to this agent. A tuple: most agents share the empty one.
+        self._returned: tuple[Runner, ...] = ()
         # A tuple: an idle agent shares the empty one.
         self._readers: tuple[asyncio.Future[None], ...] = ()
         self._failures = 0
@@ -144,7 +159,7 @@ class Agent(Port):
         return tuple(self.record.groups)
 
     if TYPE_CHECKING:
-        # At run time this is the Port's own; here its token is known to be a future.
+        # At run time this is the Port's own; here what it returns is known.
         @overload
         def request(
             self,
@@ -154,12 +169,10 @@ class Agent(Port):
             timeout: float | None = None,
             priority: MessagePriority | int = ...,
             reply: type[T],
-        ) -> asyncio.Future[T]: ...
+        ) -> Call[T]: ...
         @overload
-        def request(
-            self, to: int | str, payload: Any, **options: Unpack[RequestOptions]
-        ) -> asyncio.Future[Any]: ...
-        def request(self, to: int | str, payload: Any, **options: Any) -> asyncio.Future[Any]: ...
+        def request(self, to: int | str, payload: Any, **options: Unpack[RequestOptions]) -> Call[Any]: ...
+        def request(self, to: int | str, payload: Any, **options: Any) -> Call[Any]: ...
 
     def breathe(self) -> Awaitable[None]:
         # The clock may be looked at here, not in the core: a millisecond without a turn is enough.
@@ -241,6 +254,10 @@ class Agent(Port):
             self._net.busy[self] = None
             self._wake_readers()
             return
+        if self.reentrant:
+            self._answer_returned(self._handler)
+            if not self.pending_messages:
+                return
         runners = self._runners
         if runners is None:
             self._runners = runners = []
@@ -258,6 +275,27 @@ class Agent(Port):
             wanted -= 1
         # More mail must wake the others, too.
         self.parked = len(runners) < self._concurrency or any(runner.idle for runner in runners)
+
+    def recall(self, origin: Origin, correlation: int) -> None:
+        """That request of that node was given up, or all of it if that is 0: cancel who is at it."""
+        for runner in self._all():
+            runner.recall(origin, correlation)
+
+    def _answer_returned(self, handler: Handler) -> None:
+        """Begin what is asked by those that this agent waits for: at once, beside what it is at."""
+        while (message := self.take_returned()) is not None:
+            runner = Runner(
+                self, handler, asyncio.get_running_loop(), self._report, self._net.host.monotonic_ns
+            )
+            runner.begin(message)
+            self._returned += (runner,)
+            self._net.busy[self] = None
+            runner.task = asyncio.get_running_loop().create_task(runner, name=f"agent {self.record.label}")
+            runner.task.add_done_callback(partial(self._end_returned, runner))
+
+    def _end_returned(self, runner: Runner, task: asyncio.Task[None]) -> None:
+        self._returned = tuple(other for other in self._returned if other is not runner)
+        self.end_returned()
 
     def _start(self, handler: Handler) -> Runner:
         loop = asyncio.get_running_loop()
@@ -300,18 +338,21 @@ class Agent(Port):
         self._net.busy.pop(self, None)
         self.rest()
 
+    def _all(self) -> tuple[Runner, ...]:
+        return (*(self._runners or ()), *self._returned)
+
     def tasks(self) -> list[asyncio.Task[None]]:
         """Those that its handler runs in; an idle agent has none."""
-        return [runner.task for runner in self._runners or ()]
+        return [runner.task for runner in self._all()]
 
     def at_work(self) -> list[asyncio.Task[None]]:
         """Those of its tasks whose handler is at a message."""
-        return [runner.task for runner in self._runners or () if not runner.idle]
+        return [runner.task for runner in self._all() if not runner.idle]
 
     def retire(self) -> list[asyncio.Task[None]]:
         """Let its tasks end once the mailbox is empty; the tasks."""
         tasks = self.tasks()
-        for runner in list(self._runners or ()):
+        for runner in self._all():
             runner.retire()
         return tasks
 
@@ -319,7 +360,7 @@ class Agent(Port):
         """Stop its handlers now; their tasks. A handler that asks for this itself is let finish."""
         tasks = []
         self._net.health_checks.stop(self)
-        for runner in list(self._runners or []):
+        for runner in self._all():
             runner.retire()  # so that one whose handler will not be cancelled ends after it
             if runner.task is not asyncio.current_task():
                 runner.task.cancel()
@@ -406,4 +447,10 @@ def make_agent(
             shape = shapes[id(handler)] = shape_of(handler, record.label)
         if not shape.is_plain:
             handler = prepare_handler(handler, shape, record.label, threads)
-    return Agent(net.engine, net, record, handler, spec.concurrency)
+    elif spec.reentrant:
+        raise ConfigError(
+            f"agent {agent}: reentrant=True: it has no handler that could be called out of turn"
+        )
+    made = Agent(net.engine, net, record, handler, spec.concurrency)
+    made.reentrant = spec.reentrant
+    return made

@@ -36,9 +36,11 @@ class HandlerThreads(ThreadPoolExecutor):
     async def result(self, label: str, handler: Handler, argument: Any) -> Any:
         """What the function returns; awaited if it can be: a lambda around an async one looks plain."""
         answers: list[Any] = []
-        abandoned = False
+        abandoned = begun = False
 
         def call() -> Any:
+            nonlocal begun
+            begun = True
             answers.append(self._call(label, handler, argument))
             if abandoned:
                 _close(answers)
@@ -46,7 +48,9 @@ class HandlerThreads(ThreadPoolExecutor):
 
         try:
             answer = await asyncio.get_running_loop().run_in_executor(self, call)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            if begun and not answers:
+                error.runs_on = True  # type: ignore[attr-defined]
             abandoned = True  # its thread cannot be cancelled, and nobody awaits what it returns
             _close(answers)
             raise

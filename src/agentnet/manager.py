@@ -16,6 +16,7 @@ from typing import Any, Self, Unpack, cast
 
 from agentnet.agent import Agent, AgentOptions, AgentSpec, H, RequestOptions
 from agentnet.authority import open_authority
+from agentnet.call import Call
 from agentnet.config import Address, NetworkConfig
 from agentnet.doors import Doors
 from agentnet.events import EventStreams
@@ -219,6 +220,7 @@ class AgentNetworkManager:
             config,
             self.host.monotonic_ns(),
             make_token=loop.create_future,
+            make_call=Call,
             to_bytes=to_bytes,
             wake=lambda: loop.call_soon(self.turn),
         )
@@ -280,6 +282,11 @@ class AgentNetworkManager:
             port.wake()
         for port in ready.stop:
             port.cancel()
+        for port, origin, correlation in ready.recall:
+            for agent in [port] if port is not None else list(self.busy):
+                agent.recall(origin, correlation)
+        for call, outcome in ready.learn:
+            call.learn(outcome)
         self._outcomes += ready.settle
         if self._outcomes:
             self._settle(len(engine.pending))
@@ -479,7 +486,7 @@ class AgentNetworkManager:
             who = "no node got the message" if definite else "some nodes did not get the broadcast"
             raise type(failed[0])(f"{who}: {reasons}", definite=definite)
 
-    def request(self, to: int | str, payload: Any, **options: Unpack[RequestOptions]) -> asyncio.Future[Any]:
+    def request(self, to: int | str, payload: Any, **options: Unpack[RequestOptions]) -> Call[Any]:
         """As `Agent.request`, from the first agent of this node or the node itself; its errors, too."""
         return self._sender(None).request(to, payload, **options)
 

@@ -5,11 +5,11 @@ from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
-from agentnet_core.message import AgentMessage
-from agentnet_core.port import Port
+from agentnet_core.message import AgentMessage, Origin
+from agentnet_core.port import Port, Work
 
 @disjoint_base
-class Runner(Coroutine[Any, None, None]):
+class Runner(Work, Coroutine[Any, None, None]):
     task: asyncio.Task[None]
     def __new__(
         cls,
@@ -20,13 +20,20 @@ class Runner(Coroutine[Any, None, None]):
         monotonic_ns: Callable[[], int],
     ) -> Self: ...
     @property
-    def port(self) -> Port: ...
-    @property
     def inner(self) -> Any: ...
     @property
     def idle(self) -> bool: ...
     def unpark(self) -> None: ...
+    @property
+    def recalls(self) -> int: ...
+    def begin(self, message: AgentMessage) -> None:
+        """Be there for that message only."""
+
     def retire(self) -> None: ...
+    def recall(self, origin: Origin, correlation: int) -> None:
+        """Cancel the handler if it is at that request of that node, or at any of it if that is 0."""
+
+    def strike(self, message: AgentMessage) -> None: ...
     def __await__(self) -> Generator[Any]: ...
     def __iter__(self) -> Runner: ...
     def __next__(self) -> Any: ...

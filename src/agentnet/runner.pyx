@@ -7,16 +7,19 @@ always mean.  It lets the loop turn after a millisecond of work.
 
 In: a Port, an `async` handler of one AgentMessage, the host's clock.  Out: replies, through the
 engine; failures, through `report(message, error)`, which answers too and returns a token to await, or
-None.  It ends when it is retired while idle, or its task is cancelled.
+None.  A request that was given up cancels its handler, and nothing else of the task.  It ends when it is
+retired while idle, or its task is cancelled.
 """
 
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
-from asyncio import CancelledError, InvalidStateError
+from asyncio import CancelledError, InvalidStateError, current_task
 
-from agentnet_core.errors import HandlerFailed, NetworkError
+from agentnet.call cimport ANSWERED, FAILED, Call
+
+from agentnet_core.errors import HandlerFailed, HandlerStuck, NetworkError, Recalled
 from agentnet_core.records import Receipt
 
 cdef extern from "Python.h":
@@ -32,11 +35,10 @@ cdef enum:
 cdef int64_t TURN_NS = 1_000_000
 
 
-cdef class Runner:
+cdef class Runner(Work):
     """Coroutine-like: give it to `loop.create_task`."""
 
     def __cinit__(self, Port port not None, handler, loop, report, monotonic_ns):
-        self.port = port
         self.engine = port.engine
         self.handler = handler
         self.loop = loop
@@ -53,10 +55,39 @@ cdef class Runner:
         if mail is not None and not mail.done():
             mail.set_result(None)
 
+    def begin(self, AgentMessage message not None):
+        """Be there for that message only."""
+        self.single = True
+        self.message = message
+        self.inner = self.handler(message)
+
     def retire(self):
         """End when idle."""
         self.retired = True
         self.unpark()
+
+    def recall(self, Origin origin, uint64_t correlation):
+        """Cancel the handler if it is at that request of that node, or at any of it if that is 0."""
+        cdef AgentMessage message = self.message
+        if (message is None or message.correlation == 0 or message.slip is not None or self.recalled
+                or message.origin is not origin
+                or (correlation and message.correlation != correlation)):
+            return
+        self.recalled = True
+        if current_task() is self.task:     # it gave up what it is at itself
+            self.loop.call_soon(self.strike, message)
+        else:
+            self.task.cancel()
+
+    def strike(self, AgentMessage message):
+        if self.message is message:
+            self.task.cancel()
+
+    cdef bint pardon(self) except -1:
+        """The handler that was to be cancelled has ended; whether its task goes on."""
+        self.recalled = False
+        self.recalls += 1
+        return self.task.uncancel() == 0
 
     # -- the coroutine protocol
 
@@ -67,18 +98,26 @@ cdef class Runner:
         return self
 
     def __next__(self):
-        return self.step(None)
+        return self.enter(None)
 
     def send(self, value):
-        return self.step(None)
+        return self.enter(None)
 
     def throw(self, error, value=None, traceback=None):
-        return self.step(error if isinstance(error, BaseException) else error())
+        return self.enter(error if isinstance(error, BaseException) else error())
 
     def close(self):
         inner, self.inner = self.inner, None
         if inner is not None:
             inner.close()
+
+    cdef object enter(self, object thrown):
+        """Step, and let the engine know who calls it meanwhile."""
+        before, self.engine.work = self.engine.work, self
+        try:
+            return self.step(thrown)
+        finally:
+            self.engine.work = before
 
     cdef object step(self, object thrown):
         """Run until there is something for the loop to wait for, and return that."""
@@ -132,7 +171,10 @@ cdef class Runner:
 
     cdef bint next_message(self) except -1:
         """Set `inner` to what to await next; False when there is nothing left to do."""
-        cdef AgentMessage message = self.port.next_message()
+        cdef AgentMessage message
+        if self.single:
+            return False
+        message = self.port.next_message()
         if message is None:
             if self.retired:
                 return False
@@ -148,6 +190,8 @@ cdef class Runner:
         if message is None:
             return 0                # it was idle, or waited for room
         self.message = None
+        if self.recalled:
+            self.pardon()
         if message.correlation:
             if type(result) is bytes or message.slip is not None:
                 token = self.engine.reply(message, result if type(result) is bytes else b"")
@@ -168,10 +212,12 @@ cdef class Runner:
 
     cdef int failed(self, object error) except -1:
         cdef AgentMessage message = self.message
-        cdef bint cancelled = (isinstance(error, CancelledError) and self.task is not None
-                               and self.task.cancelling())
+        cdef bint cancelled
         self.message = None
         self.mail = None
+        if self.recalled and self.pardon() and isinstance(error, CancelledError):
+            return self.stopped(message, error)
+        cancelled = (isinstance(error, CancelledError) and self.task is not None and self.task.cancelling())
         if cancelled or not isinstance(error, (Exception, CancelledError)):
             if message is not None:
                 self.engine.reply(message, b"", 0, (HandlerFailed.code, (
@@ -182,25 +228,42 @@ cdef class Runner:
             self.wait_for(self.report(message, error))
         return 0
 
+    cdef int stopped(self, AgentMessage message, object error) except -1:
+        """The request was given up, and its handler is cancelled."""
+        label = f"agent {self.port.record.label} on node {self.engine.node_id}"
+        if getattr(error, "runs_on", False):
+            failure = HandlerStuck.code, (f"{label}: the request was given up, but its function runs on in "
+                                          f"its thread")
+        else:
+            failure = Recalled.code, f"{label} was stopped while it handled this: the request was given up"
+        return self.wait_for(self.engine.reply(message, b"", 0, failure))
+
 
 def settle(list items, decode):
     """Give each waiting future its outcome; `decode(message, hint)` reads an answer that is a value."""
-    cdef AgentMessage message
     for token, outcome, hint in items:
+        if isinstance(token, Call):
+            settle_call(<Call>token, outcome, hint, decode)
+            continue
         try:
-            if type(outcome) is AgentMessage:
-                message = <AgentMessage>outcome
-                if message.content == 0 and hint is None:
-                    token.set_result(message.payload)
-                else:
-                    token.set_result(decode(message, hint))
-            elif outcome is None or type(outcome) is Receipt:
+            if outcome is None or type(outcome) is Receipt:
                 token.set_result(outcome)
             else:
                 token.set_exception(outcome)
         except InvalidStateError:
             continue                # given up meanwhile
-        except NetworkError as error:   # out of `decode`
-            error.definite = False      # the handler has run
-            if not token.done():
-                token.set_exception(error)
+
+
+cdef int settle_call(Call call, outcome, hint, decode) except -1:
+    cdef AgentMessage message
+    if type(outcome) is not AgentMessage:
+        return call.finish(FAILED, outcome)
+    message = <AgentMessage>outcome
+    if message.content == 0 and hint is None:
+        return call.finish(ANSWERED, message.payload)
+    try:
+        answer = decode(message, hint)
+    except NetworkError as error:
+        error.definite = False      # the handler has run
+        return call.finish(FAILED, error)
+    return call.finish(ANSWERED, answer)

@@ -2,25 +2,15 @@ from libc.stdint cimport int64_t, uint64_t
 
 from agentnet_core.framing cimport Frame
 from agentnet_core.message cimport AgentMessage
-from agentnet_core.outflow cimport Outflow
-from agentnet_core.route cimport Route, Waiting
+from agentnet_core.recalls cimport Pending, Recalls
 from agentnet_core.session cimport Session
 
 
-cdef class Pending:
-    """A request without an answer yet."""
-    cdef object token, hint
-    cdef Route route
-    cdef int64_t timeout_ns, deadline_ns
-    cdef Waiting waiting
-
-
-cdef class Calls(Outflow):
-    cdef readonly dict pending       # correlation -> Pending
+cdef class Calls(Recalls):
     cdef uint64_t correlation, dated_correlation
     cdef int64_t dated_ns
-    cdef Py_ssize_t pending_max
-    cdef int64_t request_timeout_ns, answer_wait_ns
+    cdef int64_t request_timeout_ns, answer_wait_ns, chain_hops_max, chain_calls_max
+    cdef public object work         # the Work of the handler that runs now, if any
     cdef int64_t messages_undeliverable, replies_late, replies_lost
     cpdef int64_t nanoseconds(self, timeout) except -1
     cdef int on_answer(self, Session session, AgentMessage message) except -1

@@ -3,15 +3,11 @@ from typing import Any
 from typing_extensions import disjoint_base
 
 from agentnet_core.message import AgentMessage
-from agentnet_core.outflow import Outflow
+from agentnet_core.recalls import Recalls
 
 @disjoint_base
-class Pending: ...
-
-@disjoint_base
-class Calls(Outflow):
-    @property
-    def pending(self) -> dict[int, Pending]: ...
+class Calls(Recalls):
+    work: Any  # the Work of the handler that runs now, if any
     def nanoseconds(self, timeout: float) -> int: ...
     def reply(
         self,

@@ -5,7 +5,7 @@ session that it was sent to or with an error whose `definite` tells whether it m
 out.  An answer waits for room like any message, and its agent goes on; too many of them hold up who answers,
 for a short time.  One that nobody waits for is counted and dropped.
 
-Held here: at most `requests_pending_max` requests.
+Held here: at most `requests_pending_max` requests.  One that is given up is for `Recalls`.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -15,10 +15,12 @@ from libc.string cimport memcpy
 from agentnet_core.framing cimport REFUSED, Cursor, pack_bin_head, pack_u64, read_array, read_bin, read_uint
 from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_QUERY, TYPE_RESPONSE, real
 from agentnet_core.outflow cimport FRAME_OVERHEAD_BYTES
-from agentnet_core.route cimport Route
+from agentnet_core.recalls cimport Pending
+from agentnet_core.route cimport Route, Waiting
 
 from agentnet_core.errors import (
-    ConfigError, Congested, InternalError, MessageTooLarge, ProtocolError, RequestTimeout, from_code,
+    ConfigError, Congested, InternalError, MessageTooLarge, ProtocolError, Recalled, RequestTimeout,
+    from_code,
 )
 from agentnet_core.records import AgentRecord, Event, describe
 
@@ -27,20 +29,13 @@ cdef int64_t DATE_NS = 1_000_000                # a clock that is later by less 
 cdef int64_t TIMEOUT_S_MAX = 1_000_000_000      # some thirty years: for ever
 
 
-cdef class Pending:
-    pass
-
-
-cdef class Calls(Outflow):
+cdef class Calls(Recalls):
     """The asking and answering part of an engine."""
-
-    def __cinit__(self, *args, **kwargs):
-        self.pending = {}
 
     cdef int date(self) except -1:
         cdef Pending pending
         cdef int64_t gap_ns = self.now_ns - self.dated_ns
-        Outflow.date(self)
+        Recalls.date(self)
         while gap_ns > DATE_NS and self.dated_correlation < self.correlation:
             self.dated_correlation += 1
             pending = self.pending.get(self.dated_correlation)
@@ -68,7 +63,7 @@ cdef class Calls(Outflow):
         elif message.type == TYPE_QUERY and message.correlation:
             pending = self.pending.pop(message.correlation, None)
             if pending is not None:
-                self.settle(pending.token, error)
+                self.end(pending, error)
         else:                       # of `send_nowait`
             self.refuse(message, waiting.route.record, error)
         return 0
@@ -86,11 +81,14 @@ cdef class Calls(Outflow):
             if pending is not None:
                 self.pending[message.correlation] = pending     # not this peer's to answer
             self.replies_late += 1
+            pending = self.take_recalled(message.correlation, session)
+            if pending is not None:
+                self.learn(pending, outcome_of(message, pending))
             return 0
         if message.failure is not None:
-            self.settle(pending.token, told(message.failure[0], message.failure[1], pending.route.record))
+            self.end(pending, outcome_of(message, pending))
         else:
-            self.settle(pending.token, message, pending.hint)
+            self.end(pending, message, pending.hint)
         return 0
 
     def reply(self, AgentMessage request not None, bytes payload not None, int content=0, failure=None):
@@ -110,7 +108,7 @@ cdef class Calls(Outflow):
                 and PyBytes_GET_SIZE(payload) <= session.message_bytes_max
                 and session.room() >= PyBytes_GET_SIZE(payload) + PLAIN_HEAD_BYTES + FRAME_OVERHEAD_BYTES):
             self.put_plain(session, request.to_id, request.from_agent, request.correlation, TYPE_RESPONSE,
-                           request.level, payload)
+                           request.level, 0, payload)
             return None
         answer = AgentMessage(payload, to_agent=request.from_agent, from_agent=request.to_id,
                               message_type=TYPE_RESPONSE, priority=request.level)
@@ -171,7 +169,11 @@ cdef class Calls(Outflow):
             if message.correlation:
                 pending = self.pending.pop(message.correlation, None)
                 if pending is not None:
-                    self.settle(pending.token, error)
+                    self.end(pending, error)
+                else:
+                    pending = self.take_recalled(message.correlation, None)
+                    if pending is not None:
+                        self.learn(pending, error)
             else:
                 self.event(Event(Event.UNDELIVERABLE, self.node_id, message.to_id, name_of(record),
                                  str(error), error=error))
@@ -205,11 +207,15 @@ cdef class Calls(Outflow):
             pending = self.pending.get(correlation)
             if pending is not None and pending.route.session is session:
                 del self.pending[correlation]
-                self.settle(pending.token, told(<int>code, text, pending.route.record))
+                self.end(pending, refusal(<int>code, text, pending.route.record))
+            else:
+                pending = self.take_recalled(correlation, session)
+                if pending is not None:
+                    self.learn(pending, refusal(<int>code, text, pending.route.record))
         else:
             self.messages_undeliverable += 1
             record = self.control.directory.get(to)
-            error = told(<int>code, text, record)
+            error = refusal(<int>code, text, record)
             self.event(Event(Event.UNDELIVERABLE, session.node_id, to, name_of(record), str(error),
                              error=error))
         return 0
@@ -223,12 +229,28 @@ cdef class Calls(Outflow):
         else:
             error = RequestTimeout(f"no answer from agent {pending.route.record.label} in time; "
                                    f"the outcome is unknown")
-        self.settle(pending.token, error)
+            self.recall(pending)
+        self.end(pending, error)
         return 0
 
 
 cdef name_of(record):
     return None if record is None else record.name
+
+
+cdef outcome_of(AgentMessage answer, Pending pending):
+    """The answer, or the error that it tells."""
+    if answer.failure is None:
+        return answer
+    return told(answer.failure[0], answer.failure[1], pending.route.record)
+
+
+cdef refusal(int code, bytes text, record):
+    """The error that a peer tells of what it has not executed."""
+    error = told(code, text, record)
+    if code == Recalled.code:
+        error.definite = True
+    return error
 
 
 cdef told(int code, bytes text, record):

@@ -23,6 +23,8 @@ BROADCAST_BYTES = 60 * 1024
 VERSION_MAX = 2**53
 """What raises its version a million times a second reaches it after three centuries."""
 RINGS_MAX = 8
+PATH_AGENTS_MAX = 64
+"""Agents on the path that a request in a chain of calls carries."""
 LAG_MS_MIN = 300
 """An event loop is looked at four times a second: what is less is no lag."""
 GROUP_BYTES_MAX = 128
@@ -83,6 +85,18 @@ class EngineConfig:
     """Requests of one node without an answer; one more raises LimitReached."""
     request_timeout_ms: int = 30_000
     """When ``request`` is given no timeout."""
+    chain_hops_max: int = 16
+    """Requests that may follow one another, each made by the handler of the one before; one more raises
+    ChainSpent, which tells the path."""
+    chain_calls_max: int = 1024 * 1024
+    """Requests that may be open at a time below one of them. The k-th that a handler has open gets 1/k(k+1)
+    of what its own may have; where nothing is left, one more raises ChainSpent."""
+    reentrant_calls_max: int = 256
+    """Calls of an agent's own chains that have come back to it and are open; one more is refused: Congested.
+    """
+    recall_ms_max: int = 5_000
+    """How long after a request was given up word is waited for of what became of it; then that is unknown.
+    As many may be waited for as `requests_pending_max`; the oldest are forgotten first."""
 
     # -- deliveries: messages sent with a promise
     deliveries_max: int = 1_100_000
@@ -316,7 +330,11 @@ class EngineConfig:
         self._check_order("ping_interval_ms", "node_silence_ms_max")
         self._check_order("ping_interval_ms", "link_silence_ms_max")
         self._check_order("suspicion_ms_min", "suspicion_ms_max")
-        for name, most in (("overlay_rings", RINGS_MAX), ("broadcast_bytes_max", BROADCAST_BYTES)):
+        for name, most in (
+            ("overlay_rings", RINGS_MAX),
+            ("chain_hops_max", PATH_AGENTS_MAX),
+            ("broadcast_bytes_max", BROADCAST_BYTES),
+        ):
             if getattr(self, name) > most:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected at most {most}")
         self._check_order("broadcast_bytes_max", "broadcasts_kept_bytes_max")

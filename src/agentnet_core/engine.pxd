@@ -19,6 +19,7 @@ cdef class Engine(Freight):
 
     cdef int limit_handshake(self, int64_t size) except -1
     cdef int on_message(self, Session session, Frame* frame) except -1
+    cdef int return_call(self, Port port, AgentMessage message) except -1
     cdef bint may_speak(self, Session session, uint64_t agent_id) except -1
     cdef int deliver(self, Port port, AgentMessage message, Session session) except -1
     cdef int on_control(self, Session session, Frame* frame) except -1

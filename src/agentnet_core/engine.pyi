@@ -6,6 +6,7 @@ from typing_extensions import disjoint_base
 from agentnet_core.config import EngineConfig
 from agentnet_core.freight import Freight
 from agentnet_core.port import Port
+from agentnet_core.recalls import Pending
 from agentnet_core.records import AgentRecord
 from agentnet_core.session import Session
 
@@ -21,6 +22,7 @@ class Engine(Freight):
         now_ns: int,
         *,
         make_token: Callable[[], Any],
+        make_call: Callable[[], Pending],
         to_bytes: Callable[[Any], tuple[bytes, int]],
         wake: Callable[[], object],
     ) -> None: ...

@@ -18,17 +18,20 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from agentnet_core.framing cimport (
-    CARRY, CREDIT, DONE, GO, MESSAGE, OPTIONAL_FIELDS, PING, PONG, REFUSED, RETURN, STATUS, STOP, Arena,
+    CANCEL, CARRY, CREDIT, DONE, GO, MESSAGE, OPTIONAL_FIELDS, PING, PONG, REFUSED, RETURN, STATUS, STOP,
+    Arena,
     Cursor, pack_u64, read_array, read_uint, skip_value,
 )
-from agentnet_core.mailbox cimport Mailbox, is_full, is_high
+from agentnet_core.mailbox cimport Mailbox, is_full, is_high, is_low
+from agentnet_core.courier cimport Courier
 from agentnet_core.message cimport TYPE_RESPONSE, Origin, copy_message, read_message
 from agentnet_core.outflow cimport ACTIVE, MAINTENANCE
 from agentnet_core.route cimport Waiting
-from agentnet_core.calls cimport Pending
+from agentnet_core.recalls cimport Pending
 
 from agentnet_core.errors import (
-    AgentStopped, AgentUnreachable, Congested, NetworkError, NoSuchAgent, NotOwner, ProtocolError,
+    AgentStopped, AgentUnreachable, CallCycle, Congested, NetworkError, NoSuchAgent, NotOwner, ProtocolError,
+    Recalled,
 )
 from agentnet_core.records import Event
 
@@ -40,24 +43,27 @@ cdef class Engine(Freight):
     """One node, without its I/O. See the module's head and the design's contract.
 
     `make_token()` gives an object that the engine hands back in `ready().settle`, and that has
-    `cancelled()`. `to_bytes(value)` gives (bytes, content type). `wake()` is called once when
+    `cancelled()`; `make_call()` a Pending of the driver's kind, which a request returns.
+    `to_bytes(value)` gives (bytes, content type). `wake()` is called once when
     `ready()` gets something to do. `now_ns`: monotonic.
     """
 
     def __init__(self, str node_id, uint64_t incarnation, config, int64_t now_ns, *,
-                 make_token, to_bytes, wake):
+                 make_token, make_call, to_bytes, wake):
         self.config = config
         self.node_id, self.incarnation = node_id, incarnation
         self.origin = Origin(node_id, incarnation)
         self.now_ns = self.born_ns = now_ns
-        self.make_token, self.to_bytes, self.wake = make_token, to_bytes, wake
+        self.make_token, self.make_call, self.to_bytes, self.wake = make_token, make_call, to_bytes, wake
         self.arena = Arena(config.frame_bytes_max)
         self.ports = self.doors = {}
         self.limit(config)
         self.limit_letters()
         self.control_bytes_max = config.control_bytes_max
         self.pending_max = config.requests_pending_max
+        self.recall_wait_ns = config.recall_ms_max * MS
         self.request_timeout_ns = config.request_timeout_ms * MS
+        self.chain_hops_max, self.chain_calls_max = config.chain_hops_max, config.chain_calls_max
         self.answer_wait_ns = config.answer_wait_ms_max * MS
 
     # -- receiving
@@ -86,6 +92,8 @@ cdef class Engine(Freight):
             session.decoder.keep()
             if not session.welcomed:
                 self.limit_handshake(session.handshake_bytes + session.decoder.rest_size)
+            if session.recalls is not None:
+                self.carry_out_recalls(session)
             self.give_credit(session)
             if session.control.waiting > self.control_bytes_max:
                 raise Congested(f"{session.control.waiting} bytes of control frames wait for node "
@@ -174,6 +182,8 @@ cdef class Engine(Freight):
 
     cdef int deliver(self, Port port, AgentMessage message, Session session) except -1:
         cdef Mailbox box = port.mailbox()
+        if message.envelope is not None and message.envelope.passed(port.agent_id):
+            return self.return_call(port, message)
         box.push(message)
         if is_high(box):
             port.stopped = True
@@ -190,6 +200,24 @@ cdef class Engine(Freight):
             if not self.awake:
                 self.rouse()
         return 0
+
+    cdef int return_call(self, Port port, AgentMessage message) except -1:
+        """An agent is asked for what it waits for itself: it answers out of turn, or nobody ever does."""
+        if not port.reentrant:
+            names = [self.control.directory.label(agent) for agent in message.envelope.agents()]
+            return self.refuse(message, port.record, CallCycle(
+                f"{' -> '.join([*names, port.record.label])}: agent {port.record.label} waits for what this "
+                f"asks; it was not executed (see reentrant)"))
+        if port.returned_open >= self.config.reentrant_calls_max:
+            return self.refuse(message, port.record, Congested(
+                f"agent {port.record.label}: {port.returned_open} calls that came back to it are open "
+                f"already (reentrant_calls_max); it was not executed"))
+        if port.returned is None:
+            port.returned = deque()
+        port.returned.append(message)
+        port.returned_open += 1
+        self.now_ready.deliver.append(port)
+        return self.rouse()
 
     cdef int spread(self, AgentMessage message) except -1:
         """A copy to each agent of this node in the message's group; of a broadcast, to who takes them."""
@@ -213,6 +241,36 @@ cdef class Engine(Freight):
                 self.deliver(port, copy, None)
         return 0
 
+    cdef int withdraw(self, Origin origin, uint64_t agent_id, uint64_t correlation) except -1:
+        cdef Port port = self.ports.get(agent_id)
+        cdef AgentMessage message = None
+        if port is None:
+            return 0
+        if port.box is not None:
+            message = port.box.take_out(origin, correlation)
+        if message is None:
+            self.now_ready.recall.append((port, origin, correlation))
+            return self.rouse()
+        self.requests_withdrawn += 1
+        self.refuse(message, port.record, Recalled(
+            f"agent {port.record.label}: the request was given up before it was begun; it was not executed",
+            definite=True))
+        return port.go() if port.stopped and is_low(port.box) else 0
+
+    cdef int part(self, Session session, error) except -1:
+        """Nobody can be told what becomes of what the peer asked: nothing more is done for it."""
+        cdef Port port
+        Courier.part(self, session, error)
+        if session.parting:
+            return 0                # by this node's own wish: it ends them itself
+        for port in self.ports.values():
+            if port.box is not None:
+                self.requests_withdrawn += len(port.box.take_requests(session.origin))
+                if port.stopped and is_low(port.box):
+                    port.go()
+        self.now_ready.recall.append((None, session.origin, 0))
+        return self.rouse()
+
     cdef int deliver_here(self, Route route, AgentMessage message) except -1:
         self.deliver(<Port>route, message, None)
         return 0 if message.slip is None else self.take_here(route, message)
@@ -221,7 +279,7 @@ cdef class Engine(Freight):
         cdef uint64_t value = 0
         cdef Cursor c
         if session.welcomed and frame.kind in (
-                CREDIT, STOP, GO, PING, PONG, REFUSED, STATUS, DONE, RETURN):
+                CREDIT, STOP, GO, PING, PONG, REFUSED, STATUS, DONE, RETURN, CANCEL):
             if frame.kind == CREDIT:
                 return self.on_credit(session, frame)
             if frame.kind == DONE:
@@ -230,6 +288,8 @@ cdef class Engine(Freight):
                 return self.on_return(session, frame)
             if frame.kind == REFUSED:
                 return self.on_refused(session, frame)
+            if frame.kind == CANCEL:
+                return self.on_cancel(session, frame)
             if frame.kind == PONG:
                 return self.on_pong(session, frame)
             c.at, c.end = frame.body, frame.body + frame.size
@@ -395,6 +455,8 @@ cdef class Engine(Freight):
             waiting = port.waiting.popleft()
             if not waiting.dropped:
                 self.fail_waiting(waiting, error)
+        while port.returned:
+            self.refuse(port.returned.popleft(), port.record, error)
         message = port.next_message()
         while message is not None:
             self.refuse(message, port.record, error)
@@ -460,10 +522,11 @@ cdef class Engine(Freight):
         self.wake_ns = NEVER
         self.wake_by(self.tick_letters(now_ns))
         for correlation, pending in list(self.pending.items()):
-            if pending.deadline_ns <= now_ns or pending.token.cancelled():
+            if pending.deadline_ns <= now_ns:
                 self.expire_request(correlation, pending)
             elif pending.deadline_ns < self.wake_ns:
                 self.wake_ns = pending.deadline_ns
+        self.expire_recalled()
         for session in self.links:
             if session.welcomed:
                 self.close_account(session)
@@ -493,7 +556,9 @@ cdef class Engine(Freight):
             "messages_unconfirmed": self.messages_unconfirmed, "broadcasts_dropped": self.broadcasts_dropped,
             "multicasts_dropped": self.multicasts_dropped, "messages_forged": self.messages_forged,
             "replies_late": self.replies_late, "replies_lost": self.replies_lost,
-            "requests_pending": len(self.pending), "links": len(self.links), "links_lost": self.links_lost,
+            "requests_pending": len(self.pending), "requests_recalled": self.requests_recalled,
+            "requests_withdrawn": self.requests_withdrawn,
+            "links": len(self.links), "links_lost": self.links_lost,
             "links_refused": self.links_refused, "links_retired": self.links_retired,
             "links_awaited": len(self.awaited), **self.letter_stats(),
         }

@@ -94,6 +94,13 @@ class StateConflict(UsageError):
     code = 120
 
 
+class CallCycle(UsageError):
+    """An agent asked, through others, itself, and would wait for ever; the message tells the path. It was not
+    executed. An agent that is registered as reentrant takes such calls."""
+
+    code = 109
+
+
 class PeerError(NetworkError):
     """The other side did or said something wrong."""
 
@@ -212,7 +219,8 @@ class DuplicateLink(OutageError):
 
 
 class HandlerStuck(OutageError):
-    """The agent is unregistered, but its handler has not ended since it was cancelled: it may be at work."""
+    """The agent was unregistered, or the request given up, but the handler did not end when it was cancelled:
+    it may be at work."""
 
     code = 310
     definite = False
@@ -292,6 +300,21 @@ class RelayRefused(OutageError):
     linked with the other end."""
 
     code = 350
+
+
+class Recalled(OutageError):
+    """Who asked gave the request up; its handler was stopped in its midst, or, where it is definite, had not
+    begun."""
+
+    code = 325
+    definite = False
+
+
+class ChainSpent(OutageError):
+    """Calls of handlers followed one another too often, or too many of them were open at a time: a loop or a
+    storm. The message tells the path; the call was not made."""
+
+    code = 326
 
 
 class InternalError(NetworkError):

@@ -61,6 +61,7 @@ cdef enum Kind:
     STATE_CHUNK = 30
     TUNNEL = 31
     CARRY = 33
+    CANCEL = 32
     MESSAGE = 16
     REFUSED = 17
 

@@ -16,7 +16,7 @@ from collections import deque
 from agentnet_core.framing cimport PING, STATUS
 from agentnet_core.message cimport Origin
 from agentnet_core.outflow cimport MAINTENANCE
-from agentnet_core.calls cimport Pending
+from agentnet_core.recalls cimport Pending
 from agentnet_core.route cimport Route, Waiting
 
 from agentnet_core.errors import (
@@ -321,16 +321,20 @@ cdef class Links(Calls):
         for correlation, pending in list(self.pending.items()):
             if pending.route.session is session:
                 del self.pending[correlation]
-                self.settle(pending.token, lost)
+                self.end(pending, lost)
+        self.lose_recalled(session)
         return 0
 
     def end_requests(self):
         """This node goes: what only its own agents could still answer has an unknown outcome."""
         cdef Pending pending
         for pending in self.pending.values():
-            self.settle(pending.token, LinkLost(
+            self.end(pending, LinkLost(
                 f"node {self.node_id} has left the network; the outcome of the request is unknown"))
         self.pending.clear()
+        for pending in self.recalled.values():
+            self.learn(pending, None)
+        self.recalled.clear()
 
     def forget_session(self, Session session not None):
         """The driver has written the last of it."""

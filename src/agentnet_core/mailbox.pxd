@@ -2,7 +2,7 @@ from libc.stdint cimport uint64_t
 
 from cpython.object cimport PyObject
 
-from agentnet_core.message cimport AgentMessage
+from agentnet_core.message cimport AgentMessage, Origin
 
 cdef enum:
     LEVELS = 4
@@ -21,6 +21,9 @@ cdef class Mailbox:
     cdef int streak
     cdef int push(self, AgentMessage message) except -1
     cpdef AgentMessage pop(self)
+    cdef AgentMessage take_out(self, Origin origin, uint64_t correlation)
+    cdef list take_requests(self, Origin origin)
+    cdef int took(self, Ring* ring, AgentMessage message) except -1
     cdef int _fairest(self, int top) noexcept
 
 

@@ -87,6 +87,55 @@ cdef class Mailbox:
         self.bytes -= charge(message)
         return message
 
+    cdef AgentMessage take_out(self, Origin origin, uint64_t correlation):
+        """That request of that node, if it is here; those before it move up."""
+        cdef int level
+        cdef Py_ssize_t i, mask
+        cdef Ring* ring
+        cdef AgentMessage message
+        for level in range(LEVELS):
+            ring = &self.rings[level]
+            mask = ring.capacity - 1
+            for i in range(ring.count):
+                message = <AgentMessage>ring.slots[(ring.head + i) & mask]
+                if (message.correlation == correlation and message.origin is origin
+                        and message.slip is None):
+                    while i > 0:
+                        ring.slots[(ring.head + i) & mask] = ring.slots[(ring.head + i - 1) & mask]
+                        i -= 1
+                    ring.head = (ring.head + 1) & mask
+                    self.took(ring, message)
+                    return message
+        return None
+
+    cdef list take_requests(self, Origin origin):
+        """All requests of that node."""
+        cdef int level
+        cdef Py_ssize_t i, kept, mask, count
+        cdef Ring* ring
+        cdef AgentMessage message
+        cdef list taken = []
+        for level in range(LEVELS):
+            ring = &self.rings[level]
+            mask, kept, count = ring.capacity - 1, 0, ring.count
+            for i in range(count):
+                message = <AgentMessage>ring.slots[(ring.head + i) & mask]
+                if message.correlation and message.origin is origin and message.slip is None:
+                    taken.append(message)
+                    self.took(ring, message)
+                else:
+                    ring.slots[(ring.head + kept) & mask] = <PyObject*>message
+                    kept += 1
+        return taken
+
+    cdef int took(self, Ring* ring, AgentMessage message) except -1:
+        """It is in no slot any more."""
+        Py_DECREF(message)          # the ring's reference
+        ring.count -= 1
+        self.count -= 1
+        self.bytes -= charge(message)
+        return 0
+
     cdef int _fairest(self, int top) noexcept:
         """The lower level whose head has waited longest."""
         cdef int level, best = top

@@ -44,7 +44,8 @@ cdef class AgentMessage:
     cdef uint8_t content
     cdef uint32_t ttl_ms
     cdef public int64_t timestamp
-    cdef uint64_t seq, correlation
+    cdef uint64_t seq
+    cdef readonly uint64_t correlation      # of a request and its answer; 0 of what wants none
     cdef readonly bytes payload
     cdef object id                  # str given by a user, else None
     cdef bytes extras               # other optional fields as they came, key and value pairs
@@ -52,7 +53,7 @@ cdef class AgentMessage:
     cdef readonly Envelope envelope         # of a call or a stream, else None
     cdef object failure             # (code, text) of a RESPONSE that is an error
     cdef uint32_t fragment, fragments
-    cdef Origin origin
+    cdef readonly Origin origin
     cdef readonly Slip slip         # of a delivery, else None
     cdef int64_t deadline_ns        # on this node's monotonic clock; 0 never
     cdef uint64_t arrival           # order of entry into the mailbox

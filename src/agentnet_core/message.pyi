@@ -76,6 +76,12 @@ class AgentMessage:
     @property
     def slip(self) -> Slip | None: ...
     @property
+    def correlation(self) -> int:
+        """Number of a request at its node, and of the answer to it; 0 of what wants no answer."""
+
+    @property
+    def origin(self) -> Origin: ...
+    @property
     def is_value(self) -> bool:
         """Whether the payload is the MessagePack form of a value."""
 

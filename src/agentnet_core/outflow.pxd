@@ -26,6 +26,8 @@ cdef class Ready:
     cdef readonly list deliver
     cdef readonly list stop
     cdef readonly list settle
+    cdef readonly list recall
+    cdef readonly list learn
     cdef readonly list events
     cdef public object persist
     cdef public uint64_t batch
@@ -39,7 +41,7 @@ cdef class Outflow:
     cdef public int64_t now_ns
     cdef public int64_t wall_offset_ns
     cdef public int64_t wake_ns
-    cdef readonly object make_token, to_bytes, wake     # what the driver lends
+    cdef readonly object make_token, make_call, to_bytes, wake     # what the driver lends
     cdef public object control       # network control: handshake, members, directory
     cdef object last_words          # called once, before the next Ready is drained
     cdef bint awake
@@ -67,7 +69,7 @@ cdef class Outflow:
     cdef Route seek(self, to)
     cdef Session await_link(self, record)
     cdef int put_plain(self, Session session, uint64_t from_id, uint64_t to_id, uint64_t correlation,
-                       uint8_t type, uint8_t level, bytes payload) except -1
+                       uint8_t type, uint8_t level, uint32_t ttl_ms, bytes payload) except -1
     cdef int account(self, Session session, Py_ssize_t size) except -1
     cdef int stamp(self, AgentMessage message) except -1
     cdef int age(self, AgentMessage message) except -1

@@ -43,6 +43,9 @@ cdef class Ready:
     persist: Entries for the log, or None, as batch number `batch`; `persisted` or `unpersisted` tells of it.
     send: sessions with bytes to write. close: (session, error). dial: addresses to dial.
     tunnels: those with something for the driver.
+    recall: (port, or None for all, origin, correlation): a handler that is at that request of that node, or
+    at any of it if that is 0, must stop. learn: (what `make_call` made, an outcome or None): what became of
+    a request that was given up.
     probe: sessions whose peer's liveness port is to be asked; the control's `alive` takes the answer.
     deliver: ports whose runner must be woken. stop: ports that lost their id to another node, and whose
     runner must end. settle: (token, message or error or None, hint).
@@ -52,10 +55,11 @@ cdef class Ready:
     def __cinit__(self):
         self.send, self.close, self.dial, self.probe, self.tunnels = [], [], [], [], []
         self.deliver, self.stop, self.settle, self.events = [], [], [], []
+        self.recall, self.learn = [], []
 
     def clear(self):
         for field in (self.send, self.close, self.dial, self.probe, self.tunnels, self.deliver, self.stop,
-                      self.settle, self.events):
+                      self.settle, self.recall, self.learn, self.events):
             field.clear()
 
 
@@ -226,12 +230,12 @@ cdef class Outflow:
         return route
 
     cdef int put_plain(self, Session session, uint64_t from_id, uint64_t to_id, uint64_t correlation,
-                       uint8_t type, uint8_t level, bytes payload) except -1:
+                       uint8_t type, uint8_t level, uint32_t ttl_ms, bytes payload) except -1:
         """The hot path: one plain message, straight into the peer's lane."""
         cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
         cdef uint8_t* p = session.data.begin(MESSAGE, 0, PLAIN_HEAD_BYTES + size)
         self.seq += 1
-        write_plain(p, from_id, to_id, self.seq, correlation, type, level, 0,
+        write_plain(p, from_id, to_id, self.seq, correlation, type, level, ttl_ms,
                     self.now_ns + self.wall_offset_ns,
                     <const uint8_t*>PyBytes_AS_STRING(payload), <uint32_t>size)
         return self.account(session, session.data.finish(p, PLAIN_HEAD_BYTES + size))

@@ -1,6 +1,7 @@
 from libc.stdint cimport int64_t
 
 from agentnet_core.calls cimport Calls
+from agentnet_core.envelope cimport Envelope
 from agentnet_core.mailbox cimport Mailbox
 from agentnet_core.message cimport AgentMessage
 from agentnet_core.route cimport Route
@@ -18,6 +19,9 @@ cdef class Port(Route):
     cdef readonly Calls engine
     cdef Mailbox box
     cdef public bint parked         # its runner waits, or it has none: mail must wake it
+    cdef public bint reentrant      # it takes calls of chains that wait for it already
+    cdef object returned            # deque of those that have come, which go past the mailbox
+    cdef Py_ssize_t returned_open   # they, and those that are worked on
     cdef list stopped_sessions
     cdef dict overfill              # Origin -> Overfill, until GO
     cdef readonly int64_t served_ns
@@ -28,3 +32,10 @@ cdef class Port(Route):
     cdef int withhold(self, Session session, int64_t size, int64_t whole) except -1
     cdef int forgive(self) except -1
     cdef AgentMessage next_message(self)
+    cdef Envelope nest(self, Work work, int64_t* timeout_ns)
+
+
+cdef class Work:
+    """What one runner of an agent is at: `message` while a handler runs, else None."""
+    cdef readonly Port port
+    cdef public AgentMessage message

@@ -11,28 +11,40 @@ errors that tell whether the message may have been executed.
 from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
 
-from agentnet_core.calls cimport Pending
+from agentnet_core.chain cimport call_below, take_share
 from agentnet_core.framing cimport GO
 from agentnet_core.mailbox cimport is_low
 from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_QUERY, Origin, small
 from agentnet_core.outflow cimport FLUSH_BYTES, FRAME_OVERHEAD_BYTES
+from agentnet_core.recalls cimport Pending
 from agentnet_core.route cimport Waiting
 
-from agentnet_core.errors import ConfigError, Expired, LimitReached, NetworkError
+from agentnet_core.errors import ChainSpent, ConfigError, Expired, LimitReached, NetworkError
 from agentnet_core.records import describe
 from agentnet_core.route import SENT, Pause
 
 cdef enum:
     CLOCK_EVERY_SENDS = 16      # a sender looks at the clock this often
 
+cdef int64_t MS = 1_000_000
 cdef object _SENT = SENT        # a C global: the hot path looks nothing up
 cdef object _ONE = 1            # the usual type and priority, which need no conversion
 
 
 cdef inline int number(value) except -2:
     return 1 if value is _ONE else small(value)
+
+
+cdef inline uint32_t to_ttl(int64_t timeout_ns) noexcept:
+    """Whole milliseconds, 0 for ever; a little late rather than early."""
+    return <uint32_t>((timeout_ns + MS - 1) // MS or 1) if timeout_ns < MS * 0xffffffff else 0
+
+
+cdef class Work:
+    def __cinit__(self, Port port not None, *args):
+        self.port = port
 
 
 cdef class Overfill:
@@ -90,7 +102,7 @@ cdef class Port(Route):
                         and size <= engine.fragment_bytes and size <= session.message_bytes_max
                         and session.room() >= size + PLAIN_HEAD_BYTES + FRAME_OVERHEAD_BYTES):
                     engine.put_plain(session, self.agent_id, route.agent_id, 0, <uint8_t>kind,
-                                     <uint8_t>level, <bytes>payload)
+                                     <uint8_t>level, 0, <bytes>payload)
                     engine.sends += 1
                     if engine.unflushed < FLUSH_BYTES and engine.sends % CLOCK_EVERY_SENDS:
                         return _SENT
@@ -127,14 +139,15 @@ cdef class Port(Route):
         """
         cdef Calls engine = self.engine
         cdef AgentMessage message
-        cdef Pending pending = None
+        cdef Pending pending = engine.make_call()
         cdef Route route
         cdef Session session
         cdef Py_ssize_t size
         cdef bytes body
         cdef int content = 0, level
         cdef int64_t timeout_ns = engine.request_timeout_ns
-        token = engine.make_token()
+        cdef Envelope below = None
+        pending.engine = engine
         try:
             if timeout is not None:
                 timeout_ns = engine.nanoseconds(timeout)
@@ -144,37 +157,60 @@ cdef class Port(Route):
             level = number(priority)
             if not 0 <= level < 4:
                 raise ConfigError(f"priority={describe(priority)}: expected a MessagePriority, 0 to 3")
+            if engine.work is not None and (<Work>engine.work).message is not None:
+                below = self.nest(<Work>engine.work, &timeout_ns)
             route = engine.resolve(to)
             if type(payload) is bytes:
                 body = <bytes>payload
             else:
                 body, content = engine.to_bytes(payload)
             engine.correlation += 1
-            pending = Pending.__new__(Pending)
-            pending.token, pending.hint, pending.route = token, reply, route
+            pending.correlation, pending.hint, pending.route = engine.correlation, reply, route
             pending.timeout_ns = timeout_ns
             pending.deadline_ns = engine.now_ns + timeout_ns
             engine.pending[engine.correlation] = pending
             session = route.session
             size = PyBytes_GET_SIZE(body)
-            if (session is not None and session.clear and not route.stopped and content == 0
+            if (session is not None and session.clear and not route.stopped and content == 0 and below is None
                     and size <= engine.fragment_bytes and size <= session.message_bytes_max
                     and session.room() >= size + PLAIN_HEAD_BYTES + FRAME_OVERHEAD_BYTES):
                 engine.put_plain(session, self.agent_id, route.agent_id, engine.correlation, TYPE_QUERY,
-                                 <uint8_t>level, body)
+                                 <uint8_t>level, to_ttl(timeout_ns), body)
             else:
                 message = AgentMessage(body, to_agent=route.agent_id, from_agent=self.agent_id,
                                        message_type=TYPE_QUERY, priority=priority)
                 message.content, message.correlation = content, engine.correlation
+                message.ttl_ms = to_ttl(timeout_ns)
+                if below is not None:
+                    pending.cause = (<Work>engine.work).message.envelope
+                    pending.share = take_share(pending.cause, below)
+                    message.envelope = below
                 if not engine.offer(route, message):
                     pending.waiting = engine.wait(route, message, None)
             if pending.deadline_ns < engine.wake_ns:
                 engine.wake_ns = pending.deadline_ns
         except NetworkError as error:
-            if pending is not None:
-                engine.pending.pop(engine.correlation, None)
-            engine.settle(token, error)
-        return token
+            engine.pending.pop(pending.correlation, None)
+            engine.end(pending, error)
+        return pending
+
+    cdef Envelope nest(self, Work work, int64_t* timeout_ns):
+        """What a request carries that a handler makes: it has no more time than what the handler is at."""
+        cdef AgentMessage cause = work.message
+        cdef Calls engine = self.engine
+        cdef int64_t left
+        if cause.deadline_ns:
+            left = cause.deadline_ns - engine.now_ns
+            if left <= 0:
+                raise Expired(f"the time of the request that agent {work.port.record.label} is at has run "
+                              f"out; nothing was sent")
+            timeout_ns[0] = min(timeout_ns[0], left)
+        try:
+            return call_below(cause, work.port.agent_id, engine.chain_hops_max, engine.chain_calls_max)
+        except ChainSpent as error:
+            names = [engine.control.directory.label(agent) for agent in cause.envelope.agents()]
+            path = " -> ".join([*names, work.port.record.label])
+            raise ChainSpent(f"{path}: {error}; nothing was sent") from None
 
     def breathe(self):
         """Called every few sends: something to await that lets the loop turn when it is time."""
@@ -222,6 +258,14 @@ cdef class Port(Route):
         self.parked = True
         self.served_ns = engine.now_ns
         return None
+
+    def take_returned(self):
+        """The next call that came back to this agent, which waits for it; it goes past the mailbox."""
+        return self.returned.popleft() if self.returned else None
+
+    def end_returned(self):
+        """One of them has ended."""
+        self.returned_open -= 1
 
     cdef int go(self) except -1:
         cdef Session session

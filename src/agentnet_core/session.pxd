@@ -45,7 +45,7 @@ cdef class Session:
     cdef public uint64_t incarnation
     cdef readonly Origin origin
     cdef public bint welcomed
-    cdef public bint delivers       # the peer understands slips
+    cdef public bint delivers       # the peer understands slips, and CANCEL
     cdef public bint closed
     cdef public bint left           # the peer said that it goes for good
     cdef public bint hung_up        # the peer closed the connection, and said nothing
@@ -84,6 +84,7 @@ cdef class Session:
     cdef int64_t received, received_messages, reported, reported_messages
     cdef uint64_t announced         # data that the peer had sent in all when it answered the last PING
     cdef readonly int64_t withheld  # credit kept back from a peer that does not heed STOP
+    cdef list recalls               # (data sent before, agent, correlation) that came before their requests
     cdef bint parts_came            # since the last look at the credit
     cdef dict assemblies
     cdef int64_t assembly_bytes

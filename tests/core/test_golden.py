@@ -18,6 +18,7 @@ if __name__ == "__main__":
 from apart import keep_only
 from harness import (
     AGENTS,
+    CANCEL,
     CARRY,
     CLOSE,
     CONFIRM,
@@ -27,6 +28,7 @@ from harness import (
     HELLO,
     MEMBERS,
     MESSAGE,
+    OPTIONAL_FIELDS,
     PING,
     PROBE,
     PULL,
@@ -114,7 +116,7 @@ def spoken() -> list[str]:
     sink.send("there", b"plain")
     sink.send(THERE, b"with an id", message_id="Zug 7", priority=3, message_type=4)
     sink.send(THERE, b"urgent", ttl=1.5)
-    sink.request(THERE, b"asked")
+    sink.request(THERE, b"asked", timeout=1e9)
     sink.send(THERE, bytes(range(256)) * 2)
     node.engine.broadcast(AgentMessage(b"all", message_type=5), sink.agent_id)
     world.run(50)
@@ -147,7 +149,7 @@ def spoken() -> list[str]:
     said += [*stranger.heard, *((kind, 0, body) for kind, body in map(gossip.encode, on_the_tree()))]
     said += [it for it in in_groups() if it[0] in (AGENTS, MESSAGE)]
     said += [it for it in delivered() if it[0] in (HELLO, MESSAGE, DONE, RETURN)]
-    said += of_states()
+    said += [*of_states(), *called()]
     said += [it for it in through_a_relay() if it[0] in (TUNNEL, CARRY)]
     said += [it for it in signed() if it[0] in (HELLO, MEMBERS, AGENTS, CLOSE, gossip.GOSSIP)]
     lines = [f"{KINDS[kind]} {flags} {body.hex()}" for kind, flags, body in said]
@@ -247,6 +249,28 @@ def through_a_relay() -> list[tuple[int, int, bytes]]:
     world.run(50)
     assert source.close is target.close is None
     return [*source.heard, *target.heard]
+
+
+def called() -> list[tuple[int, int, bytes]]:
+    """Requests with a deadline, one of them made by a handler, and one that is given up."""
+    world = World()
+    node = world.node("m")
+    node.control.found(UUID)
+    stranger = Stranger(world, node, name="a")
+    stranger.introduce(features_optional=FEATURE_DELIVERY)
+    (body,) = write_whole("a", 1, 1, [AgentRecord(THERE, "a", "there")], 4096)
+    stranger.say(AGENTS, body)
+    worker = node.make("worker", lambda message: worker.request("there", b"on behalf"))
+    node.register(worker)
+    world.run(50)
+    worker.request(THERE, b"given up", timeout=7).cancel()
+    chain = {3: 9, 4: [1000, [THERE, 5]]}
+    for seq, fields in enumerate([b"", msgpack.packb(chain)], 1):
+        head = msgpack.packb([THERE, worker.agent_id, seq, seq, 2, 1, 2500, 0, b"a question"])
+        stranger.say(MESSAGE, head + fields, OPTIONAL_FIELDS if fields else 0)
+        world.run(50)
+    assert stranger.close is None, stranger.close
+    return [it for it in stranger.heard if it[0] in (MESSAGE, CANCEL)]
 
 
 def signed() -> list[tuple[int, int, bytes]]:

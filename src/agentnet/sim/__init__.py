@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from agentnet.sim.clock import MS, Clock
 from agentnet.sim.forest import Forest
+from agentnet.sim.link import Link
 from agentnet.sim.network import Network, Pipe, Weather
-from agentnet.sim.node import Agent, Link, Node, Token
+from agentnet.sim.node import Agent, Node
+from agentnet.sim.token import Token
 from agentnet.sim.world import World
 
 __all__ = ["MS", "Agent", "Clock", "Forest", "Link", "Network", "Node", "Pipe", "Token", "Weather", "World"]

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentnet.sim.node import Agent, Node, Token
+from agentnet.sim.node import Agent, Node
+from agentnet.sim.token import Token
 from agentnet.sim.world import UUID, World
 from agentnet_core.config import EngineConfig
 from agentnet_core.errors import NetworkError

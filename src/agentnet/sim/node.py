@@ -13,22 +13,23 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
-from zlib import crc32
 
 import msgpack
 
 from agentnet.sim.clock import MS, Action, Clock
 from agentnet.sim.disk import Disk
-from agentnet.sim.network import READ_BYTES, End, Pipe
+from agentnet.sim.link import Link
+from agentnet.sim.network import READ_BYTES, End
 from agentnet.sim.notary import Notary
+from agentnet.sim.token import Token
 from agentnet_core.config import EngineConfig
 from agentnet_core.control import Control
 from agentnet_core.dials import Dial
 from agentnet_core.engine import Engine
-from agentnet_core.errors import HandlerFailed, LinkLost, NetworkError
-from agentnet_core.message import AgentMessage
-from agentnet_core.port import Port
-from agentnet_core.records import AgentRecord, Event, MessagePriority, Receipt, agent_id_of
+from agentnet_core.errors import HandlerFailed, NetworkError, Recalled
+from agentnet_core.message import AgentMessage, Origin
+from agentnet_core.port import Port, Work
+from agentnet_core.records import AgentRecord, Event, MessagePriority, agent_id_of
 from agentnet_core.session import Session
 from agentnet_core.tunnels import Tunnel
 
@@ -61,56 +62,6 @@ def address_of(name: str) -> str:
 def to_bytes(value: Any) -> tuple[bytes, int]:
     """What a driver lends the engine: bytes as they are, anything else as MessagePack."""
     return (value, 0) if isinstance(value, bytes) else (msgpack.packb(value), 1)
-
-
-class Token:
-    """What the engine hands back, once, with an outcome: None, a message or an error."""
-
-    __slots__ = ("_cancelled", "done", "hint", "outcome", "then")
-
-    def __init__(self) -> None:
-        self.done = self._cancelled = False
-        self.outcome: AgentMessage | Receipt | BaseException | None = None
-        self.hint: Any = None
-        self.then: Action | None = None
-        """Called when it is settled."""
-
-    def cancel(self) -> None:
-        self._cancelled = not self.done
-
-    def cancelled(self) -> bool:
-        return self._cancelled
-
-    def settle(self, outcome: AgentMessage | Receipt | BaseException | None, hint: Any) -> None:
-        assert not self.done, f"settled twice: {self.outcome!r}, then {outcome!r}"
-        self.done, self.outcome, self.hint = True, outcome, hint
-        if self.then is not None:
-            self.then()
-
-    @property
-    def error(self) -> BaseException | None:
-        return self.outcome if isinstance(self.outcome, BaseException) else None
-
-    @property
-    def answer(self) -> bytes:
-        """The payload of the answer; raises what the request failed with."""
-        if isinstance(self.outcome, BaseException):
-            raise self.outcome
-        assert isinstance(self.outcome, AgentMessage), f"no answer: {self.outcome!r}, done={self.done}"
-        return self.outcome.payload
-
-
-class Way(Protocol):
-    """What a link writes to: a pipe, or a tunnel."""
-
-    reader: End
-    writer: End
-    ended: bool
-    mute: bool
-
-    def write(self, data: bytes | memoryview) -> None: ...
-    def end(self) -> None: ...
-    def cut(self, reason: str) -> None: ...
 
 
 class Mouth:
@@ -153,100 +104,10 @@ class Mouth:
             self.link.resume()
 
 
-class Link:
-    """One end of a connection, between a pipe and an engine: what `agentnet.link` is to a socket."""
-
-    def __init__(
-        self,
-        node: Node,
-        out: Way,
-        back: Way,
-        address: str,
-        certificate: str,
-        dial: Dial | None,
-        relay: str = "",
-    ) -> None:
-        self.node, self.out, self.back = node, out, back
-        out.writer, back.reader = self, self
-        engine = node.engine
-        engine.now_ns = node.clock.now_ns
-        self._engine = engine  # that of this process: a node that is started again has another
-        self.session: Session = engine.open(
-            secure=node.world.notary is not None,
-            address=address,
-            certified=certificate if node.world.notary is not None else None,
-            dial=dial,
-            relay=relay,
-        )
-        self.session.link = self
-
-    # -- from the pipes
-
-    def later(self, pipe: Pipe) -> None:
-        if self._engine is self.node.engine:
-            self.node.act(pipe.deliver)
-
-    def received(self, data: bytes | memoryview) -> None:
-        node = self.node
-        if self._gone:
-            return
-        node.clock.note("read", node.name, len(data), crc32(data))
-        node.engine.now_ns = node.clock.now_ns
-        memoryview(node.engine.arena.view)[: len(data)] = data
-        node.engine.receive(self.session, len(data))
-        if node.engine.has_mail:
-            node.turn()
-
-    def lost(self, reason: str) -> None:
-        self.out.ended = True
-        if not (self._gone or self.session.closed):
-            self._engine.now_ns = self.node.clock.now_ns
-            self._engine.down(
-                self.session,
-                LinkLost(f"{self.session.address} closed the connection: {reason}"),
-                hung_up=True,
-            )
-
-    @property
-    def _gone(self) -> bool:
-        return self.node.dead or self._engine is not self.node.engine
-
-    def pause(self) -> None:
-        self.session.paused = True
-
-    def resume(self) -> None:
-        if self.session.paused and not self._gone:
-            self._engine.resume(self.session)
-
-    # -- from the node
-
-    def flush(self) -> None:
-        while not (self.session.paused or self.out.ended):
-            piece = self.session.take()
-            if piece is None:
-                return
-            self.out.write(piece)
-
-    def shut(self) -> None:
-        self.session.paused = False
-        self.flush()
-        self.out.end()
-        self._engine.forget_session(self.session)
-
-    # -- faults
-
-    def mute(self) -> None:
-        """From now on nothing that either end writes arrives, and neither end learns why."""
-        self.out.mute = self.back.mute = True
-
-    def cut(self, reason: str = "connection reset") -> None:
-        self.out.cut(reason)
-        self.back.cut(reason)
-
-
 class Agent(Port):
     """An agent of a node. ``handle``: called for each message, ``service_ns`` apart; what it returns
-    answers a request, what it raises fails it.  Without one nothing is taken until the test does."""
+    answers a request, what it raises fails it, and a Token that it returns is waited for and answers when it
+    is settled.  Without a handle nothing is taken until the test does."""
 
     def __init__(
         self, engine: Engine, node: Node, record: AgentRecord, handle: Handle | None, service_ns: int
@@ -254,8 +115,13 @@ class Agent(Port):
         super().__init__(engine, record)
         self.node = node
         self.received: list[AgentMessage] = []
+        self.recalled: list[AgentMessage] = []
+        """Requests that it was at when they were given up."""
         self._handle = handle
         self._service_ns = service_ns
+        self._at: AgentMessage | None = None
+        self._waits_for: Token | None = None
+        self._work = Work(self)
 
     if TYPE_CHECKING:
         # At run time this is the Port's own; here its token is known.
@@ -289,15 +155,55 @@ class Agent(Port):
         if self._handle is None or self.engine is not self.node.engine:
             return
         self.engine.now_ns = self.node.clock.now_ns
-        message = self.take()
+        message = self.take_returned()
+        if message is not None:
+            self.end_returned()  # it is answered at once
+        elif self._at is None:
+            message = self.take()
         if message is None:
             return
         self.received.append(message)
         self.node.clock.note("handle", self.record.label, message.payload[:32], len(message.payload))
+        self._work.message, self.engine.work = message, self._work
         try:
             result, failure = self._handle(message), None
         except Exception as error:  # noqa: BLE001 - as of any handler: whatever it raises is the answer
             result, failure = b"", (HandlerFailed.code, f"agent {self.record.label}: {error}")
+        finally:
+            self.engine.work = None
+        if isinstance(result, Token) and not result.done:
+            self._at, self._waits_for = message, result
+            result.then = lambda: self._answer(message, result.outcome)
+            return
+        self._answer(message, result, failure)
+
+    def recall(self, origin: Origin, correlation: int) -> None:
+        """That request of that node was given up, or all of it if that is 0: stop if it is at it."""
+        at, waits_for = self._at, self._waits_for
+        if (
+            at is None
+            or waits_for is None
+            or at.origin is not origin
+            or at.slip is not None
+            or correlation not in (0, at.correlation)
+        ):
+            return
+        self.recalled.append(at)
+        waits_for.then = None
+        waits_for.cancel()
+        self._answer(
+            at, b"", (Recalled.code, f"agent {self.record.label}: stopped, the request was given up")
+        )
+
+    def _answer(self, message: AgentMessage, result: Any, failure: tuple[int, str] | None = None) -> None:
+        self._at = self._waits_for = None
+        self.engine.now_ns = self.node.clock.now_ns
+        if isinstance(result, Token):
+            result = result.outcome
+        if isinstance(result, BaseException):
+            result, failure = b"", (HandlerFailed.code, f"agent {self.record.label}: {result}")
+        elif isinstance(result, AgentMessage):
+            result = result.payload
         body, content = to_bytes(b"" if result is None else result)
         token = self.engine.reply(message, body, content, failure)
         if token is None:
@@ -355,6 +261,7 @@ class Node:
             self.config,
             self.clock.now_ns,
             make_token=Token,
+            make_call=Token,
             to_bytes=to_bytes,
             wake=self._wake,
         )
@@ -476,6 +383,13 @@ class Node:
         for token, outcome, hint in ready.settle:
             clock.note("settle", self.name, type(outcome).__name__)
             token.settle(outcome, hint)
+        for port, origin, correlation in ready.recall:
+            working: list[Any] = [port] if port is not None else list(engine.ports.values())
+            for agent in working:
+                agent.recall(origin, correlation)
+        for call, outcome in ready.learn:
+            clock.note("learn", self.name, type(outcome).__name__)
+            call.learn(outcome)
         for event in ready.events:
             clock.note("event", self.name, event.kind, event.node_id, event.agent_id)
             self.events.append(event)

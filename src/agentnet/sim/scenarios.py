@@ -13,7 +13,8 @@ from typing import Any
 from agentnet.sim.clock import MS
 from agentnet.sim.forest import Flight, Forest
 from agentnet.sim.mail import letters
-from agentnet.sim.node import Agent, Node, Token
+from agentnet.sim.node import Agent, Node
+from agentnet.sim.token import Token
 from agentnet.sim.world import World
 
 Row = dict[str, Any]

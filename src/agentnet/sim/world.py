@@ -18,9 +18,11 @@ from random import Random
 from typing import Any
 
 from agentnet.sim.clock import MS, Action, Clock
+from agentnet.sim.link import Link
 from agentnet.sim.network import Network, Pipe, Weather
-from agentnet.sim.node import Link, Node, Token, address_of
+from agentnet.sim.node import Node, address_of
 from agentnet.sim.notary import Notary
+from agentnet.sim.token import Token
 from agentnet_core.config import EngineConfig
 from agentnet_core.dials import Dial
 from agentnet_core.engine import Engine

@@ -1,0 +1,38 @@
+from libc.stdint cimport int64_t, uint64_t
+
+from agentnet_core.envelope cimport Envelope
+from agentnet_core.framing cimport Frame
+from agentnet_core.message cimport AgentMessage, Origin
+from agentnet_core.outflow cimport Outflow
+from agentnet_core.route cimport Route, Waiting
+from agentnet_core.session cimport Session
+
+
+cdef class Pending:
+    """A request without an answer yet: what its asker holds, of the driver's own kind."""
+    cdef Recalls engine             # None before it is asked
+    cdef uint64_t correlation
+    cdef object hint
+    cdef Route route
+    cdef Envelope cause             # of the message whose handler asks; None outside of handlers
+    cdef uint64_t share             # of the calls that may be open below that one
+    cdef int64_t timeout_ns, deadline_ns
+    cdef Waiting waiting
+
+
+cdef class Recalls(Outflow):
+    cdef readonly dict pending       # correlation -> Pending
+    cdef readonly dict recalled      # those that were given up, and whose outcome is not known yet
+    cdef Py_ssize_t pending_max
+    cdef int64_t recall_wait_ns
+    cdef int64_t requests_recalled, requests_withdrawn
+    cdef int end(self, Pending pending, outcome, hint=*) except -1
+    cdef int recall(self, Pending pending) except -1
+    cdef int learn(self, Pending pending, outcome) except -1
+    cdef Pending take_recalled(self, uint64_t correlation, Session session)
+    cdef int put_cancel(self, Pending pending) except -1
+    cdef int on_cancel(self, Session session, Frame* frame) except -1
+    cdef int carry_out_recalls(self, Session session) except -1
+    cdef int expire_recalled(self) except -1
+    cdef int lose_recalled(self, Session session) except -1
+    cdef int withdraw(self, Origin origin, uint64_t agent_id, uint64_t correlation) except -1

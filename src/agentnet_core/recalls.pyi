@@ -1,0 +1,15 @@
+from typing_extensions import disjoint_base
+
+from agentnet_core.outflow import Outflow
+
+@disjoint_base
+class Pending:
+    def give_up(self) -> object:
+        """Nobody waits for the answer: stop who works on it. Too late is fine: it has ended."""
+
+@disjoint_base
+class Recalls(Outflow):
+    @property
+    def pending(self) -> dict[int, Pending]: ...
+    @property
+    def recalled(self) -> dict[int, Pending]: ...
