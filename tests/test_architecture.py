@@ -107,7 +107,8 @@ agentnet.doors
 agentnet.handlers
 agentnet.agent
 agentnet.health agentnet.leaving
-agentnet.registry
+agentnet.registry agentnet.state
+agentnet.syncing
 agentnet.manager
 agentnet.app
 agentnet.testing.loop agentnet.testing.base

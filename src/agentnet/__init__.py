@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from agentnet.config import NetworkConfig
     from agentnet.leaving import LeaveReport
     from agentnet.manager import AgentNetworkManager
+    from agentnet.state import ConsistencyLevel, StateChange
+    from agentnet.syncing import DistributedState, SyncReceipt
     from agentnet_core.errors import (
         AgentExists,
         AgentStopped,
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
         StorageLocked,
         TooFewReplicas,
         Unconfirmed,
+        UsageError,
     )
     from agentnet_core.message import AgentMessage
     from agentnet_core.records import (
@@ -88,12 +91,14 @@ __all__ = [
     "ChainSpent",
     "ConfigError",
     "Congested",
+    "ConsistencyLevel",
     "Contradiction",
     "DeadLettered",
     "Delivery",
     "DeliveryForgotten",
     "DeliveryTimeout",
     "DeliveryUnsupported",
+    "DistributedState",
     "Event",
     "Expired",
     "Fate",
@@ -123,14 +128,17 @@ __all__ = [
     "Receipt",
     "RelayRefused",
     "RequestTimeout",
+    "StateChange",
     "StateConflict",
     "StorageBusy",
     "StorageDamaged",
     "StorageFailed",
     "StorageFull",
     "StorageLocked",
+    "SyncReceipt",
     "TooFewReplicas",
     "Unconfirmed",
+    "UsageError",
     "run",
 ]
 
@@ -155,7 +163,9 @@ _HOMES = {
     "DeliveryForgotten": "agentnet_core.errors",
     "DeliveryTimeout": "agentnet_core.errors",
     "DeliveryUnsupported": "agentnet_core.errors",
+    "DistributedState": "agentnet.syncing",
     "Event": "agentnet_core.records",
+    "ConsistencyLevel": "agentnet.state",
     "Expired": "agentnet_core.errors",
     "Fate": "agentnet.call",
     "Forged": "agentnet_core.errors",
@@ -184,14 +194,17 @@ _HOMES = {
     "Receipt": "agentnet_core.records",
     "RelayRefused": "agentnet_core.errors",
     "RequestTimeout": "agentnet_core.errors",
+    "StateChange": "agentnet.state",
     "StateConflict": "agentnet_core.errors",
     "StorageBusy": "agentnet_core.errors",
     "StorageDamaged": "agentnet_core.errors",
     "StorageFailed": "agentnet_core.errors",
     "StorageFull": "agentnet_core.errors",
     "StorageLocked": "agentnet_core.errors",
+    "SyncReceipt": "agentnet.syncing",
     "TooFewReplicas": "agentnet_core.errors",
     "Unconfirmed": "agentnet_core.errors",
+    "UsageError": "agentnet_core.errors",
     "run": "agentnet.app",
 }
 

@@ -31,6 +31,7 @@ from agentnet.liveness import Vitals
 from agentnet.payload import AnswerOf, decode, to_bytes
 from agentnet.registry import Registry
 from agentnet.runner import settle
+from agentnet.syncing import StateSharing
 from agentnet_core.config import check_name
 from agentnet_core.control import Control
 from agentnet_core.engine import Engine
@@ -41,6 +42,7 @@ from agentnet_core.errors import (
 )
 from agentnet_core.message import AgentMessage, check_group
 from agentnet_core.records import AgentNode, Event, Member, MessageType, agent_id_of
+from agentnet_core.replication import Replication
 
 MS = 1_000_000
 SETTLE_MIN = 16
@@ -49,7 +51,7 @@ TICK_NS_MAX = 250 * MS
 """Credit is given back, and idle agents are looked for, at least this often."""
 
 
-class AgentNetworkManager:
+class AgentNetworkManager(StateSharing):
     """One node of an agent network, in this process and event loop.
 
     >>> async def main() -> None:
@@ -58,6 +60,7 @@ class AgentNetworkManager:
     """
 
     def __init__(self, node_id: str, config: NetworkConfig | None = None, *, host: Host = HOST) -> None:
+        super().__init__()
         self.node_id = check_name("node", node_id)
         self.config = config if config is not None else NetworkConfig()
         self.host = host
@@ -189,6 +192,7 @@ class AgentNetworkManager:
         self._vitals.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._streams.end()
+        self.hub.end()
         if self._keeper is not None:
             self._spawn(self._close_log())
         identity.close()
@@ -236,6 +240,7 @@ class AgentNetworkManager:
         self.health_checks = HealthChecks(config, self._threads, self._spawn)
         self._drain = Drain(self.control, self.busy, self._threads, self.host)
         self._vitals = Vitals(engine, self.control, config, self._spawn)
+        self.control.replication.on_change = self.hub.changed
         self.control.catalogue.watched = bool(self._streams)
         self._doors = Doors(self, engine)
         self._node = Agent(self.engine, self, self.control.node_record, None, 1)
@@ -255,6 +260,13 @@ class AgentNetworkManager:
                 f"node {self.node_id} has not joined a network: await net.join_network([...]) first"
             )
         return self._engine
+
+    @property
+    def replication(self) -> Replication:
+        return cast(Control, self.engine.control).replication
+
+    def tell_time(self) -> None:
+        self.engine.now_ns = self.host.monotonic_ns()
 
     def turn(self) -> None:
         """Carry out what the engine has ready; at most once per loop turn and read."""

@@ -133,15 +133,26 @@ class Replication:
         """The state of that type and name, made if there is none; LimitReached, UsageError."""
         return self.states.hold(Key(code_of(kind), check_name(name)))
 
+    def get(self, kind: type[Crdt], name: str) -> Held | None:
+        """The state of that type and name, if it is held."""
+        return self.states.get(Key(code_of(kind), name))
+
+    def observe(self, stamp: int) -> None:
+        """What is stamped from now on is later than that; one from the future is not heeded."""
+        now_ns = self._engine.now_ns + self._engine.wall_offset_ns
+        if 0 < stamp <= self.clock.latest(now_ns):
+            self.clock.observe(stamp, now_ns)
+
     def stamp(self) -> int:
         """The time of a write, later than that of any before it."""
         return self.clock.stamp(self._engine.now_ns + self._engine.wall_offset_ns)
 
     def changed(self, held: Held) -> None:
         """The state was changed here: it goes out with this turn."""
-        if held.state.delta:
+        is_new = held.key not in self._open
+        if held.state.sum != held.total or (is_new and held.state.delta):
             self.states.touched(held)
-            if held.key not in self._open:
+            if is_new:
                 self._open[held.key] = []
                 if len(self._open) == 1:
                     self._engine.before_ready(self.flush)
@@ -247,7 +258,7 @@ class Replication:
         """Put on the broadcast tree what waits for it; False if there is no room now."""
         while self._unsent:
             if len(self._unsent[0]) >= self._config.broadcast_bytes_max:
-                self._stir()
+                self.compare_all()
             else:
                 due_ns = self._broadcasts.offer(STATES, self._unsent[0])
                 if due_ns:
@@ -256,8 +267,8 @@ class Replication:
             self._unsent.popleft()
         return True
 
-    def _stir(self) -> None:
-        """Something came or went that only comparing tells on: to all linked nodes, soon."""
+    def compare_all(self) -> None:
+        """Compare with all linked nodes, soon: something came or went that nothing else tells on."""
         for node_id in self._engine.sessions:
             self.later(node_id)
 
@@ -374,7 +385,7 @@ class Replication:
             return error
         self.merged += changed
         if changed and author is None and not self._engine.control.linked_to_all:
-            self._stir()  # who is linked with this node alone learns it from nobody else
+            self.compare_all()  # who is linked with this node alone learns it from nobody else
         return changed
 
     # -- as it comes

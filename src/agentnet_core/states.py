@@ -45,9 +45,9 @@ class Key(NamedTuple):
 
 
 class Held:
-    """One state. ``changes``: how often it has changed here."""
+    """One state. ``total``: its sum, when it was known to have changed last."""
 
-    __slots__ = ("_print", "changes", "counted", "key", "share", "size", "state")
+    __slots__ = ("_print", "counted", "key", "share", "size", "state", "total")
 
     def __init__(self, key: Key, state: Crdt) -> None:
         self.key, self.state = key, state
@@ -55,7 +55,7 @@ class Held:
         self.size = STATE_OVERHEAD_BYTES
         self.counted = 0
         """What of it is in the sum of its share."""
-        self.changes = 0
+        self.total = 0
         self._print: int | None = None
 
     @property
@@ -66,7 +66,7 @@ class Held:
         return self._print
 
     def changed(self) -> None:
-        self.changes += 1
+        self.total = self.state.sum
         self._print = None
 
 

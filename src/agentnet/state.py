@@ -1,0 +1,452 @@
+"""Handles of shared states: plain reads, changes that can be awaited, and word of what others change.
+
+A read gives what this node holds, at once; a node reads its own writes.  A change is made here at once and
+leaves with this turn of the event loop.  Awaiting it costs nothing, unless its caller wants replicas to
+have it first: ``consistency`` is then QUORUM, ALL, or how many; TooFewReplicas when they do not in time.
+
+A state changes in place on every node; of concurrent changes each type has its own law, which it tells.
+A value that is read is a copy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, cast
+
+from agentnet_core.crdt import (
+    Crdt,
+    EWFlag,
+    LWWMap,
+    LWWRegister,
+    MVRegister,
+    ORMap,
+    ORSet,
+    PNCounter,
+)
+from agentnet_core.errors import UsageError
+from agentnet_core.route import SENT
+from agentnet_core.states import Held, Key
+
+if TYPE_CHECKING:
+    from agentnet_core.replication import Replication
+
+
+class ConsistencyLevel(Enum):
+    """How much must be true before a write or a read of a state returns.
+
+    EVENTUAL: it is made here and on its way. CAUSAL: likewise; who reads it with CAUSAL has what it depends
+    on. QUORUM: a majority of the state's replicas has it. ALL: all of them. STRONG: agreed on by Raft, which
+    this version does not have.
+    """
+
+    STRONG = "strong"
+    EVENTUAL = "eventual"
+    CAUSAL = "causal"
+    QUORUM = "quorum"
+    ALL = "all"
+
+
+Consistency = ConsistencyLevel | int
+"""A level, or how many replicas."""
+EVENTUAL = ConsistencyLevel.EVENTUAL
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """A state has changed. ``count``: how often since the last one that was read. ``by_others``: whether
+    other nodes changed it meanwhile."""
+
+    name: str
+    count: int
+    by_others: bool
+
+
+class Changes:
+    """Word of the changes of one state, from now on. Who reads slowly gets several in one."""
+
+    def __init__(self, hub: Hub, key: Key) -> None:
+        self._hub, self._key = hub, key
+        self._count, self._by_others = 0, False
+        self._ended = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, others: bool) -> None:
+        self._count += 1
+        self._by_others |= others
+        self._notify()
+
+    def end(self) -> None:
+        self._ended = True
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> StateChange:
+        if self._waiter is not None:
+            raise UsageError(f"{self._key.label}: two tasks read the same changes; each needs its own")
+        while not self._count:
+            if self._ended:
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        change = StateChange(self._key.name, self._count, self._by_others)
+        self._count, self._by_others = 0, False
+        return change
+
+    async def aclose(self) -> None:
+        """Read no more."""
+        self._hub.drop(self._key, self)
+        self.end()
+
+
+class Hub:
+    """Who wants to hear of which states."""
+
+    def __init__(self) -> None:
+        self._readers: dict[Key, dict[Changes, None]] = {}
+        self._any: asyncio.Future[None] | None = None
+        self._ended = False
+
+    def open(self, key: Key) -> Changes:
+        changes = Changes(self, key)
+        if self._ended:
+            changes.end()
+        else:
+            self._readers.setdefault(key, {})[changes] = None
+        return changes
+
+    def drop(self, key: Key, changes: Changes) -> None:
+        readers = self._readers.get(key, {})
+        readers.pop(changes, None)
+        if not readers:
+            self._readers.pop(key, None)
+
+    def changed(self, held: Held, others: bool) -> None:
+        for changes in self._readers.get(held.key, ()):
+            changes.put(others)
+        self._rouse()
+
+    async def wait_any(self) -> None:
+        """Until any state changes."""
+        if self._any is None:
+            self._any = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._any)
+
+    def _rouse(self) -> None:
+        if self._any is not None:
+            self._any.set_result(None)
+            self._any = None
+
+    def end(self) -> None:
+        self._ended = True
+        for readers in self._readers.values():
+            for changes in readers:
+                changes.end()
+        self._readers.clear()
+        self._rouse()
+
+
+class Node(Protocol):
+    """What a handle asks of its node; the manager is one."""
+
+    @property
+    def replication(self) -> Replication: ...
+    @property
+    def hub(self) -> Hub: ...
+    def tell_time(self) -> None:
+        """Set the clock of the engine."""
+
+
+def needed(consistency: Consistency, replicas: tuple[str, ...]) -> int:
+    """How many of the replicas must answer; 0 if nobody is waited for. UsageError if it cannot be."""
+    if isinstance(consistency, ConsistencyLevel):
+        if consistency is ConsistencyLevel.STRONG:
+            raise UsageError(
+                "ConsistencyLevel.STRONG comes with Raft, which this version does not have; QUORUM is next "
+                "to it: what a majority has is not lost, but concurrent writes are not put in one order"
+            )
+        wanted = {ConsistencyLevel.QUORUM: len(replicas) // 2 + 1, ConsistencyLevel.ALL: len(replicas)}
+        return wanted.get(consistency, 0)
+    if isinstance(consistency, bool) or not isinstance(consistency, int) or not consistency >= 1:
+        raise UsageError(f"consistency={consistency!r}: expected a ConsistencyLevel, or how many replicas")
+    if consistency > len(replicas):
+        raise UsageError(
+            f"consistency={consistency}: there are {len(replicas)} replicas ({', '.join(replicas)})"
+        )
+    return consistency
+
+
+class State:
+    """What all handles share. ``name``: of the state, on every node."""
+
+    __slots__ = ("_held", "_node", "_state")
+    kind: ClassVar[type[Crdt]]
+
+    def __init__(self, node: Node, held: Held, state: Crdt | None = None) -> None:
+        self._node, self._held = node, held
+        self._state: Any = held.state if state is None else state
+
+    @property
+    def name(self) -> str:
+        return self._held.key.name
+
+    @property
+    def clock(self) -> dict[str, int]:
+        """What of it has been seen: by actor, a node and its incarnation, the number of its events."""
+        return self._held.state.context.clock()
+
+    @property
+    def value(self) -> Any:
+        """What it means now, as plain Python values; a copy."""
+        return self._state.value
+
+    def changes(self) -> Changes:
+        """Word of each change from now on, of this node's and of others', to be read by one task."""
+        return self._node.hub.open(self._held.key)
+
+    def _change(
+        self, consistency: Consistency, timeout: float | None, mutate: Callable[..., Any], *arguments: Any
+    ) -> Awaitable[None]:
+        """Make the change, and let it go; what is returned waits for those that are wanted."""
+        node = self._node
+        node.tell_time()
+        replication = node.replication
+        if consistency is EVENTUAL or consistency is ConsistencyLevel.CAUSAL:
+            mutate(*arguments)
+            replication.changed(self._held)
+            return cast(Awaitable[None], SENT)
+        replicas = replication.replicas(self._held.key)
+        need = needed(consistency, replicas)
+        replication.check_reach(self._held.key, need, replicas)
+        replication.quorums.admit()
+        try:
+            mutate(*arguments)
+        except BaseException:
+            replication.quorums.waiting -= 1
+            raise
+        replication.changed(self._held)
+        token = asyncio.get_running_loop().create_future()
+        replication.wait(self._held, need, replicas, token, to_ns(timeout))
+        return token
+
+    def _stamp(self) -> int:
+        self._node.tell_time()
+        return self._node.replication.stamp()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.value!r})"
+
+
+class Counter(State):
+    """A number that grows and shrinks: the sum of what all nodes have added and taken."""
+
+    __slots__ = ()
+    kind = PNCounter
+
+    def increment(
+        self, amount: int = 1, *, consistency: Consistency = EVENTUAL, timeout: float | None = None
+    ) -> Awaitable[None]:
+        """Add ``amount``, at least 1."""
+        return self._change(consistency, timeout, self._state.increment, amount)
+
+    def decrement(
+        self, amount: int = 1, *, consistency: Consistency = EVENTUAL, timeout: float | None = None
+    ) -> Awaitable[None]:
+        """Take ``amount`` away, at least 1."""
+        return self._change(consistency, timeout, self._state.decrement, amount)
+
+    def __int__(self) -> int:
+        value: int = self.value
+        return value
+
+
+class SharedSet(State):
+    """A set; what is added and removed at the same time is in it. Elements: str, bytes, int or tuples."""
+
+    __slots__ = ()
+    kind = ORSet
+
+    def add(
+        self, element: Any, *, consistency: Consistency = EVENTUAL, timeout: float | None = None
+    ) -> Awaitable[None]:
+        """Add ``element``; also if it is there, so that removals elsewhere do not take it away."""
+        return self._change(consistency, timeout, self._state.add, element)
+
+    def discard(
+        self, element: Any, *, consistency: Consistency = EVENTUAL, timeout: float | None = None
+    ) -> Awaitable[None]:
+        """Remove ``element`` if it is there."""
+        return self._change(consistency, timeout, self._state.discard, element)
+
+    def clear(self, *, consistency: Consistency = EVENTUAL, timeout: float | None = None) -> Awaitable[None]:
+        """Remove all that is there."""
+        return self._change(consistency, timeout, self._state.clear)
+
+    def __contains__(self, element: Any) -> bool:
+        return element in self._state
+
+    def __len__(self) -> int:
+        return len(self._state)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.value)
+
+
+class SharedMap(State):
+    """Values by key; of concurrent writes of one key the latest counts, by the hybrid clocks of the nodes."""
+
+    __slots__ = ()
+    kind = LWWMap
+
+    def set(
+        self, key: Any, value: Any, *, consistency: Consistency = EVENTUAL, timeout: float | None = None
+    ) -> Awaitable[None]:
+        """Write ``value``, any MessagePack value, under ``key``: a str, bytes, int or a tuple of these."""
+        return self._change(consistency, timeout, self._state.set, key, value, self._stamp())
+
+    def delete(
+        self, key: Any, *, consistency: Consistency = EVENTUAL, timeout: float | None = None
+    ) -> Awaitable[None]:
+        """Remove ``key`` if it is there; a write of it that was not seen here stays."""
+        return self._change(consistency, timeout, self._state.delete, key)
+
+    def clear(self, *, consistency: Consistency = EVENTUAL, timeout: float | None = None) -> Awaitable[None]:
+        """Remove all keys that are there."""
+        return self._change(consistency, timeout, self._state.clear)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """The value under ``key``."""
+        return self._state.get(key, default)
+
+    def __contains__(self, key: Any) -> bool:
+        return key in self._state
+
+    def __len__(self) -> int:
+        return len(self._state)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.value)
+
+
+class Register(State):
+    """One value; of concurrent writes the latest counts, by the hybrid clocks of the nodes. None at first."""
+
+    __slots__ = ()
+    kind = LWWRegister
+
+    def set(
+        self, value: Any, *, consistency: Consistency = EVENTUAL, timeout: float | None = None
+    ) -> Awaitable[None]:
+        """Write ``value``, any MessagePack value."""
+        return self._change(consistency, timeout, self._state.set, value, self._stamp())
+
+    def clear(self, *, consistency: Consistency = EVENTUAL, timeout: float | None = None) -> Awaitable[None]:
+        """Back to no value."""
+        return self._change(consistency, timeout, self._state.clear)
+
+
+class Siblings(State):
+    """One value, or several that were written concurrently: `value` is the list; the reader decides."""
+
+    __slots__ = ()
+    kind = MVRegister
+
+    def set(
+        self,
+        value: Any,
+        *,
+        seen: dict[str, int] | None = None,
+        consistency: Consistency = EVENTUAL,
+        timeout: float | None = None,
+    ) -> Awaitable[None]:
+        """Write ``value`` in the place of what was ``seen``: a `clock`; None for all that is here now."""
+        return self._change(consistency, timeout, self._state.set, value, seen)
+
+    def clear(self, *, consistency: Consistency = EVENTUAL, timeout: float | None = None) -> Awaitable[None]:
+        """Back to no value."""
+        return self._change(consistency, timeout, self._state.clear)
+
+
+class Flag(State):
+    """On or off; of concurrent changes the one that turns it on counts."""
+
+    __slots__ = ()
+    kind = EWFlag
+
+    def enable(self, *, consistency: Consistency = EVENTUAL, timeout: float | None = None) -> Awaitable[None]:
+        """Turn it on."""
+        return self._change(consistency, timeout, self._state.enable)
+
+    def disable(
+        self, *, consistency: Consistency = EVENTUAL, timeout: float | None = None
+    ) -> Awaitable[None]:
+        """Turn it off, as far as is known here."""
+        return self._change(consistency, timeout, self._state.disable)
+
+    def __bool__(self) -> bool:
+        value: bool = self.value
+        return value
+
+
+class Document(State):
+    """States by key, of any type, documents among them; `value` has them by (key, name of the type).
+
+    A removal takes away what it has seen; what was changed concurrently stays.
+    """
+
+    __slots__ = ()
+    kind = ORMap
+
+    def counter(self, key: Any) -> Counter:
+        return Counter(self._node, self._held, self._state.at(key, PNCounter))
+
+    def set(self, key: Any) -> SharedSet:
+        return SharedSet(self._node, self._held, self._state.at(key, ORSet))
+
+    def map(self, key: Any) -> SharedMap:
+        return SharedMap(self._node, self._held, self._state.at(key, LWWMap))
+
+    def register(self, key: Any) -> Register:
+        return Register(self._node, self._held, self._state.at(key, LWWRegister))
+
+    def siblings(self, key: Any) -> Siblings:
+        return Siblings(self._node, self._held, self._state.at(key, MVRegister))
+
+    def flag(self, key: Any) -> Flag:
+        return Flag(self._node, self._held, self._state.at(key, EWFlag))
+
+    def document(self, key: Any) -> Document:
+        return Document(self._node, self._held, self._state.at(key, ORMap))
+
+    def delete(
+        self,
+        key: Any,
+        kind: type[State],
+        *,
+        consistency: Consistency = EVENTUAL,
+        timeout: float | None = None,
+    ) -> Awaitable[None]:
+        """Remove what is under ``key`` of that ``kind``, such as `Counter`."""
+        return self._change(consistency, timeout, self._state.delete, key, kind.kind)
+
+    def clear(self, *, consistency: Consistency = EVENTUAL, timeout: float | None = None) -> Awaitable[None]:
+        """Remove all that is there."""
+        return self._change(consistency, timeout, self._state.clear)
+
+
+def to_ns(seconds: float | None) -> int | None:
+    """A timeout as nanoseconds; UsageError if it is none."""
+    if seconds is not None and not seconds > 0:
+        raise UsageError(f"timeout={seconds!r}: expected seconds above 0")
+    return None if seconds is None else int(seconds * 1e9)
