@@ -96,6 +96,7 @@ agentnet.transport.tcp agentnet.transport.tls agentnet.transport.tunnel
 agentnet.transport
 agentnet.host
 agentnet.keeping agentnet.call
+agentnet.dead
 agentnet.runner
 agentnet.link
 agentnet.liveness.packets agentnet.liveness.sealing

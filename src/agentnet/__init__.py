@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from agentnet_core.message import AgentMessage
     from agentnet_core.records import (
         AgentNode,
+        DeadLetter,
         Delivery,
         Event,
         Member,
@@ -93,6 +94,7 @@ __all__ = [
     "Congested",
     "ConsistencyLevel",
     "Contradiction",
+    "DeadLetter",
     "DeadLettered",
     "Delivery",
     "DeliveryForgotten",
@@ -158,6 +160,7 @@ _HOMES = {
     "ConfigError": "agentnet_core.errors",
     "Congested": "agentnet_core.errors",
     "Contradiction": "agentnet_core.errors",
+    "DeadLetter": "agentnet_core.records",
     "DeadLettered": "agentnet_core.errors",
     "Delivery": "agentnet_core.records",
     "DeliveryForgotten": "agentnet_core.errors",

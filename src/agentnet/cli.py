@@ -29,6 +29,7 @@ import click
 from agentnet import (
     AgentNetworkManager,
     ConfigError,
+    DeadLetter,
     JoinFailed,
     Member,
     NetworkConfig,
@@ -354,6 +355,45 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.2f}"
     return printable("" if value is None else str(value.value if isinstance(value, Enum) else value))
+
+
+# -- dead letters
+
+
+@main.command("dead-letters")
+@click.argument("data_dir", type=click.Path(exists=True, file_okay=False))
+@click.argument("numbers", nargs=-1, type=click.IntRange(1))
+@click.option("--replay", "what", flag_value="replay", help="Send them again when the node is started.")
+@click.option("--purge", "what", flag_value="purge", help="Forget them.")
+@json_option
+def dead_letters(data_dir: str, numbers: tuple[int, ...], what: str | None, as_json: bool) -> None:
+    """List, replay or purge the dead letters of a node that does not run.
+
+    DATA_DIR is where the node keeps what it must not forget. NUMBERS are of the dead letters that are meant;
+    without any, it is all of them. Of a node that runs, use net.dead_letters().
+    """
+    from agentnet.dead import ClosedMail, list_dead, pick
+
+    async def work() -> list[DeadLetter]:
+        async with ClosedMail(data_dir) as mail:
+            picked = pick(mail.engine, numbers or None)
+            letters = [letter for letter in list_dead(mail.engine) if letter.number in set(picked)]
+            if what == "replay":
+                mail.engine.replay_dead(picked)
+            elif what == "purge":
+                mail.engine.purge_dead(picked)
+            return letters
+
+    letters = asyncio.run(work())
+    if as_json:
+        print_json([dataclasses.asdict(letter) | {"payload": letter.payload.hex()} for letter in letters])
+        return
+    table = make_table("", "number", "from", "to", "bytes", "-reason")
+    for letter in letters:
+        ends = str(letter.from_agent), str(letter.to_agent)
+        table.add_row(str(letter.number), *ends, str(len(letter.payload)), printable(letter.reason))
+    done = {"replay": "replayed", "purge": "purged", None: "found"}[what]
+    print_all([table, f"{len(letters)} {done}"])
 
 
 # -- sim

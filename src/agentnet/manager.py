@@ -18,6 +18,7 @@ from agentnet.agent import Agent, AgentOptions, AgentSpec, H, RequestOptions
 from agentnet.authority import open_authority
 from agentnet.call import Call
 from agentnet.config import Address, NetworkConfig
+from agentnet.dead import list_dead, pick
 from agentnet.doors import Doors
 from agentnet.events import EventStreams
 from agentnet.handlers import Handler, HandlerThreads
@@ -41,7 +42,7 @@ from agentnet_core.errors import (
     NotRunning,
 )
 from agentnet_core.message import AgentMessage, check_group
-from agentnet_core.records import AgentNode, Event, Member, MessageType, agent_id_of
+from agentnet_core.records import AgentNode, DeadLetter, Event, Member, MessageType, agent_id_of
 from agentnet_core.replication import Replication
 
 MS = 1_000_000
@@ -501,6 +502,28 @@ class AgentNetworkManager(StateSharing):
     def request(self, to: int | str, payload: Any, **options: Unpack[RequestOptions]) -> Call[Any]:
         """As `Agent.request`, from the first agent of this node or the node itself; its errors, too."""
         return self._sender(None).request(to, payload, **options)
+
+    # -- dead letters
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """DURABLE messages of this node that could not be processed, the oldest first."""
+        return list_dead(self.engine)
+
+    def replay_dead_letters(self, numbers: Iterable[int] | None = None) -> int:
+        """Send those dead letters again, or all, as new messages without a ttl; how many.
+
+        ConfigError, and nothing is sent, if a number is of none; LimitReached or StorageBusy, and the rest
+        stays, if there is no room for all.
+        """
+        picked = pick(self.engine, numbers)
+        self.engine.replay_dead(picked)
+        return len(picked)
+
+    def purge_dead_letters(self, numbers: Iterable[int] | None = None) -> int:
+        """Forget those dead letters, or all; how many. ConfigError, and none is, if a number is of none."""
+        picked = pick(self.engine, numbers)
+        self.engine.purge_dead(picked)
+        return len(picked)
 
     # -- views
 

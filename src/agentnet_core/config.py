@@ -119,7 +119,7 @@ class EngineConfig:
     """Refusals that one line remembers, to say them again; the oldest go."""
     dead_letters_max: int = 10_000
     dead_letters_bytes_max: int = 64 * 1024 * 1024
-    """Dead letters of one node; the oldest go, and are counted."""
+    """Dead letters of one node, and their bytes, 500 more counted for each. The oldest go."""
 
     # -- links and nodes
     handshake_ms_max: int = 5_000

@@ -42,6 +42,7 @@ cdef class Durable:
     cdef int start(self, uint64_t incarnation) except -1
     cdef int put(self, uint64_t owner, uint8_t kind, bytes body) except -1
     cdef int keep(self, Letter letter, int64_t expiry_ns) except -1
+    cdef int bury(self, Letter letter) except -1
     cdef int settle(self, Letter letter) except -1
     cdef int write_settled(self) except -1
     cdef int mark(self, InLine line) except -1

@@ -30,6 +30,7 @@ DEFECTS = {
 cdef enum:
     LETTER = 16
     SETTLED = 17
+    DEAD = 18
     LINE = 16
     MARK = 17
     UNMARK = 18
@@ -70,7 +71,7 @@ cdef class Durable:
     # -- what was found
 
     def open(self, dict found not None, origin):
-        """The log had this: letters as (message, expiry, index), and lines; StorageDamaged."""
+        """The log had this: letters as (message, expiry, index, death), and lines; StorageDamaged."""
         self.on = True
         letters = self._open_mail(found.get(MAIL), origin)
         lines = self._open_windows(found.get(WINDOWS))
@@ -83,9 +84,13 @@ cdef class Durable:
             for index, kind, body in mail.entries:
                 if kind == LETTER:
                     message = _Message.decode(body[8:], origin)
-                    letters[message.correlation] = message, read(body, 0), index
+                    letters[message.correlation] = message, read(body, 0), index, None
                     if self.defect != NUMBERS_AGAIN:
                         self.number = max(self.number, message.correlation)
+                elif kind == DEAD:
+                    number = read(body, 0)
+                    if number in letters:
+                        letters[number] = *letters[number][:3], (read(body, 8), body[16:].decode())
                 else:
                     for at in range(0, len(body), 8):
                         letters.pop(read(body, at), None)
@@ -142,7 +147,14 @@ cdef class Durable:
         self.put(MAIL, LETTER, u64(<uint64_t>expiry_ns) + letter.message.encode())
         letter.index = self.mail_index
         self.order.append((letter.index, letter))
+        if letter.death is not None:
+            self.bury(letter)
         return 0
+
+    cdef int bury(self, Letter letter) except -1:
+        """It is dead, and stays."""
+        code, text = letter.death
+        return self.put(MAIL, DEAD, u64(letter.number) + u64(code) + text.encode())
 
     def resume(self, Letter letter not None, uint64_t index):
         """It was found in that entry; those that were written again are not in the order of their numbers."""

@@ -19,6 +19,7 @@ cdef class Letter:
     cdef int64_t timeout_ns, due_ns
     cdef uint8_t wanted             # what its token waits for, as Reached
     cdef readonly uint32_t sent, failures
+    cdef readonly object death      # (code, text) of what it died of, else None
     cdef bint durable
     cdef bint held                  # it is not on the disk yet
     cdef bint uncertain             # it may have been executed

@@ -24,6 +24,8 @@ cdef class Posting(Casting):
     cdef readonly Py_ssize_t letters_count
     cdef readonly int64_t letters_bytes
     cdef int64_t writing_bytes           # of those
+    cdef readonly dict dead              # number -> Letter, the oldest first
+    cdef int64_t dead_bytes, dead_dropped
     cdef int64_t letters_dead, letters_lost
     cdef int64_t retry_min_ns, retry_max_ns
 
@@ -38,5 +40,7 @@ cdef class Posting(Casting):
     cdef int plan(self, int64_t when_ns, what) except -1
     cdef int finish_letter(self, Letter letter, int reached, str node_id, bint on_disk) except -1
     cdef int fail_letter(self, Letter letter, error) except -1
+    cdef int lay(self, Letter letter) except -1
     cdef int remove(self, Letter letter) except -1
+    cdef int detach(self, Letter letter) except -1
     cdef int expire_letters(self, int64_t now_ns) except -1

@@ -24,6 +24,9 @@ from agentnet_core.errors import (
 )
 from agentnet_core.records import Event, Reached, Receipt, agent_id_of, describe
 
+cdef enum:
+    DEATH_CHARS_MAX = 500
+
 cdef int64_t MS = 1_000_000
 
 cdef tuple REACHED = (None, Reached.KEPT, Reached.MAILBOXED, Reached.PROCESSED)
@@ -36,7 +39,7 @@ cdef class Posting(Casting):
     def __cinit__(self, *args, **kwargs):
         self.durable = Durable()
         self.own, self.kept = {}, {}
-        self.letters, self.out_lines, self.dues = {}, {}, {}
+        self.letters, self.out_lines, self.dues, self.dead = {}, {}, {}, {}
         self.agenda, self.fresh = [], []
         self.writing, self.closing = deque(), deque()
 
@@ -225,21 +228,63 @@ cdef class Posting(Casting):
         return self.remove(letter)
 
     def bury(self, Letter letter not None, error):
-        """It is a dead letter from now on."""
+        """It is a dead letter from now on: its sender is told, and it is kept apart."""
+        cdef OutLine line = letter.line
         self.letters_dead += 1
-        self.fail_letter(letter, DeadLettered(f"the message to agent {letter.line.to!r} is a dead letter: "
-                                              f"{error}", definite=error.definite))
+        letter.death = (error.code, str(error)[:DEATH_CHARS_MAX])
+        error = DeadLettered(f"the message to agent {line.to!r} is a dead letter: {error}",
+                             definite=error.definite)
+        if letter.token is not None:
+            self.settle(letter.token, error)
+            letter.token = None
+        self.event(Event(Event.DEAD_LETTER, self.node_id, line.to_id, detail=str(error), error=error))
+        self.detach(letter)
+        del self.kept[letter.number]
+        if self.durable.on:
+            self.durable.bury(letter)
+            self.rouse()
+        self.lay(letter)
+
+    cdef int lay(self, Letter letter) except -1:
+        """Lay it among the dead; the oldest make room."""
+        self.dead[letter.number] = letter
+        self.dead_bytes += PyBytes_GET_SIZE(letter.message.payload) + LETTER_OVERHEAD_BYTES
+        while (len(self.dead) > self.config.dead_letters_max
+               or self.dead_bytes > self.config.dead_letters_bytes_max):
+            self.dead_dropped += 1
+            self.purge_dead([next(iter(self.dead))])
+        return 0
+
+    def purge_dead(self, list numbers not None):
+        """Forget those dead letters."""
+        cdef Letter letter
+        for number in numbers:
+            letter = self.dead.pop(number)
+            self.dead_bytes -= PyBytes_GET_SIZE(letter.message.payload) + LETTER_OVERHEAD_BYTES
+            letter.settled = True
+            if self.durable.on:
+                self.durable.settle(letter)
+                self.rouse()
+
+    def replay_dead(self, list numbers not None):
+        """Send those again, as new ones, without ttl; LimitReached, StorageBusy and StorageFailed before one
+        that cannot be, and it and those behind it stay."""
+        cdef Letter letter
+        cdef AgentMessage message
+        for number in numbers:
+            letter = self.dead[number]
+            message = letter.message
+            options = (message.type, message.level, 0.0, message.id)
+            again = self.compose(message.from_agent, letter.line.to, message.payload, options, CARE_DURABLE,
+                                 None, None)
+            (<Letter>again).message.content = message.content
+            self.enter(again)
+            self.purge_dead([number])
 
     cdef int remove(self, Letter letter) except -1:
-        cdef OutLine line = letter.line
+        """It is settled."""
         letter.settled = True
-        self.letters_count -= 1
-        self.letters_bytes -= PyBytes_GET_SIZE(letter.message.payload) + LETTER_OVERHEAD_BYTES
-        if letter.waiting is not None:
-            if not (letter.waiting.dropped or letter.waiting.started):
-                letter.waiting.drop()
-            letter.waiting = None
-        line.unlink(letter)
+        self.detach(letter)
         if letter.durable:
             del self.kept[letter.number]
             if self.durable.on:
@@ -247,6 +292,18 @@ cdef class Posting(Casting):
                 self.rouse()
         else:
             del self.own[letter.number]
+        return 0
+
+    cdef int detach(self, Letter letter) except -1:
+        """Take it out of its line."""
+        cdef OutLine line = letter.line
+        self.letters_count -= 1
+        self.letters_bytes -= PyBytes_GET_SIZE(letter.message.payload) + LETTER_OVERHEAD_BYTES
+        if letter.waiting is not None:
+            if not (letter.waiting.dropped or letter.waiting.started):
+                letter.waiting.drop()
+            letter.waiting = None
+        line.unlink(letter)
         if line.head is None and not line.due_ns:
             self.out_lines.pop((line.from_id, line.to_id, line.level, line.durable), None)
         return 0
@@ -303,13 +360,18 @@ cdef class Posting(Casting):
         cdef Letter letter
         letters, lines = self.durable.open(found, self.origin)
         self.letters = {self.incarnation: self.own, self.durable.epoch: self.kept}
-        for message, expiry_ns, index in letters:
+        for message, expiry_ns, index, death in letters:
             self.seq += 1
             message.seq = self.seq
             message.deadline_ns = max(1, expiry_ns - self.wall_offset_ns) if expiry_ns else 0
             letter = Letter(message, self.line_to(message.from_agent, message.to_id, message.to_id,
                                                   message.level, True))
             letter.durable, letter.wanted, letter.uncertain = True, KEPT, True
+            if death is not None:
+                letter.death = death
+                self.durable.resume(letter, index)
+                self.lay(letter)
+                continue
             self.letters_count += 1
             self.letters_bytes += PyBytes_GET_SIZE(message.payload) + LETTER_OVERHEAD_BYTES
             self.kept[letter.number] = letter

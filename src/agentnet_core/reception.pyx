@@ -336,7 +336,8 @@ cdef class Reception(Courier):
         return {
             "letters": self.letters_count, "letters_bytes": self.letters_bytes,
             "letters_sent_again": self.letters_sent_again, "letters_lost": self.letters_lost,
-            "letters_dead": self.letters_dead, "letters_received": self.letters_received,
+            "letters_dead": self.letters_dead, "dead_letters": len(self.dead),
+            "dead_letters_dropped": self.dead_dropped, "letters_received": self.letters_received,
             "letters_again": self.letters_again, "letters_early": self.letters_early,
             "lines": len(self.in_lines), "lines_dropped": self.lines_dropped,
         }

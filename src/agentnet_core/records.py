@@ -67,6 +67,20 @@ class Receipt(NamedTuple):
     on_disk: bool
 
 
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A DURABLE message that could not be processed. ``number``: its name at its node. ``code``: of the error
+    that it died of, ``reason``: the words."""
+
+    number: int
+    from_agent: int
+    to_agent: int
+    payload: bytes
+    message_id: str
+    code: int
+    reason: str
+
+
 class NodeStatus(Enum):
     """ACTIVE: fresh heartbeats. INACTIVE: alive, its event loop does not answer.
     DISCONNECTED: unreachable. MAINTENANCE: draining by request."""
@@ -240,6 +254,8 @@ class Event:
     """A change of a state came that was not taken; ``name``: the state, ``detail``: why not."""
     STATE_CONFLICT = "state_conflict"
     """A rule for conflicts failed, so the siblings are kept; ``name``: the state, ``detail``: how."""
+    DEAD_LETTER = "dead_letter"
+    """A DURABLE message of this node is a dead letter; ``agent_id``: to whom, ``detail``: why."""
     STORAGE_FAILED = "storage_failed"
     """The disk of this node failed: nothing is written any more until it is started again."""
     EVENTS_MISSED = "events_missed"

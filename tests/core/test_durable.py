@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from harness import UUID, Agent, Node, World
 from promises import DURABLE, PROCESSED, numbers, send, settled
 
+from agentnet.dead import list_dead
 from agentnet_core.config import EngineConfig
 from agentnet_core.errors import DeliveryTimeout, StorageFailed, StorageFull
+from agentnet_core.message import AgentMessage
 from agentnet_core.records import Reached
 
 
@@ -139,3 +143,76 @@ def test_what_is_released_leaves_the_log_small() -> None:
     waiting = b.agent("nobody yet", lambda _: None)
     world.until(lambda: waiting.payloads == [b"stays"])
     assert len(sink.received) == 300
+
+
+# -- dead letters
+
+
+def failing(world: World, *payloads: bytes, **settings: Any) -> tuple[Node, Node, Agent]:
+    """A sender with those payloads among its dead letters, and a receiver whose agent fails."""
+    config = EngineConfig(delivery_retry_ms_max=100, delivery_attempts_max=2, **settings)
+    a, b = world.node("a", disk=True, config=config), world.node("b", disk=True, config=config)
+    a.control.found(UUID)
+    world.finish(b.join("a"))
+    source = a.agent("source")
+
+    def fail(message: AgentMessage) -> None:
+        raise ValueError("no")
+
+    b.agent("sink", fail)
+    for payload in payloads:
+        settled(world, send(source, "sink", payload, delivery=DURABLE))
+        world.until(lambda: not a.stats["letters"])
+    return a, b, source
+
+
+def dead(node: Node) -> list[bytes]:
+    return [letter.payload for letter in list_dead(node.engine)]
+
+
+@pytest.mark.parametrize("power", [False, True])
+def test_dead_letters_outlive_their_node_and_are_replayed(power: bool) -> None:
+    world = World()
+    a, b, _ = failing(world, b"1", b"2", b"3")
+    world.run(100)
+    assert [letter.reason for letter in list_dead(a.engine)] == ["agent sink: no"] * 3
+    assert len(a.told("dead_letter")) == 3
+    a.kill(silently=power)
+    a.restart("b")
+    world.until(lambda: a.control.directory.get("sink") is not None)
+    assert dead(a) == [b"1", b"2", b"3"]
+    assert a.stats["letters"] == 0
+    again = b.make("sink", lambda _: None)
+    b.register(again)
+    one, two, three = list(a.engine.dead)
+    a.do(lambda _: a.engine.replay_dead([three, one]))
+    world.until(lambda: again.payloads == [b"3", b"1"])
+    a.do(lambda _: a.engine.purge_dead([two]))
+    world.run(100)
+    a.kill(silently=power)
+    a.restart("b")
+    world.run(1000)
+    assert dead(a) == []
+    assert a.stats["letters"] == 0
+
+
+def test_as_many_dead_letters_as_may_be_and_one_more() -> None:
+    world = World()
+    a, _, _ = failing(world, b"1", b"2", b"3", dead_letters_max=2)
+    assert dead(a) == [b"2", b"3"]
+    assert a.stats["dead_letters_dropped"] == 1
+    a, _, _ = failing(World(), b"1", bytes(600), b"3", dead_letters_bytes_max=1_200)
+    assert dead(a) == [b"3"]
+
+
+def test_dead_letters_are_written_again_with_what_holds_the_log() -> None:
+    world = World()
+    a, b, source = failing(world, b"dead", log_segment_bytes=4096, log_held_bytes=8192)
+    b.agent("well", lambda _: None)
+    for _ in range(300):
+        settled(world, send(source, "well", bytes(100), delivery=DURABLE, until="processed"))
+    assert a.disk is not None
+    assert sum(a.disk.files.size(name) for name in a.disk.files.names()) < 10 * 8192
+    a.kill(silently=True)
+    a.restart("b")
+    assert dead(a) == [b"dead"]
