@@ -35,7 +35,8 @@ from agentnet_core.records import AgentRecord, agent_id_of
 HELLO, WELCOME, CLOSE, PING, PONG, CREDIT, STOP, GO = range(8)
 MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST = range(8, 14)
 PULL = 19
-MESSAGE, REFUSED, STATE_CHUNK = 16, 17, 30
+MESSAGE, REFUSED = 16, 17
+STATE_CHUNK, CARRY = 30, 33
 
 CHECKED = 2
 """Flag of a frame: a checksum follows its body."""
@@ -337,7 +338,7 @@ class FakePeer:
         """A frame as the wire has it."""
         inner = struct.pack(">BB", kind, flags | CHECKED if self.checksum else flags) + body
         if self.checksum:
-            lane = kind in (MESSAGE, STATE_CHUNK)
+            lane = kind in (MESSAGE, STATE_CHUNK, CARRY)
             self._chains_out[lane] = crc32c(inner, self._chains_out[lane])
             inner += struct.pack(">I", self._chains_out[lane])
         self.writer.write(struct.pack(">I", len(inner)) + inner)
@@ -352,7 +353,7 @@ class FakePeer:
         end = length
         if data[1] & CHECKED:
             end -= 4
-            lane = data[0] in (MESSAGE, STATE_CHUNK)
+            lane = data[0] in (MESSAGE, STATE_CHUNK, CARRY)
             self._chains_in[lane] = crc32c(data[:end], self._chains_in[lane])
             assert struct.unpack(">I", data[end:])[0] == self._chains_in[lane]
         else:

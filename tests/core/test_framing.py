@@ -8,7 +8,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from harness import CHECKED, MESSAGE, STATE_CHUNK
+from harness import CARRY, CHECKED, MESSAGE, STATE_CHUNK
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strangers import frame
@@ -30,7 +30,7 @@ def encoded(frames: list[tuple[int, bytes]], checksum: bool = True) -> bytes:
     lanes = [Outbox(checksum), Outbox(checksum)]
     data = b""
     for kind, body in frames:
-        box = lanes[kind in (MESSAGE, STATE_CHUNK)]
+        box = lanes[kind in (MESSAGE, STATE_CHUNK, CARRY)]
         box.put(kind, body)
         data += drained(box)
     return data
