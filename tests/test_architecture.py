@@ -67,6 +67,7 @@ agentnet_core.posting
 agentnet_core.courier
 agentnet_core.reception
 agentnet_core.freight
+agentnet_core.overflow
 agentnet_core.engine
 agentnet_core.broadcasts
 agentnet_core.catalogue agentnet_core.replication

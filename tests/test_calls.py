@@ -14,9 +14,12 @@ from agentnet import (
     Agent,
     AgentMessage,
     Call,
+    ConfigError,
+    Event,
     Fate,
     HandlerFailed,
     LinkLost,
+    MailboxFull,
     NetworkError,
     NoSuchAgent,
     RequestTimeout,
@@ -286,3 +289,25 @@ async def test_a_cycle_is_refused_and_who_is_reentrant_answers(cluster: Cluster)
     agents["first"] = await one.register_agent("first", handler=first, reentrant=True)
     assert await soon(asker.request("first", b"")) == b"out of turn"
     assert not agents["first"].tasks() or agents["first"].parked
+
+
+async def test_mailboxes_that_drop_what_is_too_much(cluster: Cluster) -> None:
+    one, two, asker, sleeper = await started(cluster, when_full="drop-oldest", mailbox_messages_max=2)
+    first = asker.request("sleeper", b"first")
+    await until(lambda: sleeper.begun)
+    events = two.events()
+    calls = [asker.request("sleeper", b"%d" % number) for number in range(5)]
+    for call in calls[:3]:
+        with pytest.raises(MailboxFull):
+            await soon(call)
+    async for event in events:
+        if event.kind == Event.MAILBOX_FULL:
+            break
+    assert event.name == "sleeper"
+    assert two.stats()["mailbox_dropped"] == 3
+    sleeper.gate.set()
+    assert await soon(asyncio.gather(first, *calls[3:])) == [b"woke"] * 3
+    assert sleeper.begun == [b"first", b"3", b"4"]
+    for options in ({"when_full": "drop"}, {"mailbox_messages_max": 0}, {"mailbox_bytes_max": "1"}):
+        with pytest.raises(ConfigError, match="agent x"):
+            await one.register_agent("x", handler=echo, **options)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         JoinFailed,
         LimitReached,
         LinkLost,
+        MailboxFull,
         MessageTooLarge,
         NetworkError,
         NoSuchAgent,
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
         NodeStatus,
         Reached,
         Receipt,
+        WhenFull,
     )
 
 __version__ = "0.1.0"
@@ -113,6 +115,7 @@ __all__ = [
     "LeaveReport",
     "LimitReached",
     "LinkLost",
+    "MailboxFull",
     "Member",
     "MessagePriority",
     "MessageTooLarge",
@@ -141,6 +144,7 @@ __all__ = [
     "TooFewReplicas",
     "Unconfirmed",
     "UsageError",
+    "WhenFull",
     "run",
 ]
 
@@ -180,6 +184,7 @@ _HOMES = {
     "LeaveReport": "agentnet.leaving",
     "LimitReached": "agentnet_core.errors",
     "LinkLost": "agentnet_core.errors",
+    "MailboxFull": "agentnet_core.errors",
     "Member": "agentnet_core.records",
     "MessagePriority": "agentnet_core.records",
     "MessageTooLarge": "agentnet_core.errors",
@@ -208,6 +213,7 @@ _HOMES = {
     "TooFewReplicas": "agentnet_core.errors",
     "Unconfirmed": "agentnet_core.errors",
     "UsageError": "agentnet_core.errors",
+    "WhenFull": "agentnet_core.records",
     "run": "agentnet.app",
 }
 

@@ -30,7 +30,14 @@ from agentnet.runner import Runner
 from agentnet_core.errors import ConfigError, HandlerFailed, HandlerStuck, PayloadMismatch
 from agentnet_core.message import AgentMessage, Origin, check_group
 from agentnet_core.port import Port
-from agentnet_core.records import AgentRecord, Event, MessagePriority, agent_id_of, describe
+from agentnet_core.records import (
+    AgentRecord,
+    Event,
+    MessagePriority,
+    WhenFull,
+    agent_id_of,
+    describe,
+)
 from agentnet_core.route import Pause
 
 if TYPE_CHECKING:
@@ -87,6 +94,9 @@ class AgentSpec:
     health: Health | None = None
     groups: Iterable[str] = ()
     reentrant: bool = False
+    when_full: WhenFull | str = WhenFull.BLOCK
+    mailbox_messages_max: int | None = None
+    mailbox_bytes_max: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("capabilities", "groups"):
@@ -106,6 +116,9 @@ class AgentOptions(TypedDict, total=False):
     health: Health | None
     groups: Iterable[str]
     reentrant: bool
+    when_full: WhenFull | str
+    mailbox_messages_max: int | None
+    mailbox_bytes_max: int | None
 
 
 class RequestOptions(TypedDict, total=False):
@@ -453,4 +466,8 @@ def make_agent(
         )
     made = Agent(net.engine, net, record, handler, spec.concurrency)
     made.reentrant = spec.reentrant
+    try:
+        made.bound(WhenFull(spec.when_full), spec.mailbox_messages_max, spec.mailbox_bytes_max)
+    except (ConfigError, ValueError) as error:
+        raise ConfigError(f"agent {agent}: {error}") from None
     return made

@@ -385,6 +385,8 @@ class AgentNetworkManager(StateSharing):
         ``health``: a function of no argument, plain or async, that is asked every
         ``health_interval_ms``: None when the agent is well, else a short text that says why not, which
         every node shows as `AgentNode.health`.  ``groups``: whose multicasts it gets (`Agent.join_group`).
+        ``reentrant``: it answers calls of chains that wait for it already, out of turn.  ``when_full``: what
+        its mailbox does that holds ``mailbox_messages_max`` or ``mailbox_bytes_max``, see `WhenFull`.
         Registering one's own agent again replaces it.  AgentExists if it is another node's;
         Unconfirmed, and it is registered all the same, names the nodes that had not confirmed after
         ``timeout`` seconds or have no room for it.

@@ -39,7 +39,7 @@ cdef int64_t MS = 1_000_000
 cdef int64_t NEVER = 0x7fffffffffffffff
 
 
-cdef class Engine(Freight):
+cdef class Engine(Overflow):
     """One node, without its I/O. See the module's head and the design's contract.
 
     `make_token()` gives an object that the engine hands back in `ready().settle`, and that has
@@ -148,7 +148,7 @@ cdef class Engine(Freight):
             self.last_to, self.last_port = message.to_id, port
         if message.slip is not None and not self.let_in(session, message):
             return 0
-        if port.box is not None and is_full(port.box):
+        if port.box is not None and is_full(port.box) and not port.when_full:
             port.withhold(session, frame.wire_size, whole)
         return self.deliver(port, message, session)
 
@@ -185,7 +185,9 @@ cdef class Engine(Freight):
         if message.envelope is not None and message.envelope.passed(port.agent_id):
             return self.return_call(port, message)
         box.push(message)
-        if is_high(box):
+        if is_high(box) and port.when_full:
+            self.overflow(port, message)
+        elif is_high(box):
             port.stopped = True
             if session is not None:
                 if port.stopped_sessions is None:
@@ -231,7 +233,7 @@ cdef class Engine(Freight):
         for port in ports.values():
             if group is None and not port.record.broadcasts:
                 continue
-            if is_full(port.mailbox()):
+            if is_full(port.mailbox()) and not port.when_full:
                 self.broadcasts_dropped += 1
                 self.event(Event(Event.UNDELIVERABLE, self.node_id, port.agent_id, port.record.name,
                                  f"broadcast {message.message_id} dropped: the mailbox is full"))
@@ -527,6 +529,7 @@ cdef class Engine(Freight):
             elif pending.deadline_ns < self.wake_ns:
                 self.wake_ns = pending.deadline_ns
         self.expire_recalled()
+        self.tell_overflows()
         for session in self.links:
             if session.welcomed:
                 self.close_account(session)
@@ -557,7 +560,7 @@ cdef class Engine(Freight):
             "multicasts_dropped": self.multicasts_dropped, "messages_forged": self.messages_forged,
             "replies_late": self.replies_late, "replies_lost": self.replies_lost,
             "requests_pending": len(self.pending), "requests_recalled": self.requests_recalled,
-            "requests_withdrawn": self.requests_withdrawn,
+            "mailbox_dropped": self.mailbox_dropped, "requests_withdrawn": self.requests_withdrawn,
             "links": len(self.links), "links_lost": self.links_lost,
             "links_refused": self.links_refused, "links_retired": self.links_retired,
             "links_awaited": len(self.awaited), **self.letter_stats(),

@@ -302,6 +302,12 @@ class RelayRefused(OutageError):
     code = 350
 
 
+class MailboxFull(OutageError):
+    """The agent's mailbox was full, and it is one that drops what is too much; it was not executed."""
+
+    code = 323
+
+
 class Recalled(OutageError):
     """Who asked gave the request up; its handler was stopped in its midst, or, where it is definite, had not
     begun."""

@@ -23,6 +23,8 @@ cdef class Mailbox:
     cpdef AgentMessage pop(self)
     cdef AgentMessage take_out(self, Origin origin, uint64_t correlation)
     cdef list take_requests(self, Origin origin)
+    cdef AgentMessage take_oldest(self)
+    cdef AgentMessage take_newest(self, int level)
     cdef int took(self, Ring* ring, AgentMessage message) except -1
     cdef int _fairest(self, int top) noexcept
 

@@ -128,6 +128,27 @@ cdef class Mailbox:
                     kept += 1
         return taken
 
+    cdef AgentMessage take_oldest(self):
+        """The first of the lowest priority that is here."""
+        cdef int level = 0
+        cdef Ring* ring
+        cdef AgentMessage message
+        while self.rings[level].count == 0:
+            level += 1
+        ring = &self.rings[level]
+        message = <AgentMessage>ring.slots[ring.head]
+        ring.head = (ring.head + 1) & (ring.capacity - 1)
+        self.took(ring, message)
+        return message
+
+    cdef AgentMessage take_newest(self, int level):
+        """The last of that priority."""
+        cdef Ring* ring = &self.rings[level]
+        cdef Py_ssize_t last = (ring.head + ring.count - 1) & (ring.capacity - 1)
+        cdef AgentMessage message = <AgentMessage>ring.slots[last]
+        self.took(ring, message)
+        return message
+
     cdef int took(self, Ring* ring, AgentMessage message) except -1:
         """It is in no slot any more."""
         Py_DECREF(message)          # the ring's reference

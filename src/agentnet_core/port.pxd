@@ -19,6 +19,8 @@ cdef class Port(Route):
     cdef readonly Calls engine
     cdef Mailbox box
     cdef public bint parked         # its runner waits, or it has none: mail must wake it
+    cdef readonly int when_full     # number of a WhenFull
+    cdef Py_ssize_t messages_max, bytes_max     # of its mailbox
     cdef public bint reentrant      # it takes calls of chains that wait for it already
     cdef object returned            # deque of those that have come, which go past the mailbox
     cdef Py_ssize_t returned_open   # they, and those that are worked on

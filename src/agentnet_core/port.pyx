@@ -22,7 +22,8 @@ from agentnet_core.recalls cimport Pending
 from agentnet_core.route cimport Waiting
 
 from agentnet_core.errors import ChainSpent, ConfigError, Expired, LimitReached, NetworkError
-from agentnet_core.records import describe
+from agentnet_core.config import check_count
+from agentnet_core.records import WhenFull, describe
 from agentnet_core.route import SENT, Pause
 
 cdef enum:
@@ -61,6 +62,8 @@ cdef class Port(Route):
         # Not in __init__, which a subclass may not call: C code takes the engine for granted.
         self.engine = engine
         self.parked = True
+        self.messages_max = engine.config.mailbox_messages_max
+        self.bytes_max = engine.config.mailbox_bytes_max
 
     def __init__(self, engine, record):
         Route.__init__(self, record, None)
@@ -227,9 +230,18 @@ cdef class Port(Route):
                 waiting.move(self)
         return 0
 
+    def bound(self, when_full, messages_max, bytes_max):
+        """What its mailbox holds, None as the config says, and does when it is full; before it gets mail."""
+        for name, limit in (("mailbox_messages_max", messages_max), ("mailbox_bytes_max", bytes_max)):
+            if limit is not None:
+                check_count(name, limit)
+        self.when_full = WhenFull(when_full).number
+        self.messages_max = self.messages_max if messages_max is None else messages_max
+        self.bytes_max = self.bytes_max if bytes_max is None else bytes_max
+
     cdef Mailbox mailbox(self):
         if self.box is None:
-            self.box = Mailbox(self.engine.config.mailbox_messages_max, self.engine.config.mailbox_bytes_max)
+            self.box = Mailbox(self.messages_max, self.bytes_max)
         return self.box
 
     def take(self):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, StrEnum
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -220,6 +220,23 @@ class AgentNode:
         return [cls.of(record, *nodes[record.node_id]) for record in records if record.node_id in nodes]
 
 
+class WhenFull(StrEnum):
+    """What a mailbox does that is full: its limits are the agent's, or the config's."""
+
+    BLOCK = "block"
+    """Senders wait, from three quarters on."""
+    DROP_OLDEST = "drop-oldest"
+    """The oldest message of the lowest priority goes."""
+    DROP_NEWEST = "drop-newest"
+    """The message that came goes."""
+    DEAD_LETTER = "dead-letter"
+    """So it does, and the driver of the engine gets it, as `Ready.dead`."""
+
+    @property
+    def number(self) -> int:
+        return list(WhenFull).index(self)
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened, by value. ``kind`` is one of the constants of this class."""
@@ -258,6 +275,8 @@ class Event:
     """A DURABLE message of this node is a dead letter; ``agent_id``: to whom, ``detail``: why."""
     STORAGE_FAILED = "storage_failed"
     """The disk of this node failed: nothing is written any more until it is started again."""
+    MAILBOX_FULL = "mailbox_full"
+    """An agent's mailbox dropped ``count`` messages, as its policy says."""
     EVENTS_MISSED = "events_missed"
 
 

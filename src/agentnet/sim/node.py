@@ -117,6 +117,8 @@ class Agent(Port):
         self.received: list[AgentMessage] = []
         self.recalled: list[AgentMessage] = []
         """Requests that it was at when they were given up."""
+        self.dead: list[AgentMessage] = []
+        """What its full mailbox handed over."""
         self._handle = handle
         self._service_ns = service_ns
         self._at: AgentMessage | None = None
@@ -387,6 +389,8 @@ class Node:
             working: list[Any] = [port] if port is not None else list(engine.ports.values())
             for agent in working:
                 agent.recall(origin, correlation)
+        for port, message, _ in ready.dead:
+            port.dead.append(message)
         for call, outcome in ready.learn:
             clock.note("learn", self.name, type(outcome).__name__)
             call.learn(outcome)
