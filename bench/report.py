@@ -30,7 +30,10 @@ def goal(result: Result) -> str:
     if result.ratio is not None and wanted is not None:
         return told(result.ratio >= wanted, f"{wanted:.3g}x")
     if result.ratio is None and result.figure.limit is not None:
-        return told(result.value <= result.figure.limit, f"at most {number(result.figure.limit)}")
+        limit = result.figure.limit
+        if result.figure.better == "higher":
+            return told(result.value >= limit, f"at least {number(limit)}")
+        return told(result.value <= limit, f"at most {number(limit)}")
     return ""
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Literal
 
-from bench import limits, network, scenes, storage
+from bench import limits, network, replicas, scenes, storage
 from bench.scenes import Sample, Samples, Scale
 from bench.systems import AGENTNET, PEERS, System, find_program
 
@@ -233,6 +233,20 @@ GROUPS: dict[str, tuple[Scene, ...]] = {
         own(
             partial(network.register_request, "rings", 60, 9),
             Figure("register-request-rings", "failures", "lower", limit=0),
+        ),
+    ),
+    "state": (
+        own(
+            replicas.writes,
+            Figure("state-eventual-p50", "ms", "lower"),
+            Figure("state-eventual-p99", "ms", "lower", limit=10),
+            Figure("state-quorum-p50", "ms", "lower", limit=1),
+            Figure("state-quorum-256", "writes/s", "higher", limit=20_000),
+        ),
+        once(
+            replicas.heal,
+            Figure("state-heal", "s", "lower", limit=2),
+            Figure("state-heal-bytes", "% of all", "lower", limit=1),
         ),
     ),
     "storage": (

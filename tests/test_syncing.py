@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -273,3 +276,13 @@ async def test_watching(cluster: Cluster) -> None:
     await one.leave_network()
     with pytest.raises(StopAsyncIteration):
         await soon(anext(last))
+
+
+@pytest.mark.checkout
+def test_the_example() -> None:
+    example = Path(__file__).parent.parent / "examples" / "shared.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", example], capture_output=True, text=True, timeout=50, check=False
+    )
+    said = "beta: 1 {'a.txt'}\nin memory of: ['alpha', 'beta']\nbeta: b'read'\n"
+    assert (done.stdout, done.stderr, done.returncode) == (said, "", 0)

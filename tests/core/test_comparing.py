@@ -221,3 +221,33 @@ def test_who_does_not_read_is_told_later() -> None:
     pair.compare()
     assert not pair.equal
     assert pair.other.again == 1
+
+
+# -- the tests themselves
+
+
+def nothing(*_: object, **__: object) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    "broken", ["_descend", "on_fetch", "on_ranges", "on_prints", "on_context", "on_part"]
+)
+def test_whatever_is_left_out_is_missed(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step is needed by some difference: without it, one of these is not found."""
+    monkeypatch.setattr(Comparing, broken, nothing)
+    found = []
+    for count, at_one, remove in (
+        (10, True, True),
+        (5_000, True, True),
+        (5_000, False, True),
+        (5_000, False, False),
+    ):
+        pair = Pair()
+        pair.fill(count)
+        side = pair.one if at_one else pair.other
+        side.state().discard("element 4") if remove else side.state().add("new")
+        side.change()
+        pair.compare()
+        found.append(pair.equal)
+    assert not all(found), broken
