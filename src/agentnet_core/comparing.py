@@ -4,7 +4,8 @@
     PRINTS      of each state; for one that differs, who got them asks
     CONTEXT     what has been seen: events that only one side has seen come as a PART
     RANGES      where both have seen the same, but differ: a removal got lost. Sums of ranges of events,
-                of those that differ sums of their sixteenths, and so on; of a single block both sides tell
+                of those that differ sums of their sixteenths, and so on
+    LIVE        of a single block, which events live; what only one side has removed is told as a PART
 
 A small state goes whole, at once.  Who has taken a PART and still differs goes on, but only if the part
 changed something, so that every exchange ends.  What this costs depends on how much differs.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from agentnet_core.body import unpack
 from agentnet_core.config import EngineConfig
 from agentnet_core.crdt.base import BLOCK_DOTS
 from agentnet_core.dots import CausalContext
@@ -23,6 +25,7 @@ from agentnet_core.errors import NetworkError
 from agentnet_core.parts import (
     CONTEXT,
     FETCH,
+    LIVE,
     PART,
     RANGES,
     ROWS_MAX,
@@ -148,8 +151,23 @@ class Comparing:
                 finer.append((actor, low, high, held.state.sum_of(actor, low, high)))
         self._put_rows(node_id, key, finer)
         if blocks:
-            self._tell(node_id, held, blocks, asks=False)
-            self._peers.send(node_id, write(FETCH, key, blocks.encode()))
+            seen, live = _living(held, blocks)
+            self._peers.send(node_id, write(LIVE, key, seen.encode(), live.encode()))
+
+    def on_live(self, node_id: str, key: Key, seen_data: bytes, live_data: bytes) -> None:
+        asked, theirs = self._read_context(seen_data), self._read_context(live_data)
+        held = self._states.get(key)
+        if held is None:
+            return
+        seen, live = _living(held, asked)
+        only_theirs, only_own = theirs.minus(live), live.minus(theirs)
+        gone = only_theirs.minus(only_theirs.minus(seen))
+        if gone:
+            self._tell(node_id, held, gone, asks=False)
+        if only_own:
+            self._peers.send(node_id, write(FETCH, key, only_own.encode()))
+        if not gone and not only_own:
+            self._tell(node_id, held, asked, asks=False)  # then one event has two contents
 
     def on_fetch(self, node_id: str, key: Key, data: bytes) -> None:
         wanted, held = self._read_context(data), self._states.get(key)
@@ -188,6 +206,21 @@ class Comparing:
 
     def _read_context(self, data: bytes) -> CausalContext:
         return CausalContext.decode(data, actors_max=self._actors_max, runs_max=self._runs_max)
+
+
+def _living(held: Held, context: CausalContext) -> tuple[CausalContext, CausalContext]:
+    """Of these dots, those that the state has seen, and those of them that live."""
+    _, _, actors, seen_runs, live_runs, _ = unpack("a state", held.state.encode(context))
+    found = []
+    for runs_of_all in (seen_runs, live_runs):
+        dots = CausalContext()
+        for actor, runs in zip(actors, runs_of_all, strict=True):
+            end = 0
+            for gap, length in zip(runs[::2], runs[1::2], strict=True):
+                dots.add_run(actor, end + gap + 1, end + gap + length)
+                end += gap + length
+        found.append(dots)
+    return found[0], found[1]
 
 
 def _is_small(held: Held) -> bool:

@@ -13,6 +13,7 @@ FETCH    state, context                          tell me what you know of these 
 READ     serial, state, print                    for a reader
 ANSWER   serial, print, part                     the answer; no part if the prints are the same
 MORE     number, offset, window                  so much of a large body has come, and so much more may come
+LIVE     state, context, context                 of these dots, which I have seen, those live
 
 A body of more than `BODY_BYTES` goes as STATE_CHUNK frames, [number, offset, size of the whole, bytes], in
 the data lane: one body at a time on a link, each chunk only when the receiver has room for it; so messages
@@ -50,7 +51,7 @@ from agentnet_core.errors import ProtocolError
 from agentnet_core.states import PRINT_BYTES, SHARES, Key
 
 STATE, STATE_CHUNK = 29, 30
-DELTA, ACK, SUMS, PRINTS, CONTEXT, PART, RANGES, FETCH, READ, ANSWER, MORE = range(11)
+DELTA, ACK, SUMS, PRINTS, CONTEXT, PART, RANGES, FETCH, READ, ANSWER, MORE, LIVE = range(12)
 
 CHUNK_BYTES = BODY_BYTES - 64
 WINDOW_CHUNKS = 4
@@ -188,6 +189,7 @@ READERS: tuple[tuple[Callable[[object], Any], ...], ...] = (
     (_number, _key, _number),
     (_number, _number, _data),
     (_number, _size, _size),
+    (_key, _data, _data),
 )
 """By verb, what checks each of the values behind it."""
 

@@ -12,7 +12,7 @@ from agentnet_core.comparing import SMALL_BYTES, Comparing
 from agentnet_core.config import EngineConfig
 from agentnet_core.crdt import LWWMap, ORSet, Site
 from agentnet_core.errors import NetworkError
-from agentnet_core.parts import CONTEXT, FETCH, PART, PRINTS, RANGES, SUMS, read
+from agentnet_core.parts import CONTEXT, FETCH, LIVE, PART, PRINTS, RANGES, SUMS, read
 from agentnet_core.states import Held, Key, States
 
 SET, MAP = (kind(Site("a", bytes(16))).type_code for kind in (ORSet, LWWMap))
@@ -36,6 +36,7 @@ class Side:
             PART: self.comparing.on_part,
             RANGES: self.comparing.on_ranges,
             FETCH: self.comparing.on_fetch,
+            LIVE: self.comparing.on_live,
         }
 
     def send(self, node_id: str, body: bytes) -> bool:
@@ -165,7 +166,7 @@ def test_it_costs_what_differs_not_what_is_there() -> None:
     pair.compare(3000)
     assert pair.equal
     assert len(pair.other.state()) == 99_900
-    assert pair.said < whole / 8, (pair.said, whole)  # each has a block of its own
+    assert pair.said < whole / 25, (pair.said, whole)
 
 
 def test_a_hundred_writes_cost_a_hundredth() -> None:
@@ -231,7 +232,7 @@ def nothing(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", ["_descend", "on_fetch", "on_ranges", "on_prints", "on_context", "on_part"]
+    "broken", ["_descend", "on_fetch", "on_live", "on_ranges", "on_prints", "on_context", "on_part"]
 )
 def test_whatever_is_left_out_is_missed(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each step is needed by some difference: without it, one of these is not found."""

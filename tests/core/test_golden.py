@@ -212,6 +212,8 @@ def of_states() -> list[tuple[int, int, bytes]]:
     stranger.say(STATE, parts.write(parts.FETCH, key, CausalContext({"m:1": 1}).encode()))
     stranger.say(STATE, parts.write(parts.READ, 9, key, 1))
     stranger.say(STATE, parts.write(parts.RANGES, key, [("m:1", 0, 1, 5), ("a:1", 0, 32, 5)]))
+    both = CausalContext({"a:1": 1, "m:1": 1})
+    stranger.say(STATE, parts.write(parts.LIVE, key, both.encode(), CausalContext({"a:1": 1}).encode()))
     held = replication.hold(LWWMap, "m")
     for number in range(5):
         held.state.set(number, bytes(3000 * number * number), number + 1)  # type: ignore[attr-defined]

@@ -61,7 +61,7 @@ def test_sums_are_read() -> None:
     [
         None,
         [],
-        [11],
+        [12],
         [-1],
         ["DELTA", 0, []],
         [DELTA, 0],
