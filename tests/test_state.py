@@ -72,6 +72,23 @@ async def test_a_node_reads_its_own_writes_at_once(cluster: Cluster) -> None:
         assert net.counter("c").value == number
 
 
+async def test_who_writes_on_and_on_lets_the_loop_turn(cluster: Cluster) -> None:
+    one, other = await cluster.start("n1", "n2")
+    turns = 0
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        asyncio.get_running_loop().call_soon(turn)
+
+    turn()
+    counter = one.counter("c")
+    for _ in range(640):
+        await counter.increment()
+    assert turns >= 10
+    await until(lambda: other.counter("c").value == 640)
+
+
 async def test_a_write_waits_for_those_that_are_wanted(cluster: Cluster) -> None:
     nets = await cluster.start("n1", "n2", "n3")
     counter = nets[0].counter("c")

@@ -223,6 +223,13 @@ async def test_what_cannot_be(cluster: Cluster) -> None:
     assert await net.get_state("s") is None
 
 
+async def test_asking_for_what_nobody_wrote_takes_no_room(cluster: Cluster) -> None:
+    (net,) = await cluster.start("n1", states_max=1)
+    for number in range(3):
+        assert await net.get_state(f"s{number}") is None
+    assert net.stats()["states"] == 0
+
+
 async def test_what_another_wrote_in_its_place_is_not_read(cluster: Cluster) -> None:
     (net,) = await cluster.start("n1")
     await net.siblings("sync/s").set(["no", "version"])

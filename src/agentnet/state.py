@@ -27,7 +27,7 @@ from agentnet_core.crdt import (
     PNCounter,
 )
 from agentnet_core.errors import UsageError
-from agentnet_core.route import SENT
+from agentnet_core.route import SENT, Pause
 from agentnet_core.states import Held, Key
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class ConsistencyLevel(Enum):
 Consistency = ConsistencyLevel | int
 """A level, or how many replicas."""
 EVENTUAL = ConsistencyLevel.EVENTUAL
+WRITES_A_TURN = 64
+"""Writes that wait for nobody, before the loop turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +113,10 @@ class Changes:
 
 
 class Hub:
-    """Who wants to hear of which states."""
+    """Who wants to hear of which states. ``writes``: those of handles that waited for nobody."""
 
     def __init__(self) -> None:
+        self.writes = 0
         self._readers: dict[Key, dict[Changes, None]] = {}
         self._any: asyncio.Future[None] | None = None
         self._ended = False
@@ -225,7 +228,9 @@ class State:
         if consistency is EVENTUAL or consistency is ConsistencyLevel.CAUSAL:
             mutate(*arguments)
             replication.changed(self._held)
-            return cast(Awaitable[None], SENT)
+            node.hub.writes += 1
+            # Whoever writes on and on lets the loop turn now and then, or nothing would leave.
+            return cast(Awaitable[None], SENT if node.hub.writes % WRITES_A_TURN else Pause())
         replicas = replication.replicas(self._held.key)
         need = needed(consistency, replicas)
         replication.check_reach(self._held.key, need, replicas)

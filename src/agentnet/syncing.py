@@ -220,7 +220,12 @@ class StateSharing:
         that a QUORUM had acknowledged before.
         """
         self.tell_time()
-        held, replication = self._hold(state_id), self.replication
+        replication = self.replication
+        held = replication.get(MVRegister, PREFIX + state_id)
+        if held is None:
+            if not needed(consistency, (self.node_id,)):
+                return None
+            held = self._hold(state_id)
         named = replication.replicas(held.key, replicas)
         need = needed(consistency, named)
         if need:
