@@ -88,6 +88,17 @@ class Hosts:
         """What goes from the one to the other vanishes; the way back is open."""
         _ip("-n", self._router, "rule", "add", "from", self.ip(source), "to", self.ip(target), "blackhole")
 
+    def part(self, one: int, other: int) -> None:
+        """Neither of the two gets anything from the other any more."""
+        self.deafen(one, other)
+        self.deafen(other, one)
+
+    def join(self, one: int, other: int) -> None:
+        """They reach each other again."""
+        for source, target in ((one, other), (other, one)):
+            ends = ("from", self.ip(source), "to", self.ip(target))
+            _ip("-n", self._router, "rule", "del", *ends, "blackhole")
+
     def link_down(self, host: int) -> None:
         """Its cable is pulled, and the host sees it."""
         _ip("-n", self._of(host), "link", "set", "eth0", "down")

@@ -449,13 +449,23 @@ class NodeProcess:
         self.addresses: list[str] = ready["addresses"]
         self.events: list[tuple[str, str]] = []
         """Kind and node of each event that it told of."""
+        self._answers: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         self._reading = asyncio.create_task(self._read(), name="read events")
 
     async def _read(self) -> None:
         assert self.process.stdout is not None
         async for line in self.process.stdout:
-            kind, node_id = json.loads(line)
-            self.events.append((kind, node_id))
+            told = json.loads(line)
+            if isinstance(told, dict):
+                self._answers.put_nowait((told["said"], told["relay"]))
+            else:
+                self.events.append((told[0], told[1]))
+
+    async def ask(self, node_id: str, size: int, seconds: float = SECONDS) -> tuple[str, str]:
+        """What became of so many bytes that the node was to send back, "same" if it did; who relays."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{node_id} {size}\n".encode())
+        return await soon(self._answers.get(), seconds)
 
     def told(self, kind: str) -> list[str]:
         """The nodes that it told that of, in order of their names."""

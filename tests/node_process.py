@@ -1,7 +1,8 @@
 """A node in a process of its own, for tests: joins, says where it is, runs until its input ends.
 
-In: one argument, JSON: node_id, bootstrap, settings of NetworkConfig.  Out: lines of JSON: first the
-addresses, then each event as [kind, node id].
+In: one argument, JSON: node_id, bootstrap, settings of NetworkConfig; then lines: the node to ask for an echo
+of so many bytes.  Out: lines of JSON: first the addresses, then each event as [kind, node id], and what an
+echo was: [what came, the node that relays the link].
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from agentnet import AgentMessage, AgentNetworkManager, Event, NetworkConfig, run
+from agentnet import AgentMessage, AgentNetworkManager, Event, NetworkConfig, NetworkError, run
 
 
 def sleep(seconds: float) -> None:
@@ -38,6 +39,16 @@ BLOCKS = {"sleep": sleep, "spin": spin, "hold": hold}
 async def tell(events: AsyncIterator[Event]) -> None:
     async for event in events:
         print(json.dumps([event.kind, event.node_id]), flush=True)
+
+
+async def ask(net: AgentNetworkManager, node_id: str, size: int) -> None:
+    payload = bytes(size)
+    try:
+        said = "same" if await net.request(f"echo-{node_id}", payload) == payload else "another"
+    except NetworkError as error:
+        said = f"{type(error).__name__}: {error}"
+    relay = next(member.relay for member in net.members() if member.node_id == node_id)
+    print(json.dumps({"said": said, "relay": relay}), flush=True)
 
 
 async def main(order: dict[str, Any]) -> None:
@@ -68,7 +79,8 @@ async def main(order: dict[str, Any]) -> None:
         await net.join_network(order["bootstrap"])
         print(json.dumps({"addresses": net.addresses}), flush=True)
         telling = asyncio.create_task(tell(events))
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+        while line := await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline):
+            await ask(net, line.split()[0], int(line.split()[1]))
         telling.cancel()
 
 

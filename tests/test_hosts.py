@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -64,6 +65,29 @@ async def test_a_host_whose_packets_vanish_is_lost_to_all_and_comes_back(
         for name in "abcd":
             await until(lambda name=name: nodes["e"].told_last(name) == Event.JOINED, PATIENCE_S)
         assert all(nodes[name].told(Event.LOST) == ["e"] for name in "abcd")
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "tls"])
+async def test_two_hosts_that_cannot_reach_each_other_talk_through_a_third_until_they_can(
+    hosts: Hosts, scheme: str, certificates: Callable[[], Certificates]
+) -> None:
+    async with network(hosts, scheme, certificates) as nodes:
+        a, b = nodes["a"], nodes["b"]
+        assert await a.ask("b", 1000) == ("same", "")
+        hosts.part(1, 2)
+        await until(lambda: "b" in a.told(Event.LINK_LOST), PATIENCE_S)
+        await until(lambda: "a" in b.told(Event.LINK_LOST), PATIENCE_S)
+        for one, other in ((a, "b"), (b, "a")):
+            said, relay = await one.ask(other, 1 << 20, PATIENCE_S)
+            assert said == "same"
+            assert relay in ("c", "d", "e")
+        hosts.join(1, 2)
+        async with asyncio.timeout(PATIENCE_S):
+            while (answer := await a.ask("b", 1000)) != ("same", ""):
+                assert answer[0] == "same"
+                await asyncio.sleep(0.1)
+        assert await b.ask("a", 1 << 20) == ("same", "")
+        assert not any(node.told(Event.LOST) for node in nodes.values())
 
 
 async def test_who_is_heard_by_others_is_not_lost_to_who_does_not_hear_it(
