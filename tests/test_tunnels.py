@@ -11,6 +11,7 @@ from networks import Cluster, echo, soon, until
 
 from agentnet import AgentNetworkManager, AgentUnreachable, Event, LinkLost
 from agentnet.link import Link
+from agentnet.testing import VirtualNetwork
 from agentnet.transport.tcp import TcpTransport
 from agentnet_core.session import Session
 from agentnet_core.tunnels import Leg, Tunnel, Tunnels
@@ -208,3 +209,28 @@ async def test_what_only_begins_inside_is_given_up(cluster: Cluster, monkeypatch
     await until(lambda: not two.stats()["tunnels"])
     assert "two" not in one.engine.sessions
     assert hub.stats()["tunnels_opened"] == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_on_virtual_time_too(seed: int) -> None:
+    network = VirtualNetwork(seed=seed)
+
+    async def main() -> None:
+        for name in ("one", "two", "hub"):
+            net = await network.node(name)
+            await net.register_agent(name, handler=echo)
+        network.block("one", "two")
+        network.block("two", "one")
+        one, two = network["one"], network["two"]
+        await until(lambda: "two" not in one.engine.sessions and "one" not in two.engine.sessions, 60)
+        asked = [net.request(to, bytes(500_000)) for net, to in ((one, "two"), (two, "one"))]
+        assert await asyncio.gather(*asked) == [bytes(500_000)] * 2
+        assert relay_of(one, "two") == "hub"
+        network.heal()
+        await until(lambda: not any(s.relay for s in one.engine.links) and "two" in one.engine.sessions, 60)
+        assert await one.request("two", b"straight") == b"straight"
+
+    try:
+        network.run(main())
+    finally:
+        network.close()
