@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from apart import apart
-from harness import CARRY, CREDIT, MS, TUNNEL, UUID, Agent, Node, World
+from harness import CARRY, CREDIT, MS, TUNNEL, UUID, Agent, Node, Weather, World
 from strangers import Stranger
 
 from agentnet_core.body import pack, unpack
@@ -424,3 +424,57 @@ def test_a_target_that_does_not_answer_is_given_up() -> None:
     world.run(50)
     assert said(two)[-1][:2] == [END, 0]
     assert one.close is two.close is None
+
+
+def test_a_relay_that_is_far_is_dialled_for_it() -> None:
+    world = World()
+    config = EngineConfig(mesh_nodes_max=2, overlay_rings=2, data_idle_ms=1_000)
+    nodes = [world.node(f"n{number}", config=config) for number in range(16)]
+    nodes[0].control.found(UUID)
+    for node in nodes[1:]:
+        world.finish(node.join("n0"))
+    world.until(lambda: all(len(node.control.membership) == 16 for node in nodes))
+    for node in nodes:
+        node.agent(f"of {node.name}", echo)
+    world.run(10_000)
+    one, other = far(nodes)
+    world.block(one.name, other.name)
+    world.block(other.name, one.name)
+    assert world.finish(asker(one).request(f"of {other.name}", b"1")).answer == b"1"
+    through = relay(one, other.name)
+    assert through
+    assert one.control.membership.keeps_link(through) is False
+    assert sum(node.stats["tunnels_opened"] for node in nodes) == 1
+    # The link to the relay is kept for what it carries, and goes with it.
+    for _ in range(8):
+        world.run(400)
+        assert world.finish(asker(one).request(f"of {other.name}", b"2")).answer == b"2"
+        assert relay(one, other.name) == through
+    world.until(lambda: not any(node.stats["tunnels"] for node in nodes))
+    world.until(lambda: through not in one.engine.sessions)
+
+
+def far(nodes: list[Node]) -> tuple[Node, Node]:
+    """Two that are not linked, nor with any node in between."""
+    for one in nodes:
+        for other in nodes:
+            near = {one.name, *one.engine.sessions}
+            if one is not other and not near & {other.name, *other.engine.sessions}:
+                return one, other
+    raise AssertionError("all are near")
+
+
+def test_what_a_relay_sends_itself_and_what_it_carries_get_a_fair_share_each() -> None:
+    world = World()
+    a, b, c = blocked(world, "a", "b", "c")
+    sink = b.agent("sink", lambda _: b"")
+    assert world.finish(asker(a).request("sink", b"1")).answer == b""
+    world.network.weathers["c", "b"] = Weather(delay_ns=(10 * MS, 10 * MS))  # where they meet is what is slow
+    large = bytes(400_000)
+    asked = {node.name: [asker(node).request("sink", large) for _ in range(30)] for node in (a, c)}
+    world.until(lambda: any(all(each.done for each in tokens) for tokens in asked.values()))
+    done = sorted(sum(each.done for each in tokens) for tokens in asked.values())
+    assert done[0] >= 8, done
+    world.until(lambda: all(each.done for tokens in asked.values() for each in tokens))
+    assert not any(each.error for tokens in asked.values() for each in tokens)
+    assert len(sink.received) == 61
