@@ -426,6 +426,21 @@ def test_a_target_that_does_not_answer_is_given_up() -> None:
     assert one.close is two.close is None
 
 
+def test_a_node_without_an_address_is_reached_through_those_that_it_has_dialled() -> None:
+    world = World()
+    a, b, c = world.node("a"), world.node("b"), world.node("c")
+    for node in (a, b):
+        node.control.set_addresses(())
+    c.control.found(UUID)
+    for node in (a, b):
+        world.finish(node.join("c"))
+        node.agent(f"of {node.name}", echo)
+    world.until(lambda: all(len(node.control.directory.agents()) == 2 for node in (a, b)))
+    assert world.finish(asker(a).request("of b", b"1")).answer == b"1"
+    assert world.finish(asker(b).request("of a", b"2")).answer == b"2"
+    assert relay(a, "b") == relay(b, "a") == "c"
+
+
 def test_a_relay_that_is_far_is_dialled_for_it() -> None:
     world = World()
     config = EngineConfig(mesh_nodes_max=2, overlay_rings=2, data_idle_ms=1_000)
