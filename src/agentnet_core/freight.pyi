@@ -1,7 +1,5 @@
 from typing import Protocol
 
-from typing_extensions import disjoint_base
-
 from agentnet_core.reception import Reception
 from agentnet_core.session import Session
 
@@ -12,7 +10,6 @@ class _Leg(Protocol):
     def number(self) -> int: ...
     def take(self, most: int, /) -> bytes | None: ...
 
-@disjoint_base
 class Freight(Reception):
     def haul(self, session: Session, leg: _Leg) -> None: ...
     def unhaul(self, session: Session, leg: _Leg) -> None: ...
