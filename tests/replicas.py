@@ -17,6 +17,7 @@ import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from agentnet.sim import MS, Node, Token, Weather, World
@@ -170,10 +171,19 @@ class History:
         self.done.added[element] = self.actor(node)
         if self.world.rng.random() < 0.5:
             names = tuple(self.names)
-            token = write(node, held, len(names) // 2 + 1, names)
+            need = len(names) // 2 + 1
+            token = write(node, held, need, names)
+            dot = self.actor(node), held.state.context.runs(self.actor(node))[-1][1]
+            token.then = partial(self.settled, token, dot, need, len(self.dead))
             self.done.acknowledged.append((token, element))
         else:
             changed(node, held)
+
+    def settled(self, token: Token, dot: tuple[str, int], need: int, dead: int) -> None:
+        """What is acknowledged, so many have at that time."""
+        if token.error is None and len(self.dead) == dead:
+            there = [node.name for node in self.nodes if dot in hold(node, ORSet, "set").state.context]
+            assert len(there) >= need, f"{dot} was acknowledged by {need}, and is on {there}"
 
     def remove(self, node: Node) -> None:
         held = hold(node, ORSet, "set")

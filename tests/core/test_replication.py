@@ -10,6 +10,7 @@ from harness import UUID, Node, Token, World
 from replicas import History, changed, equal, hold, write
 from strangers import Stranger
 
+from agentnet_core import comparing, replication
 from agentnet_core.clock import HybridClock
 from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.crdt import EWFlag, LWWRegister, ORSet, PNCounter, Site
@@ -17,6 +18,7 @@ from agentnet_core.dots import CausalContext
 from agentnet_core.errors import LimitReached, TooFewReplicas, UsageError
 from agentnet_core.parts import ACK, ANSWER, CONTEXT, DELTA, FETCH, READ, STATE, STATE_CHUNK, read
 from agentnet_core.parts import write as write_body
+from agentnet_core.quorums import Quorums
 from agentnet_core.states import STATE_OVERHEAD_BYTES, Key
 
 SET = Key(ORSet(Site(None, bytes(16))).type_code, "s")
@@ -346,3 +348,34 @@ def test_a_change_as_large_as_a_frame_holds_goes_in_one() -> None:
     world.until(lambda: equal([one, other]), ms=2000)
     with pytest.raises(UsageError):
         hold(one, int, "s")
+
+
+# -- the histories themselves
+
+
+def take_nothing(*_: Any) -> list[Any]:
+    return []
+
+
+def one_name_for_ever(node_id: str, _: int) -> str:
+    return node_id
+
+
+def two_are_enough(self: Quorums, batch: Any, *_: Any) -> bool:
+    return len(batch.have) > 1
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "bug"),
+    [
+        (replication, "actor_of", one_name_for_ever),
+        (replication.Replication, "_take_changes", take_nothing),
+        (comparing.Comparing, "on_sums", take_nothing),
+        (Quorums, "_has", two_are_enough),
+    ],
+)
+def test_a_planted_bug_is_caught(where: Any, what: str, bug: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(where, what, bug)
+    with pytest.raises(AssertionError):
+        for seed in range(20):
+            History(seed).play()
