@@ -179,7 +179,11 @@ cdef class Links(Calls):
             (<Route>old.everyone).session = new
             new.everyone, old.everyone = old.everyone, None
         for waiting in waits:
-            if not (waiting.dropped or waiting.started or waiting.route is old.answers):
+            if waiting.dropped or waiting.started or waiting.route is old.answers:
+                continue
+            if waiting.message.slip is not None:    # it is sent again, by the link of its time
+                self.fail_waiting(waiting, AgentUnreachable(f"another link to node {old.node_id} takes over"))
+            else:
                 self.follow(waiting, new)
                 new.blocked.append(waiting)
         old.blocked = deque(w for w in old.blocked if (<Waiting>w).route.session is old)

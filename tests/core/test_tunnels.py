@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from apart import apart
-from harness import CARRY, CREDIT, MS, TUNNEL, UUID, Agent, Node, Weather, World
+from harness import CARRY, CREDIT, MS, TUNNEL, UUID, Agent, Node, Token, Weather, World
 from strangers import Stranger
 
 from agentnet_core.body import pack, unpack
 from agentnet_core.config import EngineConfig
 from agentnet_core.errors import AgentUnreachable, LinkLost
 from agentnet_core.message import AgentMessage
-from agentnet_core.records import Event, NodeStatus
+from agentnet_core.records import Delivery, Event, NodeStatus
 from agentnet_core.tunnels import END, OPEN, OPENED, TAKEN, Leg
 
 
@@ -136,6 +138,36 @@ def test_a_link_of_its_own_takes_over_and_nothing_is_lost_or_out_of_order(seed: 
     assert [token.answer for _, token in asked] == [payload for payload, _ in asked]
     assert [int(payload.split(b" ")[0]) for payload in sink.payloads] == list(range(number))
     assert a.stats["replies_lost"] == b.stats["replies_lost"] == a.stats["replies_late"] == 0
+
+
+@pytest.mark.parametrize("delivery", [Delivery.ACKNOWLEDGED, Delivery.DURABLE])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_was_promised_is_kept_when_a_link_of_its_own_takes_over(seed: int, delivery: Delivery) -> None:
+    world = World(seed)
+    a, b, _ = nodes = blocked(world, "a", "b", "c")
+    sink = b.agent("sink", lambda _: None)
+    source = asker(a)
+    assert world.finish(source.request("of b", b"")).answer == b""
+    sent: list[Any] = []
+
+    def send() -> None:
+        for _ in range(3):
+            payload = (b"%d " % len(sent)).ljust(world.rng.choice((8, 8, 8, 60_000, 300_000)))
+            sent.append(source.send("sink", payload, delivery=delivery))
+
+    for _ in range(20):
+        send()
+        world.run(world.rng.random() * 20)
+    assert relay(a, "b") == "c"
+    world.heal()
+    while relay(a, "b") or a.stats["tunnels"]:
+        send()
+        world.run(world.rng.random() * 20)
+    heal(world, *nodes)
+    world.until(lambda: not a.stats["letters"])
+    numbers = [int(payload.split(b" ")[0]) for payload in sink.payloads]
+    assert numbers == list(range(len(sent)))
+    assert not any(token.error for token in sent if isinstance(token, Token))
 
 
 def test_a_tunnel_that_is_not_used_is_given_up() -> None:
