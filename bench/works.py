@@ -8,7 +8,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Literal
 
-from bench import limits, network, replicas, scenes, storage
+from bench import delivery, limits, network, replicas, scenes, storage
 from bench.scenes import Sample, Samples, Scale
 from bench.systems import AGENTNET, PEERS, System, find_program
 
@@ -116,6 +116,22 @@ def durable(flight: int, goal: float) -> Scene:
     unit, better = ("us", "lower") if flight == 1 else ("entries/s", "higher")
     missing = None if find_program("redis-benchmark") and find_program("redis-server") else "redis-server"
     match = Match("redis", partial(storage.append, work, flight), missing=missing)
+    return Scene((Figure(work, unit, better, {"redis": goal}),), (match,))
+
+
+def acknowledged(flight: int) -> Scene:
+    """Messages that their receiver said it has processed."""
+    work = f"acknowledged-{flight}"
+    match = Match("nats", partial(delivery.acknowledged, work, flight), missing=PEERS["nats"].missing())
+    return Scene((Figure(work, "msg/s", "higher", {"nats": 5}),), (match,))
+
+
+def kept(flight: int, goal: float) -> Scene:
+    """Messages that are on their sender's disk before the send returns."""
+    work = f"durable-{flight}"
+    unit, better = ("us", "lower") if flight == 1 else ("msg/s", "higher")
+    missing = None if find_program("redis-benchmark") and find_program("redis-server") else "redis-server"
+    match = Match("redis", partial(delivery.durable, work, flight), missing=missing)
     return Scene((Figure(work, unit, better, {"redis": goal}),), (match,))
 
 
@@ -249,6 +265,7 @@ GROUPS: dict[str, tuple[Scene, ...]] = {
             Figure("state-heal-bytes", "% of all", "lower", limit=1),
         ),
     ),
+    "delivery": (acknowledged(1024), kept(1, 1), kept(256, 2), kept(1024, 1.5)),
     "storage": (
         durable(1, 1),
         durable(256, 2),

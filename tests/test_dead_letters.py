@@ -40,6 +40,22 @@ def shell(*arguments: str) -> Any:
     return json.loads(ran.stdout) if ran.returncode == 0 else ran.stderr
 
 
+def test_the_example_says_what_was_reached(tmp_path: Path) -> None:
+    example = Path(__file__).parents[1] / "examples" / "receipts.py"
+    command = [sys.executable, str(example), str(tmp_path)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()
+    assert [line for line in said if line.startswith("clerk")] == [
+        "clerk: a form",
+        "clerk: another",
+        "clerk: a remark",
+    ]
+    receipts = [line for line in said if line.startswith("Receipt")]
+    assert "KEPT" in receipts[0]
+    assert "'desk'" in receipts[0]
+    assert all("PROCESSED" in line and "'office'" in line for line in receipts[1:])
+    assert [line.endswith("on_disk=True)") for line in receipts] == [True, True, False]
+
+
 async def test_receipts_over_a_real_link() -> None:
     box = Inbox()
     async with make("a", None) as a, make("b", None) as b:

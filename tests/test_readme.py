@@ -32,6 +32,7 @@ RUN_BY = {
     "pip install .": (".ci/run", r"^\S+/pip\S* .*install dist/\*\.whl$"),  # what it would build first
     "agentnet demo": (".ci/run", r"^ +venv/bin/agentnet demo$"),
     "agentnet sim": ("tests/test_sim.py", r"shell\(scenario, "),
+    "agentnet dead-letters": ("tests/test_dead_letters.py", r'"dead-letters", "--json"'),
     "agentnet certs": ("tests/test_cli.py", r'self\.call\("certs"'),
     "agentnet run": ("tests/test_cli.py", r'command\("run"'),
 }
@@ -66,7 +67,7 @@ def test_the_test_passes_with_the_plugin_alone() -> None:
 
 def commands() -> set[str]:
     """What the page tells people to type; of a variable, that one may be given."""
-    found = set(re.findall(r"`((?:agentnet|make) [a-z]+)", README))
+    found = set(re.findall(r"`((?:agentnet|make) [a-z-]+)", README))
     for line in "".join(blocks("sh")).splitlines():
         command, _, remark = line.partition("#")
         found.add(command.strip())
@@ -95,8 +96,8 @@ def test_every_command_exists() -> None:
     [command] = entry_points(group="console_scripts", name="agentnet")
     main = command.load()
     assert isinstance(main, Group)
-    named = set(re.findall(r"`agentnet ([a-z]+)", README))
-    assert named == {"certs", "demo", "run", "sim"}
+    named = set(re.findall(r"`agentnet ([a-z-]+)", README))
+    assert named == {"certs", "dead-letters", "demo", "run", "sim"}
     for name in sorted(named):
         result = CliRunner().invoke(main, [name, "--help"])
         assert result.exit_code == 0, f"agentnet {name} --help: {result.output}"

@@ -20,7 +20,7 @@ from agentnet_core.slip cimport Slip
 
 from agentnet_core.errors import (
     AgentStopped, AgentUnreachable, Congested, DeliveryUnsupported, Expired, HandlerFailed, LimitReached,
-    NetworkError, NoSuchAgent, PayloadMismatch, ProtocolError, UsageError,
+    MailboxFull, NetworkError, NoSuchAgent, PayloadMismatch, ProtocolError, UsageError,
 )
 
 cdef int64_t MS = 1_000_000
@@ -52,7 +52,7 @@ cdef class Courier(Posting):
                 continue            # all has to go again, another way
             if not self.transmit(line, letter, route):
                 continue
-            if line.cursor is letter:
+            if line.cursor is letter and not line.due_ns:   # else it was turned down on the spot
                 line.cursor = letter.after
         return 0
 
@@ -268,7 +268,7 @@ cdef class Courier(Posting):
         error = told(code, text, record)
         if letter.sent == 1 and error.definite:
             letter.uncertain = False
-        if code in PASSING or (letter.durable and code == NoSuchAgent.code):
+        if code in PASSING or (letter.durable and code in (NoSuchAgent.code, MailboxFull.code)):
             line.go_back(letter)
             self.defer(line)
         elif letter.durable and code in (HandlerFailed.code, PayloadMismatch.code):

@@ -110,7 +110,10 @@ cdef class Port(Route):
                     if engine.unflushed < FLUSH_BYTES and engine.sends % CLOCK_EVERY_SENDS:
                         return _SENT
                     return self.breathe()
-        if delivery is not None and delivery != 0:
+        if delivery is not None:
+            if delivery == 0:
+                return self.send(to, payload, message_type=message_type, priority=priority, ttl=ttl,
+                                 message_id=message_id)
             return engine.send_letter(self.agent_id, to, payload, (message_type, priority, ttl, message_id),
                                       delivery, until, timeout)
         return self._post(to, payload, message_type, priority, ttl, message_id, True)

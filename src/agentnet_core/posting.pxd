@@ -27,7 +27,8 @@ cdef class Posting(Casting):
     cdef readonly dict dead              # number -> Letter, the oldest first
     cdef int64_t dead_bytes, dead_dropped
     cdef int64_t letters_dead, letters_lost
-    cdef int64_t retry_min_ns, retry_max_ns
+    cdef int64_t retry_min_ns, retry_max_ns, delivery_ns
+    cdef int64_t letters_max, letters_bytes_max, log_waiting_max
 
     cdef Letter compose(self, uint64_t from_id, to, payload, tuple options, delivery, until, timeout)
     cdef int check_room(self, int64_t size) except -1

@@ -11,11 +11,14 @@ Held here: `deliveries_max` letters of `deliveries_bytes_max`; LimitReached, def
 from collections import deque
 
 from cpython.bytes cimport PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_GetItemWithError
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from agentnet_core.durable cimport KEPT_BEFORE_THE_WRITE
 from agentnet_core.letters cimport LETTER_OVERHEAD_BYTES
 from agentnet_core.message cimport TYPE_QUERY, TYPE_RESPONSE, AgentMessage, small
+from agentnet_core.route cimport Route
 from agentnet_core.slip cimport CARE_ACKNOWLEDGED, CARE_DURABLE, CARE_MAILBOXED, CARE_PROCESSED, Slip
 
 from agentnet_core.errors import (
@@ -47,6 +50,10 @@ cdef class Posting(Casting):
         """Take the limits of the config."""
         self.retry_min_ns = self.config.delivery_retry_ms_min * MS
         self.retry_max_ns = self.config.delivery_retry_ms_max * MS
+        self.letters_max = self.config.deliveries_max
+        self.letters_bytes_max = self.config.deliveries_bytes_max
+        self.log_waiting_max = self.config.log_waiting_bytes_max
+        self.delivery_ns = self.config.delivery_timeout_ms * MS
         self.durable.start(self.incarnation)
         self.letters = {self.incarnation: self.own, self.durable.epoch: self.kept}
 
@@ -72,6 +79,7 @@ cdef class Posting(Casting):
         cdef Letter letter
         cdef Slip slip
         cdef OutLine line
+        cdef PyObject* found
         cdef int level = small(delivery)
         cdef bint durable = level == CARE_DURABLE
         cdef int wanted = UNTIL.get(until, 0) if until is not None else KEPT if durable else PROCESSED
@@ -83,8 +91,11 @@ cdef class Posting(Casting):
         if type(to) is not int and type(to) is not str:
             raise ConfigError(f"agent {to!r}: expected its id (int) or its name (str)")
         kind, priority, ttl, message_id = options
+        found = PyDict_GetItemWithError(self.routes, to)
         body, content = self.to_bytes(payload)
-        message = AgentMessage(body, to_agent=agent_id_of(to), from_agent=from_id, message_type=kind,
+        # Of whom it writes to often, it need not reckon the id from the name.
+        to_id = agent_id_of(to) if found == NULL else (<Route>found).agent_id
+        message = AgentMessage(body, to_agent=to_id, from_agent=from_id, message_type=kind,
                                priority=priority, ttl=ttl, message_id=message_id)
         if message.type == TYPE_QUERY or message.type == TYPE_RESPONSE:
             raise ConfigError(f"message_type={describe(kind)}: a request and its answer are no deliveries")
@@ -105,13 +116,11 @@ cdef class Posting(Casting):
         letter = Letter(message, line)
         letter.durable, letter.wanted = durable, <uint8_t>wanted
         if wanted != KEPT:
-            letter.timeout_ns = (self.config.delivery_timeout_ms * MS if timeout is None
-                                 else self.nanoseconds(timeout))
+            letter.timeout_ns = self.delivery_ns if timeout is None else self.nanoseconds(timeout)
         return letter
 
     cdef int check_room(self, int64_t size) except -1:
-        if (self.letters_count >= self.config.deliveries_max
-                or self.letters_bytes + size > self.config.deliveries_bytes_max):
+        if self.letters_count >= self.letters_max or self.letters_bytes + size > self.letters_bytes_max:
             raise LimitReached(f"{self.letters_count} deliveries of {self.letters_bytes} bytes are not "
                                f"settled (deliveries_max, deliveries_bytes_max); nothing was sent")
         return 0
@@ -119,7 +128,7 @@ cdef class Posting(Casting):
     cdef int check_disk(self, int64_t size) except -1:
         if self.durable.failure is not None:
             raise StorageFailed(*self.durable.failure.args, definite=True)
-        if self.writing_bytes and 2 * (self.writing_bytes + size) > self.config.log_waiting_bytes_max:
+        if self.writing_bytes and 2 * (self.writing_bytes + size) > self.log_waiting_max:
             raise StorageBusy(f"{self.writing_bytes} bytes of messages wait for the disk already (half of "
                               f"log_waiting_bytes_max); nothing was sent")
         return 0
@@ -269,7 +278,7 @@ cdef class Posting(Casting):
     def replay_dead(self, list numbers not None):
         """Send those again, as new ones, without ttl; LimitReached, StorageBusy and StorageFailed before one
         that cannot be, and it and those behind it stay."""
-        cdef Letter letter
+        cdef Letter letter, again
         cdef AgentMessage message
         for number in numbers:
             letter = self.dead[number]
@@ -277,7 +286,7 @@ cdef class Posting(Casting):
             options = (message.type, message.level, 0.0, message.id)
             again = self.compose(message.from_agent, letter.line.to, message.payload, options, CARE_DURABLE,
                                  None, None)
-            (<Letter>again).message.content = message.content
+            again.message.content = message.content
             self.enter(again)
             self.purge_dead([number])
 

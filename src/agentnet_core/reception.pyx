@@ -18,6 +18,7 @@ from libc.string cimport memcpy
 from agentnet_core.durable cimport (
     DONE_AT_THE_MAILBOX, DONE_BEFORE_THE_WRITE, MARKED_AT_THE_MAILBOX, NO_ORDER, NO_WINDOW,
 )
+from agentnet_core.letters cimport Letter
 from agentnet_core.framing cimport DONE, RETURN, pack_bin_head, pack_u64, put_u32
 from agentnet_core.slip cimport CARE_DURABLE, CARE_LEVEL, CARE_MAILBOXED, CARE_PROCESSED, Slip
 
@@ -199,7 +200,7 @@ cdef class Reception(Courier):
     cdef int take_here(self, Route route, AgentMessage message) except -1:
         """A letter of this node is in a mailbox of this node."""
         letter = self.letters[message.slip.epoch].get(message.correlation)
-        if letter is not None:
+        if letter is not None and not (<Letter>letter).line.due_ns:     # it was not dropped there
             self.finish_letter(letter, MAILBOXED, self.node_id, False)
         return 0
 

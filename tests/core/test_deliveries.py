@@ -416,3 +416,21 @@ def test_the_bug_of_no_order_is_caught() -> None:
     hand.letter(3)
     hand.letter(5, prior=4)
     assert sink.payloads == [b"3", b"5"]  # which `test_what_lies_behind_a_gap...` does not let pass
+
+
+@pytest.mark.parametrize("there", ["another node", "this node"])
+def test_a_mailbox_that_drops_is_tried_again_for_what_is_durable(there: str) -> None:
+    world = World()
+    a, b, source, _ = pair(world)
+    held = (b if there == "another node" else a).make("held")
+    held.bound("drop-newest", 2, None)
+    settled(world, [held.node.register(held)])
+    told = send(source, "held", *numbers(5), until="mailboxed")
+    world.run(100)
+    assert [type(token.outcome).__name__ for token in told] == ["Receipt"] * 2 + ["MailboxFull"] * 3
+    tokens = send(source, "held", b"5", b"6", delivery=DURABLE, until="processed")
+    world.run(500)
+    assert not any(token.done for token in tokens)
+    held.serve(lambda _: None)
+    settled(world, tokens)
+    assert held.payloads == [b"0", b"1", b"5", b"6"]
