@@ -10,7 +10,7 @@ from harness import UUID, Node, Token, World
 from replicas import History, changed, equal, hold, write
 from strangers import Stranger
 
-from agentnet_core import comparing, replication
+from agentnet_core import comparing, gossip, replication
 from agentnet_core.clock import HybridClock
 from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.crdt import EWFlag, LWWRegister, ORSet, PNCounter, Site
@@ -100,6 +100,20 @@ def test_where_not_all_are_linked_changes_go_on_the_tree() -> None:
     token = write(nodes[0], held, 2, replication.replicas(key))
     nodes[0].turn()
     world.finish(token)
+
+
+def test_where_nodes_sign_changes_on_the_tree_are_their_origins() -> None:
+    world = World(secure=True)
+    config = EngineConfig(mesh_nodes_max=4, overlay_rings=2, state_sync_ms=60_000)
+    nodes = grow(world, 9, config)
+    add(nodes[0], "signed")
+    world.until(lambda: all("signed" in elements(node) for node in nodes), ms=2000)
+    key, data = SET, made_by("n1:1", "forged")
+    nodes[2].control.broadcasts.offer(gossip.STATES, write_body(DELTA, 0, [(key, data)]))
+    nodes[2].turn()
+    others = [node for node in nodes if node.name != "n2"]
+    world.until(lambda: all(node.control.replication.refused == 1 for node in others), ms=2000)
+    assert not any("forged" in elements(node) for node in nodes)
 
 
 def grow(world: World, count: int, config: EngineConfig) -> list[Node]:
