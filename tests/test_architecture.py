@@ -68,6 +68,7 @@ agentnet_core.courier
 agentnet_core.reception
 agentnet_core.freight
 agentnet_core.overflow
+agentnet_core.streams
 agentnet_core.engine
 agentnet_core.broadcasts
 agentnet_core.catalogue agentnet_core.replication
@@ -106,6 +107,7 @@ agentnet.liveness.watchdog
 agentnet.liveness.vitals
 agentnet.liveness
 agentnet.doors
+agentnet.streams
 agentnet.handlers
 agentnet.agent
 agentnet.health agentnet.leaving

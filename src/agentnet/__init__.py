@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from agentnet.leaving import LeaveReport
     from agentnet.manager import AgentNetworkManager
     from agentnet.state import ConsistencyLevel, StateChange
+    from agentnet.streams import Stream
     from agentnet.syncing import DistributedState, SyncReceipt
     from agentnet_core.errors import (
         AgentExists,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         StorageFailed,
         StorageFull,
         StorageLocked,
+        StreamLost,
         TooFewReplicas,
         Unconfirmed,
         UsageError,
@@ -140,6 +142,8 @@ __all__ = [
     "StorageFailed",
     "StorageFull",
     "StorageLocked",
+    "Stream",
+    "StreamLost",
     "SyncReceipt",
     "TooFewReplicas",
     "Unconfirmed",
@@ -163,6 +167,7 @@ _HOMES = {
     "ChainSpent": "agentnet_core.errors",
     "ConfigError": "agentnet_core.errors",
     "Congested": "agentnet_core.errors",
+    "ConsistencyLevel": "agentnet.state",
     "Contradiction": "agentnet_core.errors",
     "DeadLetter": "agentnet_core.records",
     "DeadLettered": "agentnet_core.errors",
@@ -172,7 +177,6 @@ _HOMES = {
     "DeliveryUnsupported": "agentnet_core.errors",
     "DistributedState": "agentnet.syncing",
     "Event": "agentnet_core.records",
-    "ConsistencyLevel": "agentnet.state",
     "Expired": "agentnet_core.errors",
     "Fate": "agentnet.call",
     "Forged": "agentnet_core.errors",
@@ -209,6 +213,8 @@ _HOMES = {
     "StorageFailed": "agentnet_core.errors",
     "StorageFull": "agentnet_core.errors",
     "StorageLocked": "agentnet_core.errors",
+    "Stream": "agentnet.streams",
+    "StreamLost": "agentnet_core.errors",
     "SyncReceipt": "agentnet.syncing",
     "TooFewReplicas": "agentnet_core.errors",
     "Unconfirmed": "agentnet_core.errors",

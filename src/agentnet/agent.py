@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Unpack, cas
 
 from agentnet.call import Call
 from agentnet.handlers import (
-    BadPayload,
     Handler,
     HandlerShape,
     HandlerThreads,
@@ -27,7 +26,8 @@ from agentnet.handlers import (
 )
 from agentnet.payload import to_bytes
 from agentnet.runner import Runner
-from agentnet_core.errors import ConfigError, HandlerFailed, HandlerStuck, PayloadMismatch
+from agentnet.streams import Refusal, Stream
+from agentnet_core.errors import ConfigError, HandlerFailed, HandlerStuck
 from agentnet_core.message import AgentMessage, Origin, check_group
 from agentnet_core.port import Port
 from agentnet_core.records import (
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 
         @property
         def engine(self) -> Engine: ...
+        def decode(self, message: AgentMessage, hint: Any, /) -> Any: ...
         async def wait_settled(self, start: Callable[[Any], None]) -> None: ...
 
     class HealthChecks(Protocol):
@@ -186,6 +187,20 @@ class Agent(Port):
         @overload
         def request(self, to: int | str, payload: Any, **options: Unpack[RequestOptions]) -> Call[Any]: ...
         def request(self, to: int | str, payload: Any, **options: Any) -> Call[Any]: ...
+
+    def stream(
+        self, to: int | str, payload: Any, *, idle: float | None = None, part: Any = None
+    ) -> Stream[Any]:
+        """Ask agent ``to``; iterate over the parts of its answer, which its handler yields.
+
+        ``idle``: seconds that one part may take, `stream_idle_ms_max` if None. ``part``: a type to decode
+        each one to. The handler is at most a window ahead of who reads (`stream_parts_max`,
+        `stream_bytes_max`). A stream whose link is lost goes on by another one.
+
+        Raises, here: as `request` of what was not sent, and LimitReached. Raises, when iterated: what
+        `request` does when awaited; RequestTimeout if no part came in time; StreamLost if it cannot go on.
+        """
+        return Stream(self._net.engine.stream(self, to, payload, idle), self._net.decode, part)
 
     def breathe(self) -> Awaitable[None]:
         # The clock may be looked at here, not in the core: a millisecond without a turn is enough.
@@ -404,8 +419,8 @@ class Agent(Port):
         self._net.handlers_failed += 1
         cause: BaseException
         trace: BaseException | None
-        if isinstance(error, BadPayload):
-            code, text, cause, trace = PayloadMismatch.code, str(error.error), error.error, None
+        if isinstance(error, Refusal):
+            code, text, cause, trace = error.error.code, str(error.error), error.error, None
         else:
             code, cause, trace = HandlerFailed.code, error, error
             text = f"agent {label} on node {engine.node_id}: {say(error)}"
@@ -459,7 +474,7 @@ def make_agent(
         if shape is None:
             shape = shapes[id(handler)] = shape_of(handler, record.label)
         if not shape.is_plain:
-            handler = prepare_handler(handler, shape, record.label, threads)
+            handler = prepare_handler(handler, shape, record.label, threads, net.engine)
     elif spec.reentrant:
         raise ConfigError(
             f"agent {agent}: reentrant=True: it has no handler that could be called out of turn"

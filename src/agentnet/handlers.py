@@ -1,7 +1,7 @@
 """How a user's function is called: what its shape says, in which thread, and what is told of its failure.
 
 In: any callable of one argument.  Out: an async function of one AgentMessage; a payload that the declared
-type does not fit is a BadPayload, and the function is not called.  What cannot be a handler is a
+type does not fit is a Refusal, and the function is not called.  What cannot be a handler is a
 ConfigError, at once.
 """
 
@@ -12,11 +12,16 @@ import inspect
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
-from agentnet.payload import declared_type, decode
+from agentnet.payload import declared_type, decode, to_bytes
+from agentnet.streams import Refusal, in_parts
 from agentnet_core.errors import ConfigError, PayloadMismatch
 from agentnet_core.message import AgentMessage
+
+if TYPE_CHECKING:
+    from agentnet_core.engine import Engine
 
 Handler = Callable[[Any], Any]
 Health = Callable[[], Any]
@@ -72,32 +77,24 @@ def _close(answers: list[Any]) -> None:
             answer.close()
 
 
-class BadPayload(Exception):
-    """A payload that the handler's declared type does not fit; the handler was not called."""
-
-    def __init__(self, error: PayloadMismatch) -> None:
-        self.error = error
-
-
 @dataclass(frozen=True, slots=True)
 class HandlerShape:
-    """How a handler is called: whether it is ``async``, and the type that it declares, if any."""
+    """How a handler is called: whether it is ``async``, the type that it declares, whether it yields."""
 
     is_async: bool
     hint: Any
+    is_stream: bool = False
 
     @property
     def is_plain(self) -> bool:
         """It is an async function of one AgentMessage already."""
-        return self.is_async and self.hint is None
+        return self.is_async and self.hint is None and not self.is_stream
 
 
 def shape_of(handler: Handler, label: str) -> HandlerShape:
     """How ``handler`` is called; ConfigError if it is none. Many agents may share what this found."""
     if not callable(handler):
         raise ConfigError(f"agent {label}: handler {handler!r} is not callable")
-    if inspect.isasyncgenfunction(handler) or inspect.isasyncgenfunction(_call_of(handler)):
-        raise ConfigError(f"agent {label}: a handler that yields is not supported; return the answer")
     try:
         signature = inspect.signature(handler)
     except (ValueError, TypeError):
@@ -113,7 +110,8 @@ def shape_of(handler: Handler, label: str) -> HandlerShape:
         hint = declared_type(handler)
     except NameError as error:
         raise ConfigError(f"agent {label}: the type of the argument of {handler!r}: {error}") from None
-    return HandlerShape(is_async(handler), hint)
+    is_stream = inspect.isasyncgenfunction(handler) or inspect.isasyncgenfunction(_call_of(handler))
+    return HandlerShape(is_async(handler), hint, is_stream)
 
 
 def check_health(health: Health, label: str) -> None:
@@ -139,22 +137,30 @@ def _call_of(function: Callable[..., Any]) -> Any:
     return function if plain else cast(Any, function).__call__
 
 
-def prepare_handler(handler: Handler, shape: HandlerShape, label: str, threads: HandlerThreads) -> Handler:
+def prepare_handler(
+    handler: Handler, shape: HandlerShape, label: str, threads: HandlerThreads, engine: Engine
+) -> Handler:
     """``handler`` as an async function of one AgentMessage."""
-    hint = shape.hint
+    if shape.is_stream:
+        return in_parts(handler, partial(argument_of, shape.hint, label), engine, to_bytes)
 
     async def handle(message: AgentMessage) -> Any:
-        argument: Any = message
-        if hint is not None:
-            try:
-                argument = decode(message, hint, f"agent {label}")
-            except PayloadMismatch as error:
-                raise BadPayload(error) from None
+        argument = argument_of(shape.hint, label, message)
         if shape.is_async:
             return await handler(argument)
         return await threads.result(label, handler, argument)
 
     return handle
+
+
+def argument_of(hint: Any, label: str, message: AgentMessage) -> Any:
+    """What the handler of agent ``label``, which declares ``hint``, is called with."""
+    if hint is None:
+        return message
+    try:
+        return decode(message, hint, f"agent {label}")
+    except PayloadMismatch as error:
+        raise Refusal(error) from None
 
 
 def say(error: BaseException) -> str:

@@ -317,7 +317,7 @@ class AgentNetworkManager(StateSharing):
         """
         share = max(SETTLE_MIN, (len(self._outcomes) + asking) // 2 - 8)
         some, self._outcomes = self._outcomes[:share], self._outcomes[share:]
-        settle(some, self._decode)
+        settle(some, self.decode)
         if self._outcomes:
             self._loop.call_soon(self.turn)
 
@@ -361,7 +361,7 @@ class AgentNetworkManager(StateSharing):
         self.turn()
         await token
 
-    def _decode(self, message: AgentMessage, hint: Any) -> Any:
+    def decode(self, message: AgentMessage, hint: Any) -> Any:
         return decode(message, hint, AnswerOf(message.from_agent, self.control.directory.label))
 
     # -- agents

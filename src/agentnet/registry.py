@@ -15,6 +15,7 @@ from agentnet.agent import Agent, AgentSpec, make_agent
 from agentnet.handlers import HandlerShape, HandlerThreads, check_health
 from agentnet.health import HealthChecks
 from agentnet_core.errors import NetworkError, NoSuchAgent
+from agentnet_core.message import AgentMessage
 from agentnet_core.records import Event, agent_id_of
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
         @property
         def engine(self) -> Engine: ...
+        def decode(self, message: AgentMessage, hint: Any, /) -> Any: ...
         async def wait_settled(self, start: Callable[[Any], None]) -> None: ...
 
 

@@ -71,6 +71,7 @@ cdef class Runner(Work):
         cdef AgentMessage message = self.message
         if (message is None or message.correlation == 0 or message.slip is not None or self.recalled
                 or message.origin is not origin
+                or (correlation == 0 and message.envelope is not None and message.envelope.answered)
                 or (correlation and message.correlation != correlation)):
             return
         self.recalled = True

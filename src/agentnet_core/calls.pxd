@@ -18,8 +18,16 @@ cdef class Calls(Recalls):
     cdef int handled(self, AgentMessage message, failure) except -1
     cdef int turn_down(self, AgentMessage message, error) except -1
     cdef int refuse(self, AgentMessage message, record, error) except -1
+    cdef int put_refused(self, Session session, uint64_t seq, uint64_t correlation, uint64_t to,
+                         error) except -1
+    cdef int on_part(self, Session session, AgentMessage message) except -1
+    cdef object reply_in_parts(self, AgentMessage request, bytes payload, int content, failure)
+    cdef int lose_stream(self, Session session, uint64_t correlation, error) except -1
     cdef int on_refused(self, Session session, Frame* frame) except -1
     cdef int expire_request(self, correlation, Pending pending) except -1
+
+
+cdef told(int code, bytes text, record)
 
 
 cdef told(int code, bytes text, record)

@@ -12,6 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
+from agentnet_core.envelope cimport STREAM_ANSWER, STREAM_ASKED
 from agentnet_core.framing cimport REFUSED, Cursor, pack_bin_head, pack_u64, read_array, read_bin, read_uint
 from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_QUERY, TYPE_RESPONSE, real
 from agentnet_core.outflow cimport FRAME_OVERHEAD_BYTES
@@ -76,7 +77,10 @@ cdef class Calls(Recalls):
         return <int64_t>(seconds * 1e9) if seconds < TIMEOUT_S_MAX else TIMEOUT_S_MAX * 1_000_000_000
 
     cdef int on_answer(self, Session session, AgentMessage message) except -1:
-        cdef Pending pending = self.pending.pop(message.correlation, None)
+        cdef Pending pending
+        if message.envelope is not None and message.envelope.part & STREAM_ANSWER:
+            return self.on_part(session, message)
+        pending = self.pending.pop(message.correlation, None)
         if pending is None or pending.route.session is not session:
             if pending is not None:
                 self.pending[message.correlation] = pending     # not this peer's to answer
@@ -103,6 +107,8 @@ cdef class Calls(Recalls):
             if request.slip is not None:
                 self.handled(request, failure)
             return None
+        if request.envelope is not None and request.envelope.part & STREAM_ASKED:
+            return self.reply_in_parts(request, payload, content, failure)
         if (session is not None and session.clear and content == 0 and failure is None
                 and PyBytes_GET_SIZE(payload) <= self.fragment_bytes
                 and PyBytes_GET_SIZE(payload) <= session.message_bytes_max
@@ -159,9 +165,6 @@ cdef class Calls(Recalls):
         """Tell the sender that its message to the agent of `record` (None: nobody) was not executed."""
         cdef Session session = message.origin.session
         cdef Pending pending
-        cdef bytes text
-        cdef uint8_t* p
-        cdef uint8_t* start
         self.messages_undeliverable += 1
         if message.slip is not None:
             return self.turn_down(message, error)
@@ -178,17 +181,34 @@ cdef class Calls(Recalls):
                 self.event(Event(Event.UNDELIVERABLE, self.node_id, message.to_id, name_of(record),
                                  str(error), error=error))
         elif session is not None:
-            text = str(error).encode("utf-8", "replace")[:512]
-            start = session.control.begin(REFUSED, 0, 1 + 4 * 9 + 5 + len(text))
-            start[0] = 0x95
-            p = pack_u64(start + 1, message.seq)
-            p = pack_u64(p, message.correlation)
-            p = pack_u64(p, message.to_id)
-            p = pack_u64(p, <uint64_t>error.code)
-            p = pack_bin_head(p, <uint32_t>len(text))
-            memcpy(p, PyBytes_AS_STRING(text), len(text))
-            session.control.finish(start, p + len(text) - start)
-            self.mark(session)
+            self.put_refused(session, message.seq, message.correlation, message.to_id, error)
+        return 0
+
+    cdef int put_refused(self, Session session, uint64_t seq, uint64_t correlation, uint64_t to,
+                         error) except -1:
+        cdef bytes text = str(error).encode("utf-8", "replace")[:512]
+        cdef uint8_t* start = session.control.begin(REFUSED, 0, 1 + 4 * 9 + 5 + len(text))
+        cdef uint8_t* p
+        start[0] = 0x95
+        p = pack_u64(start + 1, seq)
+        p = pack_u64(p, correlation)
+        p = pack_u64(p, to)
+        p = pack_u64(p, <uint64_t>error.code)
+        p = pack_bin_head(p, <uint32_t>len(text))
+        memcpy(p, PyBytes_AS_STRING(text), len(text))
+        session.control.finish(start, p + len(text) - start)
+        return self.mark(session)
+
+    cdef int on_part(self, Session session, AgentMessage message) except -1:
+        """A part of a stream has come: `Streams` has its reader."""
+        raise InternalError("a Calls alone has no streams")
+
+    cdef object reply_in_parts(self, AgentMessage request, bytes payload, int content, failure):
+        """The handler of a stream has ended: likewise."""
+        raise InternalError("a Calls alone has no streams")
+
+    cdef int lose_stream(self, Session session, uint64_t correlation, error) except -1:
+        """What was asked for in parts was refused: likewise."""
         return 0
 
     cdef int on_refused(self, Session session, Frame* frame) except -1:
@@ -212,6 +232,8 @@ cdef class Calls(Recalls):
                 pending = self.take_recalled(correlation, session)
                 if pending is not None:
                     self.learn(pending, refusal(<int>code, text, pending.route.record))
+                else:
+                    self.lose_stream(session, correlation, refusal(<int>code, text, None))
         else:
             self.messages_undeliverable += 1
             record = self.control.directory.get(to)

@@ -94,6 +94,17 @@ class EngineConfig:
     reentrant_calls_max: int = 256
     """Calls of an agent's own chains that have come back to it and are open; one more is refused: Congested.
     """
+    streams_max: int = 1_024
+    """Streams that this node reads, and as many that it answers; one more raises LimitReached."""
+    stream_parts_max: int = 256
+    """Parts of one stream that who reads it has not taken; then its handler waits."""
+    stream_bytes_max: int = 1024 * 1024
+    """Bytes of them, and one part more; likewise."""
+    stream_idle_ms_max: int = 60_000
+    """A stream of which no part came for this long while one is waited for raises RequestTimeout, if it is
+    given no other time; one of which none was taken for this long is ended at its handler's side."""
+    stream_resume_ms_max: int = 10_000
+    """A stream whose link is lost waits this long for another; then StreamLost, its handler is cancelled."""
     recall_ms_max: int = 5_000
     """How long after a request was given up word is waited for of what became of it; then that is unknown.
     As many may be waited for as `requests_pending_max`; the oldest are forgotten first."""

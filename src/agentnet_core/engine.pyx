@@ -17,8 +17,10 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from agentnet_core.envelope cimport STREAM_ASKED
 from agentnet_core.framing cimport (
-    CANCEL, CARRY, CREDIT, DONE, GO, MESSAGE, OPTIONAL_FIELDS, PING, PONG, REFUSED, RETURN, STATUS, STOP,
+    CANCEL, CARRY, CREDIT, DONE, GO, GRANT, MESSAGE, OPTIONAL_FIELDS, PING, PONG, REFUSED, RETURN, STATUS,
+    STOP,
     Arena,
     Cursor, pack_u64, read_array, read_uint, skip_value,
 )
@@ -30,7 +32,8 @@ from agentnet_core.route cimport Waiting
 from agentnet_core.recalls cimport Pending
 
 from agentnet_core.errors import (
-    AgentStopped, AgentUnreachable, CallCycle, Congested, NetworkError, NoSuchAgent, NotOwner, ProtocolError,
+    AgentStopped, AgentUnreachable, CallCycle, Congested, LimitReached, NetworkError, NoSuchAgent, NotOwner,
+    ProtocolError,
     Recalled,
 )
 from agentnet_core.records import Event
@@ -39,7 +42,7 @@ cdef int64_t MS = 1_000_000
 cdef int64_t NEVER = 0x7fffffffffffffff
 
 
-cdef class Engine(Overflow):
+cdef class Engine(Streams):
     """One node, without its I/O. See the module's head and the design's contract.
 
     `make_token()` gives an object that the engine hands back in `ready().settle`, and that has
@@ -59,6 +62,7 @@ cdef class Engine(Overflow):
         self.ports = self.doors = {}
         self.limit(config)
         self.limit_letters()
+        self.limit_streams()
         self.control_bytes_max = config.control_bytes_max
         self.pending_max = config.requests_pending_max
         self.recall_wait_ns = config.recall_ms_max * MS
@@ -182,8 +186,13 @@ cdef class Engine(Overflow):
 
     cdef int deliver(self, Port port, AgentMessage message, Session session) except -1:
         cdef Mailbox box = port.mailbox()
-        if message.envelope is not None and message.envelope.passed(port.agent_id):
-            return self.return_call(port, message)
+        if message.envelope is not None:
+            if message.envelope.passed(port.agent_id):
+                return self.return_call(port, message)
+            if message.envelope.part & STREAM_ASKED and len(self.writers) >= self.streams_max:
+                return self.refuse(message, port.record, LimitReached(
+                    f"node {self.node_id} answers {self.streams_max} streams already (streams_max); agent "
+                    f"{port.record.label} has not begun it"))
         box.push(message)
         if is_high(box) and port.when_full:
             self.overflow(port, message)
@@ -251,6 +260,7 @@ cdef class Engine(Overflow):
         if port.box is not None:
             message = port.box.take_out(origin, correlation)
         if message is None:
+            self.drop_stream(origin, correlation)
             self.now_ready.recall.append((port, origin, correlation))
             return self.rouse()
         self.requests_withdrawn += 1
@@ -265,6 +275,7 @@ cdef class Engine(Overflow):
         Courier.part(self, session, error)
         if session.parting:
             return 0                # by this node's own wish: it ends them itself
+        self.set_adrift(session)
         for port in self.ports.values():
             if port.box is not None:
                 self.requests_withdrawn += len(port.box.take_requests(session.origin))
@@ -281,7 +292,7 @@ cdef class Engine(Overflow):
         cdef uint64_t value = 0
         cdef Cursor c
         if session.welcomed and frame.kind in (
-                CREDIT, STOP, GO, PING, PONG, REFUSED, STATUS, DONE, RETURN, CANCEL):
+                CREDIT, STOP, GO, PING, PONG, REFUSED, STATUS, DONE, RETURN, CANCEL, GRANT):
             if frame.kind == CREDIT:
                 return self.on_credit(session, frame)
             if frame.kind == DONE:
@@ -292,6 +303,8 @@ cdef class Engine(Overflow):
                 return self.on_refused(session, frame)
             if frame.kind == CANCEL:
                 return self.on_cancel(session, frame)
+            if frame.kind == GRANT:
+                return self.on_grant(session, frame)
             if frame.kind == PONG:
                 return self.on_pong(session, frame)
             c.at, c.end = frame.body, frame.body + frame.size
@@ -529,6 +542,7 @@ cdef class Engine(Overflow):
             elif pending.deadline_ns < self.wake_ns:
                 self.wake_ns = pending.deadline_ns
         self.expire_recalled()
+        self.tick_streams()
         self.tell_overflows()
         for session in self.links:
             if session.welcomed:
@@ -560,7 +574,9 @@ cdef class Engine(Overflow):
             "multicasts_dropped": self.multicasts_dropped, "messages_forged": self.messages_forged,
             "replies_late": self.replies_late, "replies_lost": self.replies_lost,
             "requests_pending": len(self.pending), "requests_recalled": self.requests_recalled,
-            "mailbox_dropped": self.mailbox_dropped, "requests_withdrawn": self.requests_withdrawn,
+            "streams_read": len(self.readers), "streams_answered": len(self.writers),
+            "streams_lost": self.streams_lost, "mailbox_dropped": self.mailbox_dropped,
+            "requests_withdrawn": self.requests_withdrawn,
             "links": len(self.links), "links_lost": self.links_lost,
             "links_refused": self.links_refused, "links_retired": self.links_retired,
             "links_awaited": len(self.awaited), **self.letter_stats(),

@@ -27,6 +27,7 @@ cdef class Envelope:
     # 4: who asked whom, and how many calls may be open below this one at a time
     cdef uint64_t budget
     cdef bytes passed_by            # the ids, AGENT_BYTES each
+    cdef bint answered              # a stream that was asked for is, or was
     cdef bint started               # a chain begins with this message, which itself carries none
     cdef uint64_t open_calls        # of its handler, at this time
     # 13: what it is to a stream, and how many parts went before

@@ -15,5 +15,9 @@ class Envelope:
         """Ids of the agents that asked each other, and at last for this."""
 
     @property
+    def streams(self) -> bool:
+        """Whether it is answered in parts, which outlive its link."""
+
+    @property
     def stream(self) -> tuple[int, int] | None:
         """(what it is to a stream, how many of its parts went before), else None."""

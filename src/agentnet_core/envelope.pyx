@@ -45,6 +45,11 @@ cdef class Envelope:
         """(what it is to a stream, how many of its parts went before), else None."""
         return (self.part, self.position) if self.held & 1 << FIELD_STREAM else None
 
+    @property
+    def streams(self):
+        """Whether it is answered in parts, which outlive its link."""
+        return self.answered
+
     cdef uint32_t count(self) noexcept:
         cdef uint32_t n = 0, left = self.held
         while left:

@@ -308,6 +308,14 @@ class MailboxFull(OutageError):
     code = 323
 
 
+class StreamLost(OutageError):
+    """A stream cannot go on: no link came in time, or the other side has forgotten it; the message names the
+    part that is next."""
+
+    code = 324
+    definite = False
+
+
 class Recalled(OutageError):
     """Who asked gave the request up; its handler was stopped in its midst, or, where it is definite, had not
     begun."""

@@ -62,6 +62,7 @@ cdef enum Kind:
     TUNNEL = 31
     CARRY = 33
     CANCEL = 32
+    GRANT = 34
     MESSAGE = 16
     REFUSED = 17
 

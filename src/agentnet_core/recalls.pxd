@@ -30,6 +30,7 @@ cdef class Recalls(Outflow):
     cdef int recall(self, Pending pending) except -1
     cdef int learn(self, Pending pending, outcome) except -1
     cdef Pending take_recalled(self, uint64_t correlation, Session session)
+    cdef int put_recall(self, Route route, uint64_t correlation) except -1
     cdef int put_cancel(self, Pending pending) except -1
     cdef int on_cancel(self, Session session, Frame* frame) except -1
     cdef int carry_out_recalls(self, Session session) except -1

@@ -84,17 +84,21 @@ cdef class Recalls(Outflow):
         return 0
 
     cdef int put_cancel(self, Pending pending) except -1:
-        cdef Session session = pending.route.session
+        return self.put_recall(pending.route, pending.correlation)
+
+    cdef int put_recall(self, Route route, uint64_t correlation) except -1:
+        """Tell the node of that agent that nobody waits for the request."""
+        cdef Session session = route.session
         cdef uint8_t* start
         cdef uint8_t* p
         if session is None:
-            return self.withdraw(self.origin, pending.route.agent_id, pending.correlation)
+            return self.withdraw(self.origin, route.agent_id, correlation)
         if session.closed or not (session.welcomed and session.delivers):
             return 0                # the link has ended, or the peer is of a release before this
         start = session.control.begin(CANCEL, 0, 1 + 3 * 9)
         start[0] = 0x93
-        p = pack_u64(start + 1, pending.correlation)
-        p = pack_u64(p, pending.route.agent_id)
+        p = pack_u64(start + 1, correlation)
+        p = pack_u64(p, route.agent_id)
         p = pack_u64(p, <uint64_t>session.sent)
         session.control.finish(start, p - start)
         return self.mark(session)

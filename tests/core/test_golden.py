@@ -25,6 +25,7 @@ from harness import (
     CREDIT,
     DIGEST,
     DONE,
+    GRANT,
     HELLO,
     MEMBERS,
     MESSAGE,
@@ -271,8 +272,18 @@ def called() -> list[tuple[int, int, bytes]]:
         head = msgpack.packb([THERE, worker.agent_id, seq, seq, 2, 1, 2500, 0, b"a question"])
         stranger.say(MESSAGE, head + fields, OPTIONAL_FIELDS if fields else 0)
         world.run(50)
+    teller = node.make("teller", lambda message: b"whole")
+    node.register(teller)
+    reader = node.engine.stream(worker, THERE, b"in parts", None)
+    head = msgpack.packb([THERE, teller.agent_id, 3, 3, 2, 1, 0, 0, b"a question"])
+    stranger.say(MESSAGE, head + msgpack.packb({13: [1, 4]}), OPTIONAL_FIELDS)
+    world.run(50)
+    head = msgpack.packb([THERE, worker.agent_id, 4, reader.correlation, 3, 1, 0, 0, b"all"])
+    stranger.say(MESSAGE, head + msgpack.packb({13: [20, 0]}), OPTIONAL_FIELDS)
+    world.run(50)
+    assert reader.over
     assert stranger.close is None, stranger.close
-    return [it for it in stranger.heard if it[0] in (MESSAGE, CANCEL)]
+    return [it for it in stranger.heard if it[0] in (MESSAGE, CANCEL, GRANT)]
 
 
 def signed() -> list[tuple[int, int, bytes]]:

@@ -188,6 +188,7 @@ class Agent(Port):
             or at.origin is not origin
             or at.slip is not None
             or correlation not in (0, at.correlation)
+            or (correlation == 0 and at.envelope is not None and at.envelope.streams)
         ):
             return
         self.recalled.append(at)

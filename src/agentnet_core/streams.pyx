@@ -1,0 +1,457 @@
+"""Streams: requests that are answered in parts, as fast as the parts are taken, over whatever link there is.
+
+The parts of an answer are numbered.  Who asked grants how many may be sent, and says at the same time up
+to which it has taken them: so much the sender may forget, all else it keeps.  So a stream goes on by another
+link from the part that is wanted next.  Whoever leaves tells the other: who asked by CANCEL, who answers by a
+last part, which carries an error if there is one; who is gone without a word is waited for, then forgotten.
+
+Held here: `streams_max` of each kind; for each, `stream_parts_max` parts and `stream_bytes_max` bytes, and
+one part more.  A Reader ends with StreamLost if its stream cannot go on, RequestTimeout if nothing came.
+"""
+
+from collections import deque
+
+from cpython.bytes cimport PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint32_t
+
+from agentnet_core.envelope cimport STREAM_ANSWER, STREAM_ASKED, STREAM_LAST, Envelope
+from agentnet_core.calls cimport told
+from agentnet_core.framing cimport GRANT, Cursor, pack_u64, read_array, read_uint
+from agentnet_core.message cimport TYPE_QUERY, TYPE_RESPONSE
+
+from agentnet_core.errors import (
+    ConfigError, LimitReached, NetworkError, ProtocolError, RequestTimeout, StreamLost,
+)
+
+cdef int64_t MS = 1_000_000
+cdef int64_t NEVER = 0x7fffffffffffffff
+
+
+cdef class Reader:
+    def __cinit__(self):
+        self.parts = deque()
+        self.deadline_ns = NEVER
+
+    def take(self):
+        """The next part, or None: then `wait` for one; StopIteration at the end, or what it ended with."""
+        cdef AgentMessage part
+        cdef Streams engine = self.engine
+        if self.parts:
+            part = self.parts.popleft()
+            self.taken += 1
+            self.freed += PyBytes_GET_SIZE(part.payload)
+            if (2 * (self.taken + engine.stream_parts_max - self.granted) >= <uint64_t>engine.stream_parts_max
+                    or 2 * self.freed >= engine.stream_bytes_max) and not self.over and not self.adrift:
+                engine.put_grant(self)
+            return part
+        if self.over:
+            if self.error is not None:
+                raise self.error
+            raise StopIteration
+        return None
+
+    def wait(self):
+        """Something to await, until there is a part, or there will be none."""
+        cdef Streams engine = self.engine
+        if not (self.over or self.adrift) and self.taken + <uint64_t>engine.stream_parts_max > self.granted:
+            engine.put_grant(self)
+        self.waiter = engine.make_token()
+        self.deadline_ns = engine.now_ns + self.idle_ns
+        engine.wake_by(self.deadline_ns)
+        return self.waiter
+
+    def close(self):
+        """Nobody reads it any more: the other side stops, and nothing of it stays."""
+        if not self.over:
+            self.engine.cancel_stream(self, None)
+
+    cdef int wake(self) except -1:
+        waiter, self.waiter = self.waiter, None
+        self.deadline_ns = NEVER
+        self.engine.settle(waiter, None)
+        return 0
+
+    cdef int stop(self, error) except -1:
+        """It is over; what has come may be taken still."""
+        self.over, self.error = True, error
+        self.engine.readers.pop(self.correlation, None)
+        return self.wake()
+
+
+cdef class Writer:
+    def __cinit__(self):
+        self.kept = deque()
+        self.deadline_ns = NEVER
+
+    cdef bint full(self) noexcept:
+        return (self.base + len(self.kept) >= self.limit or self.bytes >= self.engine.stream_bytes_max
+                or len(self.kept) >= self.engine.stream_parts_max)
+
+    def put(self, bytes payload not None, int content=0, bint last=False, failure=None):
+        """Say one more part; None, or something to await before the next one.
+
+        Raises StreamLost, or what the stream has ended with, if nobody is there to hear it.
+        """
+        cdef AgentMessage part
+        cdef Envelope envelope
+        if self.error is not None:
+            raise self.error
+        part = AgentMessage(payload, to_agent=self.request.from_agent, from_agent=self.request.to_id,
+                            message_type=TYPE_RESPONSE, priority=self.request.level)
+        part.correlation, part.content, part.failure = self.request.correlation, content, failure
+        part.envelope = envelope = Envelope()
+        envelope.put_stream(STREAM_ANSWER | (STREAM_LAST if last else 0), self.base + len(self.kept))
+        self.engine.check_size(part, self.session)
+        self.kept.append(part)
+        self.bytes += PyBytes_GET_SIZE(payload)
+        self.over = last
+        self.flush()
+        if last or not self.full():
+            return None
+        self.waiter = self.engine.make_token()
+        self.deadline_ns = self.engine.now_ns + self.engine.stream_idle_ns
+        self.engine.wake_by(self.deadline_ns)
+        return self.waiter
+
+    cdef int flush(self) except -1:
+        """Send what may be sent now."""
+        cdef AgentMessage part
+        cdef uint64_t end = self.base + len(self.kept)
+        if self.adrift:
+            return 0
+        while self.sent < end and (self.sent < self.limit or (self.sent + 1 == end and self.over)):
+            part = self.kept[self.sent - self.base]
+            self.sent += 1
+            part.seq = 0            # it may be said again
+            self.engine.put_part(self.session, part)
+        return 0
+
+    cdef int wake(self) except -1:
+        waiter, self.waiter = self.waiter, None
+        self.deadline_ns = NEVER
+        self.engine.settle(waiter, None)
+        return 0
+
+
+cdef class Streams(Overflow):
+    """What an engine does about requests that are answered in parts."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.readers, self.writers = {}, {}
+
+    cdef int limit_streams(self) except -1:
+        config = self.config
+        self.streams_max, self.stream_parts_max = config.streams_max, config.stream_parts_max
+        self.stream_bytes_max = config.stream_bytes_max
+        self.stream_idle_ns = config.stream_idle_ms_max * MS
+        self.stream_resume_ns = config.stream_resume_ms_max * MS
+        return 0
+
+    # -- who asks
+
+    def stream(self, Port asker not None, to, payload, idle):
+        """Ask for an answer in parts; the Reader of them. Raises what `request` would, before it was sent."""
+        cdef Reader reader = Reader()
+        cdef AgentMessage message
+        cdef Envelope envelope = Envelope()
+        cdef Route route
+        if len(self.readers) >= self.streams_max:
+            raise LimitReached(f"{self.streams_max} streams are open already (streams_max): end some first")
+        reader.idle_ns = self.stream_idle_ns if idle is None else self.nanoseconds(idle)
+        route = self.resolve(to)
+        body, content = self.to_bytes(payload)
+        self.correlation += 1
+        message = AgentMessage(body, to_agent=route.agent_id, from_agent=asker.agent_id,
+                               message_type=TYPE_QUERY)
+        message.content, message.correlation = content, self.correlation
+        envelope.put_stream(STREAM_ASKED, <uint64_t>self.stream_parts_max)
+        message.envelope = envelope
+        reader.engine, reader.correlation, reader.to, reader.route = self, self.correlation, to, route
+        reader.agent_id, reader.asker, reader.granted = route.agent_id, asker, <uint64_t>self.stream_parts_max
+        self.readers[reader.correlation] = reader
+        try:
+            if not self.offer(route, message):
+                reader.waiting = self.wait(route, message, None)
+        except NetworkError:
+            del self.readers[reader.correlation]
+            raise
+        return reader
+
+    def cancel_stream(self, Reader reader not None, error):
+        """It ends here with `error`, and at the other side."""
+        reader.parts.clear()
+        reader.stop(error)
+        if reader.waiting is not None and not (reader.waiting.dropped or reader.waiting.started):
+            reader.waiting.drop()
+        else:
+            self.put_recall(reader.route, reader.correlation)
+        reader.waiting = None
+
+    cdef int on_part(self, Session session, AgentMessage message) except -1:
+        cdef Reader reader = self.readers.get(message.correlation)
+        cdef Envelope envelope = message.envelope
+        if reader is not None and reader.position == 0 and message.from_agent == reader.agent_id:
+            if reader.route.session is not session:     # it was sought when it was asked
+                reader.route = Route(reader.route.record, session)
+        if reader is None or reader.route.session is not session or envelope.position < reader.position:
+            self.replies_late += 1      # it has left, or it came by the link before as well
+            return 0
+        if envelope.position > reader.position or (
+                reader.position >= reader.granted and not envelope.part & STREAM_LAST):
+            self.streams_lost += 1
+            self.cancel_stream(reader, StreamLost(
+                f"part {envelope.position} of the stream of agent {reader.route.record.label} came where "
+                f"{reader.position} was expected, and {reader.granted} granted"))
+            return 0
+        reader.position += 1
+        reader.waiting = None
+        if not envelope.part & STREAM_LAST:
+            reader.parts.append(message)
+            return reader.wake() if reader.waiter is not None else 0
+        self.put_grant(reader, reader.position)
+        if message.failure is None:
+            return reader.stop(None)
+        return reader.stop(told(message.failure[0], message.failure[1], reader.route.record))
+
+    cdef int put_grant(self, Reader reader, uint64_t wanted=0) except -1:
+        """So much has been taken, or is wanted no more, and as much may follow."""
+        cdef Session session = reader.route.session
+        cdef uint64_t limit = reader.taken + <uint64_t>self.stream_parts_max
+        cdef uint8_t* start
+        cdef uint8_t* p
+        wanted = max(wanted, reader.taken)
+        reader.granted, reader.freed = limit, 0
+        if session is None:
+            return self.granted(None, self.origin, reader.correlation, wanted, limit)
+        if session.closed or not session.welcomed:
+            return 0
+        start = session.control.begin(GRANT, 0, 1 + 3 * 9)
+        start[0] = 0x93
+        p = pack_u64(start + 1, reader.correlation)
+        p = pack_u64(p, wanted)
+        p = pack_u64(p, limit)
+        session.control.finish(start, p - start)
+        return self.mark(session)
+
+    cdef int fail_waiting(self, Waiting waiting, error) except -1:
+        cdef Reader reader = None
+        if is_asked(waiting.message) and waiting.message.origin is self.origin:
+            waiting.drop()
+            reader = self.readers.get(waiting.message.correlation)
+            return reader.stop(error) if reader is not None else 0
+        return Overflow.fail_waiting(self, waiting, error)
+
+    cdef int refuse(self, AgentMessage message, record, error) except -1:
+        cdef Reader reader
+        if message.origin is self.origin and is_asked(message):
+            self.messages_undeliverable += 1
+            reader = self.readers.get(message.correlation)
+            return reader.stop(error) if reader is not None else 0
+        return Overflow.refuse(self, message, record, error)
+
+    cdef int lose_stream(self, Session session, uint64_t correlation, error) except -1:
+        """The other node refuses: it has not begun it, or knows it no more."""
+        cdef Reader reader = self.readers.get(correlation)
+        if reader is not None and reader.route.session is session:
+            return reader.stop(error)
+        return 0
+
+    # -- who answers
+
+    def open_writer(self, AgentMessage request not None):
+        """Where the parts of the answer to `request` go; LimitReached if there are too many already."""
+        cdef Writer writer = Writer()
+        cdef Origin origin = request.origin
+        if request.envelope is None or not request.envelope.part & STREAM_ASKED:
+            raise ConfigError("this request is not asked for in parts: the asker calls `stream` for that")
+        if len(self.writers) >= self.streams_max:
+            raise LimitReached(f"node {self.node_id} answers {self.streams_max} streams already "
+                               f"(streams_max); it was not begun")
+        request.envelope.answered = True
+        writer.engine, writer.request, writer.session = self, request, origin.session
+        writer.key = (origin.node_id, origin.incarnation, request.correlation)
+        writer.limit = request.envelope.position
+        if writer.session is None and origin is not self.origin:
+            writer.adrift, writer.deadline_ns = True, self.now_ns + self.stream_resume_ns
+            self.wake_by(writer.deadline_ns)
+        self.writers[writer.key] = writer
+        return writer
+
+    # -- as other rooms ask
+
+    def welcome(self, Session session not None):
+        Overflow.welcome(self, session)
+        self.take_up(session)
+
+    def idle(self, list sessions not None):
+        """As of all links, and no stream goes over it."""
+        cdef Reader reader
+        cdef Writer writer
+        used = [reader.route.session for reader in self.readers.values()]
+        used += [writer.session for writer in self.writers.values()]
+        return [session for session in Overflow.idle(self, sessions) if session not in used]
+
+    def end_requests(self):
+        cdef Reader reader
+        Overflow.end_requests(self)
+        for reader in list(self.readers.values()):
+            reader.stop(StreamLost(f"node {self.node_id} has left the network; part {reader.position} is the "
+                                   f"next one"))
+
+    cdef int put_part(self, Session session, AgentMessage part) except -1:
+        if session is not None:
+            self.answer(session, part)  # what it may give to wait for, the grants make needless
+            return 0
+        self.stamp(part)
+        return self.on_part(None, part)
+
+    cdef object reply_in_parts(self, AgentMessage request, bytes payload, int content, failure):
+        """The handler has ended, of whatever kind it is."""
+        cdef Origin origin = request.origin
+        cdef Writer writer = self.writers.get((origin.node_id, origin.incarnation, request.correlation))
+        cdef AgentMessage part
+        if writer is None and not request.envelope.answered and failure is None:
+            try:
+                writer = self.open_writer(request)  # of a plain handler: its answer is the only part
+                writer.put(payload, content)
+            except NetworkError as error:
+                failure = (error.code, str(error))
+        if failure is not None:
+            failure = (failure[0], failure[1].encode("utf-8", "replace")[:1024])
+        if writer is not None:
+            self.end_stream(writer, failure)
+        elif not request.envelope.answered and (origin.session is not None or origin is self.origin):
+            request.envelope.answered = True
+            part = AgentMessage(b"", to_agent=request.from_agent, from_agent=request.to_id,
+                                message_type=TYPE_RESPONSE, priority=request.level)
+            part.correlation, part.failure, part.envelope = request.correlation, failure, Envelope()
+            part.envelope.put_stream(STREAM_ANSWER | STREAM_LAST, 0)
+            self.put_part(origin.session, part)
+        return None
+
+    cdef int end_stream(self, Writer writer, failure) except -1:
+        """Its last part, which carries (code, text) if it failed."""
+        if writer.error is None and not writer.over:
+            writer.put(b"", 0, True, failure)
+            if writer.key in self.writers:      # until it is told that it has come
+                writer.deadline_ns = self.now_ns + self.stream_idle_ns
+                self.wake_by(writer.deadline_ns)
+        return 0
+
+    cdef int on_grant(self, Session session, Frame* frame) except -1:
+        cdef uint64_t correlation = 0, wanted = 0, limit = 0
+        cdef uint32_t n = 0
+        cdef Cursor c
+        c.at, c.end = frame.body, frame.body + frame.size
+        if not (read_array(&c, &n) and n == 3 and read_uint(&c, &correlation) and read_uint(&c, &wanted)
+                and read_uint(&c, &limit) and c.at == c.end):
+            raise ProtocolError("GRANT frame: expected [correlation, part wanted next, parts granted]")
+        return self.granted(session, session.origin, correlation, wanted, limit)
+
+    cdef int granted(self, Session session, Origin origin, uint64_t correlation, uint64_t wanted,
+                     uint64_t limit) except -1:
+        cdef Writer writer = self.writers.get((origin.node_id, origin.incarnation, correlation))
+        cdef AgentMessage part
+        if writer is None:
+            if session is not None:
+                self.put_refused(session, 0, correlation, 0, StreamLost(
+                    f"node {self.node_id} knows no such stream any more"))
+            return 0
+        if wanted > writer.sent or wanted < writer.base:
+            raise ProtocolError(f"GRANT from part {wanted} of a stream: expected {writer.base} to "
+                                f"{writer.sent}")
+        while writer.base < wanted:
+            part = writer.kept.popleft()
+            writer.bytes -= PyBytes_GET_SIZE(part.payload)
+            writer.base += 1
+        writer.limit = max(writer.limit, limit)
+        if writer.session is not session:
+            # By another link than before: all that it lacks is said again.
+            writer.session, writer.adrift, writer.sent = session, False, wanted
+            if not writer.over:
+                writer.deadline_ns = NEVER
+        if writer.over and not writer.kept:
+            del self.writers[writer.key]
+            return 0
+        writer.flush()
+        if writer.waiter is not None and not writer.full():
+            writer.wake()
+        return 0
+
+    cdef int end_writer(self, Writer writer, error) except -1:
+        """Nobody hears it any more."""
+        cdef Port port = self.ports.get(writer.request.to_id)
+        writer.error = error
+        writer.kept.clear()
+        self.writers.pop(writer.key, None)
+        if port is not None:
+            self.now_ready.recall.append((port, writer.request.origin, writer.request.correlation))
+        return writer.wake()
+
+    def drop_stream(self, Origin origin not None, correlation):
+        """Who asked has left."""
+        cdef Writer writer = self.writers.get((origin.node_id, origin.incarnation, correlation))
+        if writer is not None:
+            self.end_writer(writer, StreamLost("who asked for the stream has left"))
+
+    # -- links that end, and others that come
+
+    cdef int set_adrift(self, Session session) except -1:
+        """Streams over that link go on by the next one, if it comes in time."""
+        cdef Reader reader
+        cdef Writer writer
+        for writer in self.writers.values():
+            if writer.session is session and not writer.adrift:
+                writer.adrift = True
+                writer.deadline_ns = self.now_ns + self.stream_resume_ns
+                self.wake_by(writer.deadline_ns)
+        for reader in list(self.readers.values()):
+            if reader.route.session is session and not reader.adrift:
+                reader.adrift, reader.node_id, reader.incarnation = True, session.node_id, session.incarnation
+                reader.resume_ns = self.now_ns + self.stream_resume_ns
+                self.wake_by(reader.resume_ns)
+                try:
+                    self.resolve(reader.agent_id)   # which asks for a link
+                except NetworkError:
+                    continue        # one may come all the same
+        return 0
+
+    cdef int take_up(self, Session session) except -1:
+        """There is a link to that node: streams that had another go on."""
+        cdef Reader reader
+        for reader in list(self.readers.values()):
+            if reader.adrift and reader.node_id == session.node_id:
+                if reader.incarnation != session.incarnation:
+                    reader.stop(StreamLost(f"node {session.node_id} was started anew, and knows it no more"))
+                    continue
+                reader.route = Route(reader.route.record, session)
+                reader.adrift = False
+                self.put_grant(reader)
+        return 0
+
+    cdef int tick_streams(self) except -1:
+        cdef Reader reader
+        cdef Writer writer
+        for reader in list(self.readers.values()):
+            if reader.adrift and reader.resume_ns <= self.now_ns:
+                self.streams_lost += 1
+                reader.stop(StreamLost(
+                    f"the link to node {reader.node_id} is gone, and no other came in time; part "
+                    f"{reader.position} is the next one"))
+            elif reader.deadline_ns <= self.now_ns and not reader.adrift:
+                self.cancel_stream(reader, RequestTimeout(
+                    f"no part of the stream of agent {reader.route.record.label} came for too long; part "
+                    f"{reader.position} is the next one"))
+            else:
+                self.wake_ns = min(self.wake_ns, reader.resume_ns if reader.adrift else reader.deadline_ns)
+        for writer in list(self.writers.values()):
+            if writer.deadline_ns <= self.now_ns:
+                self.streams_lost += 1
+                self.end_writer(writer, StreamLost("who asked for the stream took nothing for too long"))
+            else:
+                self.wake_ns = min(self.wake_ns, writer.deadline_ns)
+        return 0
+
+
+cdef inline bint is_asked(AgentMessage message) noexcept:
+    return message.envelope is not None and message.envelope.part & STREAM_ASKED
