@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -76,3 +77,24 @@ async def call(bench: Bench) -> None:
     agent = await net.register_agent("caller")
     (sink,) = bench.task.sinks
     await measure(bench, lambda payload: agent.request(sink, payload))
+
+
+async def stream(bench: Bench) -> None:
+    net = await join_as_receiver(bench)
+    payload = bytes(bench.task.size)
+
+    async def tell(message: AgentMessage) -> AsyncIterator[bytes]:
+        for _ in range(int(message.payload)):
+            yield payload
+
+    await net.register_agent("teller", handler=tell)
+    bench.tell("ready")
+    await asyncio.Event().wait()
+
+
+async def read(bench: Bench) -> None:
+    net = await join_as_sender(bench)
+    agent = await net.register_agent("reader")
+    async for count in bench.phases_async():
+        async for _ in agent.stream("teller", b"%d" % count):
+            pass

@@ -178,6 +178,25 @@ def requests_in_flight(system: System, scale: Scale, work: str, *, lanes: int = 
     return Sample({work: count / elapsed}, count, busiest_cores(zip(starts, ends, strict=True), elapsed))
 
 
+def parts(system: System, scale: Scale, work: str, *, lanes: int = 1) -> Sample:
+    """Parts of one answer that are read a second."""
+    count = scale.count(system.pace["parts"])
+    with Fleet() as fleet:
+        task = Task(phases=(count // 8, count))
+        started = [
+            start_lane(fleet, system, part, ("stream", "read")) for part in share(system, task, lanes, fleet)
+        ]
+        for _ in task.phases:
+            for lane in started:
+                lane.sender.go()
+            starts = [lane.sender.wait("sending") for lane in started]
+            ends = [lane.sender.wait("sent") for lane in started]
+            for lane in started:
+                lane.sender.wait("ready")
+    elapsed = max(note.at for note in ends) - min(note.at for note in starts)
+    return Sample({work: count / elapsed}, count, busiest_cores(zip(starts, ends, strict=True), elapsed))
+
+
 def requests_one_by_one(system: System, scale: Scale, p50: str, p99: str) -> Sample:
     """Latency of requests, one at a time, in microseconds."""
     count = scale.count(system.pace["request"])

@@ -13,8 +13,8 @@ from pathlib import Path
 @dataclass(frozen=True)
 class System:
     """``module``: where its roles are.  ``pace``: operations a second on a small machine by kind of work,
-    ``oneway``, ``fanout``, ``request`` (one at a time) and ``flight`` (many at a time); it sizes a run,
-    nothing else.  A system sits out the kinds that it lacks."""
+    ``oneway``, ``fanout``, ``request`` (one at a time), ``flight`` (many at a time) and ``parts`` (of one
+    answer); it sizes a run, nothing else.  A system sits out the kinds that it lacks."""
 
     name: str
     module: str
@@ -39,7 +39,7 @@ def find_program(name: str) -> str | None:
 AGENTNET = System(
     "agentnet",
     "bench.agentnet_messages",
-    {"oneway": 4_000_000, "fanout": 2_000_000, "request": 20_000, "flight": 300_000},
+    {"oneway": 4_000_000, "fanout": 2_000_000, "request": 20_000, "flight": 300_000, "parts": 400_000},
 )
 PEERS = {
     peer.name: peer
@@ -73,7 +73,7 @@ PEERS = {
         System(
             "grpc",
             "bench.peers.grpc_aio",
-            {"oneway": 10_000, "request": 1_500, "flight": 4_000},
+            {"oneway": 10_000, "request": 1_500, "flight": 4_000, "parts": 10_000},
             packages=("grpc",),
         ),
         System(

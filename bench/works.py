@@ -94,6 +94,11 @@ def in_flight(work: str, flight: int, goals: Mapping[str, float]) -> Scene:
     return Scene((Figure(work, "req/s", "higher", goals),), beside(play, "flight"))
 
 
+def in_parts(work: str, goals: Mapping[str, float]) -> Scene:
+    play = partial(scenes.parts, work=work)
+    return Scene((Figure(work, "parts/s", "higher", goals),), beside(play, "parts"))
+
+
 def one_by_one() -> Scene:
     p50, p99 = "request-p50", "request-p99"
     figures = (Figure(p50, "us", "lower", {"asyncio": 1 / 1.2}), Figure(p99, "us", "lower"))
@@ -167,6 +172,7 @@ def states() -> Scene:
 
 
 GROUPS: dict[str, tuple[Scene, ...]] = {
+    "streams": (in_parts("stream-parts", {"grpc": 5}),),
     "messages": (
         oneway("oneway-64", {"zmq": 3}),
         oneway("oneway-1k", {"zmq": 2}, size=1024),

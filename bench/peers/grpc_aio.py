@@ -55,3 +55,20 @@ async def serve(bench: Bench) -> None:
 async def call(bench: Bench) -> None:
     async with channel(bench) as link:
         await measure(bench, link.unary_unary("/Bench/Do"))
+
+
+async def stream(bench: Bench) -> None:
+    payload = bytes(bench.task.size)
+
+    async def tell(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        for _ in range(int(request)):
+            yield payload
+
+    await serve_method(bench, grpc.unary_stream_rpc_method_handler(tell))
+
+
+async def read(bench: Bench) -> None:
+    async with channel(bench) as link:
+        async for count in bench.phases_async():
+            async for _ in link.unary_stream("/Bench/Do")(b"%d" % count):
+                pass
