@@ -45,6 +45,13 @@ def part(world: World, one: Node, other: Node) -> None:
     )
 
 
+def slow_down(world: World, *names: str) -> None:
+    """The last is far from the others: what goes straight overtakes what goes through it."""
+    for name in names[:-1]:
+        for ends in ((name, names[-1]), (names[-1], name)):
+            world.network.weathers[ends] = Weather(delay_ns=(30 * MS, 40 * MS))
+
+
 def heal(world: World, *nodes: Node) -> None:
     """Wait until they reach each other again, and are linked so, all of them, without a tunnel."""
     world.heal()
@@ -114,6 +121,7 @@ def test_a_link_of_its_own_takes_over_and_nothing_is_lost_or_out_of_order(seed: 
     sink = b.agent("sink", lambda message: message.payload, service_ns=200_000)
     source = asker(a)
     assert world.finish(source.request("of b", b"")).answer == b""
+    slow_down(world, "a", "b", "c")
     asked, number = [], 0
 
     def ask() -> None:
@@ -148,6 +156,7 @@ def test_what_was_promised_is_kept_when_a_link_of_its_own_takes_over(seed: int, 
     sink = b.agent("sink", lambda _: None)
     source = asker(a)
     assert world.finish(source.request("of b", b"")).answer == b""
+    slow_down(world, "a", "b", "c")
     sent: list[Any] = []
 
     def send() -> None:
@@ -222,6 +231,17 @@ def test_a_node_that_does_not_relay_is_not_used() -> None:
     a, _, _, _ = blocked(world, "a", "b", "c", "d", c=EngineConfig(relay=False))
     assert world.finish(asker(a).request("of b", b"1")).answer == b"1"
     assert relay(a, "b") == "d"
+
+
+@pytest.mark.parametrize("tries", [1, 2, 3, 4])
+def test_so_many_are_asked_and_no_more(tries: int) -> None:
+    world = World()
+    no, config = EngineConfig(relay=False), EngineConfig(relay_tries_max=tries)
+    a, *others = blocked(world, "a", "b", "c", "d", "e", config=config, c=no, d=no, e=no)
+    with pytest.raises(AgentUnreachable, match="does not relay") as caught:
+        world.finish(asker(a).request("of b", b"1"))
+    assert sum(node.stats["tunnels_refused"] for node in others) == min(tries, 3)
+    assert str(caught.value).count("does not relay") == min(tries, 3)
 
 
 def test_where_nobody_relays_it_fails_and_says_so() -> None:
