@@ -7,6 +7,7 @@ be written again.  A node without ``data_dir`` has none of this, and its receipt
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -47,11 +48,16 @@ class Keeper:
         keeper = cls(engine, host, turn)
         storage = await Storage.start(log_directory(config.data_dir), config, engine.node_id, keeper)
         keeper._storage = storage
+        collects = gc.isenabled()
+        gc.disable()  # a million letters are no garbage: looking for some takes longer than all else here
         try:
             engine.recover(storage.found)
         except BaseException:
             await storage.close()
             raise
+        finally:
+            if collects:
+                gc.enable()
         storage.found = {}  # it holds what was read
         return keeper
 

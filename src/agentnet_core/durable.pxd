@@ -32,8 +32,8 @@ cdef class Durable:
     cdef public int defect
     cdef Entries entries, spare
     cdef uint64_t mail_index, windows_index, windows_base
-    cdef object order                   # deque of (index, Letter), as in the log
-    cdef list found, moved_out
+    cdef object order                   # deque of Letter, as in the log
+    cdef list moved_out
     cdef uint64_t epoch_batch
     cdef bint epoch_written, epoch_kept, resting, torn
     cdef list settled, settled_out      # numbers; (batch, numbers) on their way

@@ -53,15 +53,15 @@ cdef uint64_t read(bytes body, Py_ssize_t at) except? 0:
     return get_u64(<const uint8_t*>PyBytes_AS_STRING(body) + at)
 
 
-def by_index(pair):
-    return pair[0]
+def by_index(Letter letter not None):
+    return letter.index
 
 
 cdef class Durable:
     def __cinit__(self):
         self.entries, self.spare = Entries(), Entries()
         self.batch = 1
-        self.found, self.moved_out = [], []
+        self.moved_out = []
         self.order, self.settled, self.settled_out, self.marked = deque(), [], [], {}
 
     cdef int start(self, uint64_t incarnation) except -1:
@@ -71,26 +71,28 @@ cdef class Durable:
     # -- what was found
 
     def open(self, dict found not None, origin):
-        """The log had this: letters as (message, expiry, index, death), and lines; StorageDamaged."""
+        """The log had this: messages, {number: what it died of}, lines; StorageDamaged.
+
+        Until it is a letter, a message has its expiry for its deadline, and its entry for its sequence.
+        """
         self.on = True
-        letters = self._open_mail(found.get(MAIL), origin)
+        messages, deaths = self._open_mail(found.get(MAIL), origin)
         lines = self._open_windows(found.get(WINDOWS))
-        return letters, lines
+        return messages, deaths, lines
 
     def _open_mail(self, mail, origin):
         cdef AgentMessage message
-        letters = {}
+        letters, deaths = {}, {}
         if mail is not None and self.defect != LETTERS_FORGOTTEN:
             for index, kind, body in mail.entries:
                 if kind == LETTER:
                     message = _Message.decode(body[8:], origin)
-                    letters[message.correlation] = message, read(body, 0), index, None
+                    message.deadline_ns, message.seq = <int64_t>read(body, 0), index
+                    letters[message.correlation] = message
                     if self.defect != NUMBERS_AGAIN:
                         self.number = max(self.number, message.correlation)
                 elif kind == DEAD:
-                    number = read(body, 0)
-                    if number in letters:
-                        letters[number] = *letters[number][:3], (read(body, 8), body[16:].decode())
+                    deaths[read(body, 0)] = read(body, 8), body[16:].decode()
                 else:
                     for at in range(0, len(body), 8):
                         letters.pop(read(body, at), None)
@@ -101,8 +103,8 @@ cdef class Durable:
             if EPOCH_CELL in mail.cells:
                 self.epoch = int.from_bytes(mail.cells[EPOCH_CELL])
                 self.epoch_written = self.epoch_kept = True
-                return [letters[number] for number in sorted(letters)]
-        return []
+                return [letters[number] for number in sorted(letters)], deaths
+        return [], deaths
 
     def _open_windows(self, windows):
         cdef InLine line
@@ -146,7 +148,7 @@ cdef class Durable:
             self.entries.cell(MAIL, EPOCH_CELL, u64(self.epoch))
         self.put(MAIL, LETTER, u64(<uint64_t>expiry_ns) + letter.message.encode())
         letter.index = self.mail_index
-        self.order.append((letter.index, letter))
+        self.order.append(letter)
         if letter.death is not None:
             self.bury(letter)
         return 0
@@ -159,12 +161,11 @@ cdef class Durable:
     def resume(self, Letter letter not None, uint64_t index):
         """It was found in that entry; those that were written again are not in the order of their numbers."""
         letter.index = index
-        self.found.append((index, letter.number, letter))
+        self.order.append(letter)
 
     def resumed(self):
         """All that were found are told."""
-        self.order = deque([(index, letter) for index, _, letter in sorted(self.found)])
-        self.found.clear()
+        self.order = deque(sorted(self.order, key=by_index))
 
     def relieve(self, uint64_t owner, uint64_t index, int64_t wall_offset_ns):
         """Let the owner's entries up to that one go."""
@@ -179,19 +180,17 @@ cdef class Durable:
         return 0
 
     cdef int write_settled(self) except -1:
-        cdef Letter letter
         cdef list numbers = self.settled
         self.settled = []
-        while self.order:
-            index, letter = self.order[0]
-            if not letter.settled and letter.index == index:
-                break
+        while self.order and (<Letter>self.order[0]).settled:
             self.order.popleft()
         if self.order:
             self.put(MAIL, SETTLED, b"".join([u64(number) for number in numbers]))
         self.settled_out.append((self.batch, numbers))
         self.entries.cell(MAIL, NUMBER_CELL, u64(self.number))
-        index = self.order[0][0] if self.order and self.defect != RELEASED_EARLY else self.mail_index + 1
+        index = self.mail_index + 1
+        if self.order and self.defect != RELEASED_EARLY:
+            index = (<Letter>self.order[0]).index
         self.entries.release(MAIL, index)
         return 0
 
@@ -199,9 +198,9 @@ cdef class Durable:
         """Let the entries up to that one go: what lives of them is written again, behind."""
         cdef Letter letter
         cdef list moved = []
-        while self.order and <uint64_t>self.order[0][0] <= index:
-            at, letter = self.order.popleft()
-            if not letter.settled and letter.index == at:
+        while self.order and (<Letter>self.order[0]).index <= index:
+            letter = self.order.popleft()
+            if not letter.settled:
                 moved.append(letter)
         if self.defect == TAIL_DROPPED and moved:
             moved.pop()
@@ -210,7 +209,7 @@ cdef class Durable:
             expiry_ns = letter.message.deadline_ns
             self.keep(letter, expiry_ns + wall_offset_ns if expiry_ns else 0)
         self.entries.cell(MAIL, NUMBER_CELL, u64(self.number))
-        self.entries.release(MAIL, self.order[0][0] if self.order else self.mail_index + 1)
+        self.entries.release(MAIL, (<Letter>self.order[0]).index if self.order else self.mail_index + 1)
         return 0
 
     # -- windows
@@ -286,9 +285,9 @@ cdef class Durable:
         for _, moved in reversed(self.moved_out):
             for index, letter in moved:
                 letter.index = index
-                self.order.append((index, letter))
+                self.order.append(letter)
         if self.moved_out:
-            self.order = deque(sorted(self.order, key=by_index))
+            self.order = deque(sorted(dict.fromkeys(self.order), key=by_index))
         self.settled_out, self.moved_out = [], []
         self.epoch_written = self.epoch_kept
         self.torn = self.resting = True

@@ -367,9 +367,10 @@ cdef class Posting(Casting):
         """Take what the log had; the letters are sent again. StorageDamaged."""
         cdef AgentMessage message
         cdef Letter letter
-        letters, lines = self.durable.open(found, self.origin)
+        messages, deaths, lines = self.durable.open(found, self.origin)
         self.letters = {self.incarnation: self.own, self.durable.epoch: self.kept}
-        for message, expiry_ns, index, death in letters:
+        for message in messages:
+            index, expiry_ns, death = message.seq, message.deadline_ns, deaths.get(message.correlation)
             self.seq += 1
             message.seq = self.seq
             message.deadline_ns = max(1, expiry_ns - self.wall_offset_ns) if expiry_ns else 0
