@@ -18,7 +18,7 @@ cdef class Courier(Posting):
     cdef int64_t backoff(self, uint32_t fails) except -1
     cdef int on_done(self, Session session, Frame* frame) except -1
     cdef int on_return(self, Session session, Frame* frame) except -1
-    cdef int reach_run(self, OutLine line, object place, str node_id, int what, bint on_disk,
+    cdef int reach_run(self, OutLine line, str node_id, int what, bint on_disk,
                        uint64_t first, uint64_t last) except -1
-    cdef int take_back(self, Letter letter, int code, bytes text, object place) except -1
+    cdef int take_back(self, Letter letter, int code, bytes text, str node_id) except -1
     cdef int64_t tick_letters(self, int64_t now_ns) except -1

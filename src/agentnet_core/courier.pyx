@@ -164,8 +164,8 @@ cdef class Courier(Posting):
         Posting.welcome(self, session)
         for line in list(self.out_lines.values()):
             if line.cursor is not None and line.node_id == session.node_id and line.due_ns:
-                line.due_ns = 0
-                self.drive(line)
+                line.due_ns = self.now_ns       # at the next tick: the control is about to take the link up
+                self.plan(line.due_ns, line)
 
     cdef int part(self, Session session, error) except -1:
         cdef OutLine line
@@ -205,19 +205,19 @@ cdef class Courier(Posting):
             if fine:
                 line = self.out_lines.get((from_id, to_id, level, epoch == self.durable.epoch))
                 if line is not None and epoch in self.letters:
-                    self.reach_run(line, session, session.node_id, what & 3, what & ON_DISK, first, last)
+                    self.reach_run(line, session.node_id, what & 3, what & ON_DISK, first, last)
         if not fine or c.at != c.end:
             raise ProtocolError("DONE frame: expected arrays of [epoch, from, to, priority, reached, first, "
                                 "last]")
         return 0
 
-    cdef int reach_run(self, OutLine line, object place, str node_id, int what, bint on_disk,
+    cdef int reach_run(self, OutLine line, str node_id, int what, bint on_disk,
                        uint64_t first, uint64_t last) except -1:
         """All of the line from `first` to `last` have come so far."""
         cdef Letter letter = line.head
         cdef Letter after
-        if line.place is not place:
-            return 0                # they were not sent to that one
+        if line.node_id != node_id:
+            return 0                # they were not sent to that one; by which link it says so is no matter
         while letter is not None and letter.number <= last:
             after = letter.after
             if letter.number >= first and letter.sent:
@@ -241,7 +241,7 @@ cdef class Courier(Posting):
                 and read_uint(&c, &code) and code < 65536 and read_bin(&c, &data, &n) and c.at == c.end):
             raise ProtocolError("RETURN frame: expected [epoch, from, to, priority, number, code, text]")
         line = self.out_lines.get((from_id, to_id, level, epoch == self.durable.epoch))
-        if line is None or line.place is not session or epoch not in self.letters:
+        if line is None or line.node_id != session.node_id or epoch not in self.letters:
             return 0
         if code == 0:               # it lacks what is behind that number
             letter = line.head
@@ -253,13 +253,14 @@ cdef class Courier(Posting):
             return 0
         letter = self.letters[epoch].get(number)
         if letter is not None and letter.line is line:
-            self.take_back(letter, <int>code, PyBytes_FromStringAndSize(<const char*>data, n), session)
+            self.take_back(letter, <int>code, PyBytes_FromStringAndSize(<const char*>data, n),
+                           session.node_id)
         return 0
 
-    cdef int take_back(self, Letter letter, int code, bytes text, object place) except -1:
+    cdef int take_back(self, Letter letter, int code, bytes text, str node_id) except -1:
         """The receiver's node did not do it, or its handler failed."""
         cdef OutLine line = letter.line
-        if line.place is not place:
+        if line.node_id != node_id:
             return 0
         try:
             record = self.resolve(line.to).record

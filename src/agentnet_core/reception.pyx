@@ -175,7 +175,7 @@ cdef class Reception(Courier):
             if failure is None:
                 self.finish_letter(letter, PROCESSED, self.node_id, False)
             else:
-                self.take_back(letter, failure[0], failure[1].encode("utf-8", "replace"), self.origin)
+                self.take_back(letter, failure[0], failure[1].encode("utf-8", "replace"), self.node_id)
         elif line is not None:
             slip.line = None
             if failure is not None:
@@ -212,7 +212,7 @@ cdef class Reception(Courier):
         if message.origin is self.origin:
             letter = self.letters[slip.epoch].get(message.correlation)
             if letter is not None:
-                self.take_back(letter, error.code, text, self.origin)
+                self.take_back(letter, error.code, text, self.node_id)
         elif line is not None:
             slip.line = None
             self.refuse_in(line, message, error.code, text)
