@@ -24,7 +24,7 @@ def storm(seed: int, defect: str | None = None) -> None:
 
 
 FOUND = (300, 616, 715, 773, 1041, 1362)
-"""Seeds that once showed a word by another link taken for nobody's, and a letter sent from a link half let in."""
+"""Once, what came by another link was taken for nobody's, or a letter went by a link that was half let in."""
 
 
 @pytest.mark.parametrize("seed", [*range(SEEDS), *FOUND])
