@@ -18,6 +18,7 @@ from agentnet_core.config import (
     FRAME_BYTES_MIN,
     MS_MAX,
     OPTIONAL_BYTES_MAX,
+    PATH_AGENTS_MAX,
     RINGS_MAX,
     EngineConfig,
 )
@@ -109,6 +110,7 @@ def test_every_number_has_an_end(name: str) -> None:
         "frame_bytes_max": FRAME_BYTES_LIMIT,
         "metadata_bytes_max": BODY_BYTES,
         "overlay_rings": RINGS_MAX,
+        "chain_hops_max": PATH_AGENTS_MAX,
         "broadcast_bytes_max": BROADCAST_BYTES,
     }
     limit = most.get(name, MS_MAX if "_ms" in name else COUNT_MAX)
