@@ -174,6 +174,13 @@ cdef class Call(Pending):
     def _asyncio_future_blocking(self):
         return False                # that there is such a name tells asyncio that this is a future
 
+    @property
+    def _cancel_message(self):
+        return None                 # which `gather` reads of what was cancelled
+
+    def _make_cancelled_error(self):
+        return CancelledError()
+
     # -- as a coroutine that awaits it sees it: all that is to be kept is here
 
     def __await__(self):

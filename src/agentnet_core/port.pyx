@@ -62,11 +62,11 @@ cdef class Port(Route):
         # Not in __init__, which a subclass may not call: C code takes the engine for granted.
         self.engine = engine
         self.parked = True
+
+    def __init__(self, Calls engine not None, record):
+        Route.__init__(self, record, None)
         self.messages_max = engine.config.mailbox_messages_max
         self.bytes_max = engine.config.mailbox_bytes_max
-
-    def __init__(self, engine, record):
-        Route.__init__(self, record, None)
 
     # -- out
 
