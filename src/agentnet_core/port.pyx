@@ -30,6 +30,7 @@ cdef enum:
     CLOCK_EVERY_SENDS = 16      # a sender looks at the clock this often
 
 cdef int64_t MS = 1_000_000
+cdef int64_t TTL_MS_MAX = 0xffffffff
 cdef object _SENT = SENT        # a C global: the hot path looks nothing up
 cdef object _ONE = 1            # the usual type and priority, which need no conversion
 
@@ -40,7 +41,10 @@ cdef inline int number(value) except -2:
 
 cdef inline uint32_t to_ttl(int64_t timeout_ns) noexcept:
     """Whole milliseconds, 0 for ever; a little late rather than early."""
-    return <uint32_t>((timeout_ns + MS - 1) // MS or 1) if timeout_ns < MS * 0xffffffff else 0
+    cdef int64_t ms = timeout_ns // MS + (timeout_ns % MS > 0)
+    if ms > TTL_MS_MAX:
+        return 0
+    return <uint32_t>ms if ms > 0 else 1
 
 
 cdef class Work:
