@@ -1,16 +1,15 @@
 """What `request` returns: a future of the answer, which can be given up and then tells what became of it.
 
-It does what an asyncio.Future does, and `gather`, `wait_for` and `shield` take it for one.  But whoever
-awaits it hands the loop a future of the loop's own, made only then, so that asyncio goes its short way; and
-to cancel it, or who awaits it, reaches the engine at once, which stops the remote handler.
+It is a future of its own, with all that a task, `gather`, `wait_for` and `shield` ask of one: to cancel it,
+or who awaits it, reaches the engine at once, which stops the remote handler.  And the tasks whose answers
+came together are woken together, which takes the loop one callback and not one for each.
 
 Three facts are told apart: I gave up, the remote stopped, the effect was committed.  See `Fate`.
 """
 
+from cpython.contextvars cimport PyContext_Enter, PyContext_Exit
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-
-cimport cython
 
 from asyncio import CancelledError, InvalidStateError
 from contextvars import copy_context
@@ -48,13 +47,18 @@ class Fate(NamedTuple):
     committed: object
 
 
-@cython.freelist(256)
 cdef class Call(Pending):
     """The answer to a request, to come; it has the methods of an `asyncio.Future`."""
 
     __class_getitem__ = classmethod(GenericAlias)
 
+    def __cinit__(self, Waker waker not None):
+        self.waker = waker
+
     # -- as the driver of the engine sees it
+
+    cdef Pending another(self):
+        return Call.__new__(Call, self.waker)
 
     cdef int finish(self, State state, outcome) except -1:
         if self.state == CANCELLED:
@@ -62,24 +66,21 @@ cdef class Call(Pending):
         if self.state != WAITS:
             return 0
         self.state, self.outcome = state, outcome
-        if self.waiter is not None:
-            try:
-                self.waiter.set_result(None)
-            except InvalidStateError:       # its task was cancelled in this very turn
-                pass
-        return self.call_back() if self.callbacks is not None else 0
+        return self.call_back()
 
-    cdef int lapse(self) except -1:
+    cdef int lapse(self, message) except -1:
         """Nobody waits for it any more."""
-        self.state = CANCELLED
+        self.state, self.outcome = CANCELLED, message
         Pending.give_up(self)
-        return self.call_back() if self.callbacks is not None else 0
+        return self.call_back()
 
     cdef int call_back(self) except -1:
-        callbacks, self.callbacks = self.callbacks, None
-        loop = self.get_loop()
-        for function, context in callbacks:
-            loop.call_soon(function, self, context=context)
+        if self.wakeup is not None:
+            self.waker.wake(self)
+        if self.callbacks is not None:
+            callbacks, self.callbacks = self.callbacks, None
+            for callback, context in callbacks:
+                self.waker.loop.call_soon(callback, self, context=context)
         return 0
 
     def learn(self, outcome):
@@ -124,9 +125,7 @@ cdef class Call(Pending):
         """Give it up: who awaits it is cancelled, and so is the remote handler. False if it was over."""
         if self.state != WAITS:
             return False
-        self.lapse()
-        if self.waiter is not None:
-            self.waiter.cancel(msg)
+        self.lapse(msg)
         return True
 
     def cancelled(self):
@@ -144,18 +143,21 @@ cdef class Call(Pending):
         if self.state == WAITS:
             raise InvalidStateError("the request has no answer yet")
         if self.state == CANCELLED:
-            raise CancelledError
+            raise self._make_cancelled_error()
         return self.outcome if self.state == FAILED else None
 
     def get_loop(self):
-        return self.wait().get_loop()
+        return self.waker.loop
 
     def add_done_callback(self, function, *, context=None):
         """Call `function` with this when it is over: as of an `asyncio.Future`."""
         if context is None:
             context = copy_context()
+        claimed, self.claimed = self.claimed, False
         if self.state != WAITS:
-            self.get_loop().call_soon(function, self, context=context)
+            self.waker.loop.call_soon(function, self, context=context)
+        elif claimed and self.wakeup is None:
+            self.wakeup, self.context = function, context
         elif self.callbacks is None:
             self.callbacks = [(function, context)]
         else:
@@ -163,23 +165,29 @@ cdef class Call(Pending):
 
     def remove_done_callback(self, function):
         """Do not call it; how often it would have been called."""
-        if self.callbacks is None:
-            return 0
-        kept = [pair for pair in self.callbacks if pair[0] != function]
-        removed = len(self.callbacks) - len(kept)
-        self.callbacks = kept
+        cdef int removed = 0
+        if self.wakeup is not None and self.wakeup == function:
+            self.wakeup = self.context = None
+            removed = 1
+        kept = [pair for pair in self.callbacks or () if pair[0] != function]
+        removed += len(self.callbacks or ()) - len(kept)
+        self.callbacks = kept or None
         return removed
 
     @property
     def _asyncio_future_blocking(self):
-        return False                # that there is such a name tells asyncio that this is a future
+        return self.awaited         # True tells a task that it is to wait for this; the name, that it can
+
+    @_asyncio_future_blocking.setter
+    def _asyncio_future_blocking(self, bint awaited):
+        self.awaited, self.claimed = awaited, self.awaited
 
     @property
     def _cancel_message(self):
-        return None                 # which `gather` reads of what was cancelled
+        return self.outcome if self.state == CANCELLED else None
 
     def _make_cancelled_error(self):
-        return CancelledError()
+        return CancelledError() if self.outcome is None else CancelledError(self.outcome)
 
     # -- as a coroutine that awaits it sees it: all that is to be kept is here
 
@@ -203,36 +211,64 @@ cdef class Call(Pending):
     def throw(self, error, value=None, traceback=None):
         if not isinstance(error, BaseException):
             error = value if isinstance(value, BaseException) else error() if value is None else error(value)
-        if (self.state == WAITS and isinstance(error, CancelledError) and self.waiter is not None
-                and self.waiter.cancelled()):
-            self.lapse()            # by its task, which was cancelled
         raise error
-
-    cdef object wait(self):
-        """The loop's own future of its end."""
-        if self.waiter is None:
-            self.waiter = self.engine.make_token()
-        return self.waiter
 
     cdef object take(self):
         if self.state == ANSWERED:
             return self.outcome
         if self.state == CANCELLED:
-            raise CancelledError
+            raise self._make_cancelled_error()
         raise self.outcome
 
     def __repr__(self):
         return f"<Call {('pending', 'answered', 'failed', 'cancelled')[self.state]}>"
 
 
+cdef class Waker:
+    """Wakes the tasks whose requests have ended: those of one turn in one callback of the loop."""
+
+    def __cinit__(self, loop not None):
+        self.loop = loop
+        self.ended = loop.create_future()
+        self.ended.set_result(None)
+        self.calls = []
+
+    cdef int wake(self, Call call) except -1:
+        if not self.calls:
+            self.loop.call_soon(self.run)
+        self.calls.append(call)
+        return 0
+
+    def run(self):
+        cdef Call call
+        cdef list calls = self.calls
+        cdef Py_ssize_t done = 0
+        self.calls = []
+        try:
+            for call in calls:
+                done += 1
+                wakeup, call.wakeup = call.wakeup, None
+                if wakeup is None:
+                    continue
+                PyContext_Enter(call.context)
+                try:
+                    wakeup(self.ended)      # it resumes the call, which has the outcome
+                finally:
+                    PyContext_Exit(call.context)
+        except BaseException:               # it ends the program, or would; the others are still to be woken
+            if done < len(calls):
+                self.calls[:0] = calls[done:]
+                self.loop.call_soon(self.run)
+            raise
+
+
 cdef PySendResult resume(object self, object value, PyObject** result) except PYGEN_ERROR:
     cdef Call call = <Call>self
     result[0] = NULL
     if call.state == WAITS:
-        outcome = call.wait()
-        outcome._asyncio_future_blocking = True
-        Py_INCREF(outcome)
-        result[0] = <PyObject*>outcome
+        call.awaited = True
+        Py_INCREF(call)
+        result[0] = <PyObject*>call
         return PYGEN_NEXT
     outcome = call.take()
     Py_INCREF(outcome)

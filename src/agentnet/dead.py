@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from time import monotonic_ns, time_ns
 
-from agentnet.call import Call
 from agentnet.identity import FILE
 from agentnet.payload import to_bytes
 from agentnet.storage import Storage, log_directory
 from agentnet_core.config import EngineConfig
 from agentnet_core.engine import Engine
 from agentnet_core.errors import ConfigError, NetworkError
+from agentnet_core.recalls import Pending
 from agentnet_core.records import DeadLetter
 
 
@@ -72,7 +72,7 @@ class ClosedMail:
             self._config,
             monotonic_ns(),
             make_token=object,
-            make_call=Call,
+            call=Pending(),
             to_bytes=to_bytes,
             wake=lambda: None,
         )

@@ -16,7 +16,7 @@ from typing import Any, Self, Unpack, cast
 
 from agentnet.agent import Agent, AgentOptions, AgentSpec, H, RequestOptions
 from agentnet.authority import open_authority
-from agentnet.call import Call
+from agentnet.call import Call, Waker
 from agentnet.config import Address, NetworkConfig
 from agentnet.dead import list_dead, pick
 from agentnet.doors import Doors
@@ -225,7 +225,7 @@ class AgentNetworkManager(StateSharing):
             config,
             self.host.monotonic_ns(),
             make_token=loop.create_future,
-            make_call=Call,
+            call=Call(Waker(loop)),
             to_bytes=to_bytes,
             wake=lambda: loop.call_soon(self.turn),
         )

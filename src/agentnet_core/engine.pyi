@@ -22,7 +22,7 @@ class Engine(Streams):
         now_ns: int,
         *,
         make_token: Callable[[], Any],
-        make_call: Callable[[], Pending],
+        call: Pending,
         to_bytes: Callable[[Any], tuple[bytes, int]],
         wake: Callable[[], object],
     ) -> None: ...

@@ -46,18 +46,18 @@ cdef class Engine(Streams):
     """One node, without its I/O. See the module's head and the design's contract.
 
     `make_token()` gives an object that the engine hands back in `ready().settle`, and that has
-    `cancelled()`; `make_call()` a Pending of the driver's kind, which a request returns.
+    `cancelled()`; `call` is a Pending of the driver's kind, of which each request returns another.
     `to_bytes(value)` gives (bytes, content type). `wake()` is called once when
     `ready()` gets something to do. `now_ns`: monotonic.
     """
 
     def __init__(self, str node_id, uint64_t incarnation, config, int64_t now_ns, *,
-                 make_token, make_call, to_bytes, wake):
+                 make_token, call, to_bytes, wake):
         self.config = config
         self.node_id, self.incarnation = node_id, incarnation
         self.origin = Origin(node_id, incarnation)
         self.now_ns = self.born_ns = now_ns
-        self.make_token, self.make_call, self.to_bytes, self.wake = make_token, make_call, to_bytes, wake
+        self.make_token, self.call, self.to_bytes, self.wake = make_token, call, to_bytes, wake
         self.arena = Arena(config.frame_bytes_max)
         self.ports = self.doors = {}
         self.limit(config)

@@ -42,7 +42,7 @@ cdef class Outflow:
     cdef public int64_t now_ns
     cdef public int64_t wall_offset_ns
     cdef public int64_t wake_ns
-    cdef readonly object make_token, make_call, to_bytes, wake     # what the driver lends
+    cdef readonly object make_token, to_bytes, wake     # what the driver lends
     cdef public object control       # network control: handshake, members, directory
     cdef object last_words          # called once, before the next Ready is drained
     cdef bint awake

@@ -44,7 +44,7 @@ cdef class Ready:
     send: sessions with bytes to write. close: (session, error). dial: addresses to dial.
     tunnels: those with something for the driver.
     recall: (port, or None for all, origin, correlation): a handler that is at that request of that node, or
-    at any of it if that is 0, must stop. learn: (what `make_call` made, an outcome or None): what became of
+    at any of it if that is 0, must stop. learn: (a Pending, an outcome or None): what became of
     a request that was given up. dead: (port, message, error): a dead letter of that agent's.
     probe: sessions whose peer's liveness port is to be asked; the control's `alive` takes the answer.
     deliver: ports whose runner must be woken. stop: ports that lost their id to another node, and whose

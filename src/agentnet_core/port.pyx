@@ -149,7 +149,7 @@ cdef class Port(Route):
         """
         cdef Calls engine = self.engine
         cdef AgentMessage message
-        cdef Pending pending = engine.make_call()
+        cdef Pending pending = engine.call.another()
         cdef Route route
         cdef Session session
         cdef Py_ssize_t size

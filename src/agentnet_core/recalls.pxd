@@ -18,9 +18,11 @@ cdef class Pending:
     cdef uint64_t share             # of the calls that may be open below that one
     cdef int64_t timeout_ns, deadline_ns
     cdef Waiting waiting
+    cdef Pending another(self)
 
 
 cdef class Recalls(Outflow):
+    cdef Pending call                # of which each request gets another
     cdef readonly dict pending       # correlation -> Pending
     cdef readonly dict recalled      # those that were given up, and whose outcome is not known yet
     cdef Py_ssize_t pending_max

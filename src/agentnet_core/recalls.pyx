@@ -18,6 +18,10 @@ from agentnet_core.errors import InternalError, ProtocolError, Recalled
 
 
 cdef class Pending:
+    cdef Pending another(self):
+        """One of the same driver's, for the next request."""
+        return type(self)()
+
     def give_up(self):
         """Nobody waits for the answer: stop who works on it. Too late is fine: it has ended."""
         if self.engine is not None and self.engine.pending.get(self.correlation) is self:
@@ -29,7 +33,7 @@ cdef class Recalls(Outflow):
     """What an engine does about requests that were given up, here and at other nodes."""
 
     def __cinit__(self, *args, **kwargs):
-        self.pending, self.recalled = {}, {}
+        self.call, self.pending, self.recalled = Pending(), {}, {}
 
     cdef int end(self, Pending pending, outcome, hint=None) except -1:
         """It is pending no more: that is its outcome."""

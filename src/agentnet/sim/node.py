@@ -264,7 +264,7 @@ class Node:
             self.config,
             self.clock.now_ns,
             make_token=Token,
-            make_call=Token,
+            call=Token(),
             to_bytes=to_bytes,
             wake=self._wake,
         )
