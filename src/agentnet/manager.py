@@ -46,7 +46,7 @@ from agentnet_core.records import AgentNode, DeadLetter, Event, Member, MessageT
 from agentnet_core.replication import Replication
 
 MS = 1_000_000
-SETTLE_MIN = 16
+SETTLE_MIN = 12
 """Outcomes that are handed out in one turn, at least."""
 TICK_NS_MAX = 250 * MS
 """Credit is given back, and idle agents are looked for, at least this often."""
@@ -313,9 +313,10 @@ class AgentNetworkManager(StateSharing):
         """Hand out some of the outcomes, the rest in the next turns; ``asking`` requests wait for theirs.
 
         Whoever gets one may ask again, and the peer can work on that meanwhile: if all were handed out at
-        once, the two nodes would work in turns.  Half, less what a round trip takes, keeps both at it.
+        once, the two nodes would work in turns.  An eighth keeps both at it; few cost more turns than they
+        gain.
         """
-        share = max(SETTLE_MIN, (len(self._outcomes) + asking) // 2 - 8)
+        share = max(SETTLE_MIN, (len(self._outcomes) + asking) // 8)
         some, self._outcomes = self._outcomes[:share], self._outcomes[share:]
         settle(some, self.decode)
         if self._outcomes:
