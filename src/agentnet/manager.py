@@ -313,10 +313,10 @@ class AgentNetworkManager(StateSharing):
         """Hand out some of the outcomes, the rest in the next turns; ``asking`` requests wait for theirs.
 
         Whoever gets one may ask again, and the peer can work on that meanwhile: if all were handed out at
-        once, the two nodes would work in turns.  An eighth keeps both at it; few cost more turns than they
+        once, the two nodes would work in turns.  A fifth keeps both at it; few cost more turns than they
         gain.
         """
-        share = max(SETTLE_MIN, (len(self._outcomes) + asking) // 8)
+        share = max(SETTLE_MIN, (len(self._outcomes) + asking) // 5)
         some, self._outcomes = self._outcomes[:share], self._outcomes[share:]
         settle(some, self.decode)
         if self._outcomes:
