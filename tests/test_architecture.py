@@ -58,9 +58,10 @@ agentnet_core.session
 agentnet_core.liveness agentnet_core.reach agentnet_core.tunnels
 agentnet_core.admission
 agentnet_core.route
-agentnet_core.outflow agentnet_core.letters
-agentnet_core.durable agentnet_core.recalls
-agentnet_core.calls
+agentnet_core.outflow
+agentnet_core.recalls
+agentnet_core.letters agentnet_core.calls
+agentnet_core.durable
 agentnet_core.links agentnet_core.port
 agentnet_core.casting
 agentnet_core.posting

@@ -12,10 +12,10 @@ cdef class Waker:
     cdef object loop
     cdef object ended               # a future that is done: what a task that wakes is shown
     cdef list calls
-    cdef int wake(self, Call call) except -1
+    cdef int wake(self, Awaited call) except -1
 
 
-cdef class Call(Pending):
+cdef class Awaited(Pending):
     cdef Waker waker
     cdef State state
     cdef bint awaited               # by a task, which will claim it
@@ -23,10 +23,13 @@ cdef class Call(Pending):
     cdef object outcome             # the answer, or the error
     cdef object wakeup, context     # of the first task that awaits it
     cdef list callbacks             # (function, context) of all others
-    cdef object fate                # future of a Fate, once asked for
-    cdef object word                # the Fate, once it is known
     cdef int finish(self, State state, outcome) except -1
     cdef int lapse(self, message) except -1
     cdef int call_back(self) except -1
     cdef object take(self)
+
+
+cdef class Call(Awaited):
+    cdef object fate                # future of a Fate, once asked for
+    cdef object word                # the Fate, once it is known
     cdef object known(self)

@@ -1,7 +1,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from typing_extensions import disjoint_base
 
@@ -24,31 +24,23 @@ class Fate(NamedTuple):
 
 @disjoint_base
 class Waker:
-    """Wakes the tasks whose requests have ended: those of one turn in one callback of the loop."""
+    """Wakes the tasks whose awaited have come: those of one turn in one callback of the loop."""
 
     def __new__(cls, loop: asyncio.AbstractEventLoop) -> Waker: ...
     def run(self) -> None: ...
 
 @disjoint_base
-class Call(Pending, Awaitable[_T]):
-    """The answer to a request, to come; it has the methods of an `asyncio.Future`."""
+class Awaited(Pending, Awaitable[_T]):
+    """What is to come; it has the methods of an `asyncio.Future`. Of a send: its Receipt."""
 
     def __class_getitem__(cls, item: Any, /) -> Any: ...
-    def __new__(cls, waker: Waker) -> Call[_T]: ...
+    def __new__(cls, waker: Waker) -> Self: ...
     _asyncio_future_blocking: bool
     @property
     def _cancel_message(self) -> Any: ...
     def _make_cancelled_error(self) -> asyncio.CancelledError: ...
-    def learn(self, outcome: AgentMessage | Exception | None) -> None: ...
-    def give_up(self) -> asyncio.Future[Fate]:
-        """Wait for the answer no more; await the result to learn what became of the request, as a `Fate`.
-
-        That takes a round trip, or `recall_ms_max` where no word comes. Of a request that was answered
-        it is known at once; one that was cancelled or timed out before has been given up already.
-        """
-
     def cancel(self, msg: Any | None = None) -> bool:
-        """Give it up: who awaits it is cancelled, and so is the remote handler. False if it was over."""
+        """Give it up: who awaits it is cancelled, and so is a remote handler. False if it was over."""
 
     def cancelled(self) -> bool: ...
     def done(self) -> bool: ...
@@ -65,3 +57,15 @@ class Call(Pending, Awaitable[_T]):
     def __iter__(self) -> Generator[Any, Any, _T]: ...
     def __next__(self) -> Any: ...
     def throw(self, error: Any, value: Any = None, traceback: Any = None) -> Any: ...
+
+@disjoint_base
+class Call(Awaited[_T]):
+    """The answer to a request, to come."""
+
+    def learn(self, outcome: AgentMessage | Exception | None) -> None: ...
+    def give_up(self) -> asyncio.Future[Fate]:
+        """Wait for the answer no more; await the result to learn what became of the request, as a `Fate`.
+
+        That takes a round trip, or `recall_ms_max` where no word comes. Of a request that was answered
+        it is known at once; one that was cancelled or timed out before has been given up already.
+        """

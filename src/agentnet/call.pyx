@@ -1,8 +1,9 @@
-"""What `request` returns: a future of the answer, which can be given up and then tells what became of it.
+"""What `request` returns, and a `send` with a promise: a future of the answer, or of the receipt.
 
-It is a future of its own, with all that a task, `gather`, `wait_for` and `shield` ask of one: to cancel it,
-or who awaits it, reaches the engine at once, which stops the remote handler.  And the tasks whose answers
-came together are woken together, which takes the loop one callback and not one for each.
+It is a future of its own, with all that a task, `gather`, `wait_for` and `shield` ask of one.  The tasks
+whose answers came together are woken together, which takes the loop one callback and not one for each.
+A request can be given up: to cancel it, or who awaits it, reaches the engine at once, which stops the remote
+handler; it then tells what became of it.
 
 Three facts are told apart: I gave up, the remote stopped, the effect was committed.  See `Fate`.
 """
@@ -47,8 +48,8 @@ class Fate(NamedTuple):
     committed: object
 
 
-cdef class Call(Pending):
-    """The answer to a request, to come; it has the methods of an `asyncio.Future`."""
+cdef class Awaited(Pending):
+    """What is to come; it has the methods of an `asyncio.Future`. Of a send: its Receipt."""
 
     __class_getitem__ = classmethod(GenericAlias)
 
@@ -57,12 +58,7 @@ cdef class Call(Pending):
 
     # -- as the driver of the engine sees it
 
-    cdef Pending another(self):
-        return Call.__new__(Call, self.waker)
-
     cdef int finish(self, State state, outcome) except -1:
-        if self.state == CANCELLED:
-            self.learn(outcome)     # it was on its way to who gave up
         if self.state != WAITS:
             return 0
         self.state, self.outcome = state, outcome
@@ -71,7 +67,6 @@ cdef class Call(Pending):
     cdef int lapse(self, message) except -1:
         """Nobody waits for it any more."""
         self.state, self.outcome = CANCELLED, message
-        Pending.give_up(self)
         return self.call_back()
 
     cdef int call_back(self) except -1:
@@ -83,52 +78,16 @@ cdef class Call(Pending):
                 self.waker.loop.call_soon(callback, self, context=context)
         return 0
 
-    def learn(self, outcome):
-        """What became of it since it was given up: a message, the answer, an error, or None if unknown."""
-        if outcome is None or isinstance(outcome, (LinkLost, RequestTimeout)):
-            self.word = Fate(True, None, None)
-        elif isinstance(outcome, HandlerStuck):
-            self.word = Fate(True, False, None)
-        elif isinstance(outcome, NetworkError):
-            self.word = Fate(True, True, False)
-        else:
-            self.word = Fate(True, True, True)
-        if self.fate is not None and not self.fate.done():
-            self.fate.set_result(self.word)
-
     # -- as who asked sees it
 
-    def give_up(self):
-        """Wait for the answer no more; await the result to learn what became of the request, as a `Fate`.
-
-        That takes a round trip, or `recall_ms_max` where no word comes. Of a request that was answered
-        it is known at once; one that was cancelled or timed out before has been given up already.
-        """
-        self.cancel()
-        if self.fate is None:
-            self.fate = self.engine.make_token()
-            if self.word is None and self.state != CANCELLED and self.correlation not in self.engine.recalled:
-                self.word = self.known()
-            if self.word is not None:
-                self.fate.set_result(self.word)
-        return self.fate
-
-    cdef object known(self):
-        """What the outcome itself tells."""
-        if self.state == ANSWERED:
-            return Fate(False, True, True)
-        if isinstance(self.outcome, (LinkLost, RequestTimeout)):
-            return Fate(isinstance(self.outcome, RequestTimeout), None, None)
-        return Fate(False, True, False)
-
     def cancel(self, msg=None):
-        """Give it up: who awaits it is cancelled, and so is the remote handler. False if it was over."""
+        """Give it up: who awaits it is cancelled, and so is a remote handler. False if it was over."""
         if self.state != WAITS:
             return False
         self.lapse(msg)
         return True
 
-    def cancelled(self):
+    cpdef bint cancelled(self) except -1:
         return self.state == CANCELLED
 
     def done(self):
@@ -136,12 +95,12 @@ cdef class Call(Pending):
 
     def result(self):
         if self.state == WAITS:
-            raise InvalidStateError("the request has no answer yet")
+            raise InvalidStateError("it has not come yet")
         return self.take()
 
     def exception(self):
         if self.state == WAITS:
-            raise InvalidStateError("the request has no answer yet")
+            raise InvalidStateError("it has not come yet")
         if self.state == CANCELLED:
             raise self._make_cancelled_error()
         return self.outcome if self.state == FAILED else None
@@ -221,11 +180,67 @@ cdef class Call(Pending):
         raise self.outcome
 
     def __repr__(self):
-        return f"<Call {('pending', 'answered', 'failed', 'cancelled')[self.state]}>"
+        return f"<{type(self).__name__} {('pending', 'answered', 'failed', 'cancelled')[self.state]}>"
+
+
+cdef class Call(Awaited):
+    """The answer to a request, to come."""
+
+    cdef Pending another(self):
+        return Call.__new__(Call, self.waker)
+
+    cdef Pending receipt(self):
+        return Awaited.__new__(Awaited, self.waker)
+
+    cdef int finish(self, State state, outcome) except -1:
+        if self.state == CANCELLED:
+            self.learn(outcome)     # it was on its way to who gave up
+        return Awaited.finish(self, state, outcome)
+
+    cdef int lapse(self, message) except -1:
+        self.state, self.outcome = CANCELLED, message
+        Pending.give_up(self)
+        return self.call_back()
+
+    def learn(self, outcome):
+        """What became of it since it was given up: a message, the answer, an error, or None if unknown."""
+        if outcome is None or isinstance(outcome, (LinkLost, RequestTimeout)):
+            self.word = Fate(True, None, None)
+        elif isinstance(outcome, HandlerStuck):
+            self.word = Fate(True, False, None)
+        elif isinstance(outcome, NetworkError):
+            self.word = Fate(True, True, False)
+        else:
+            self.word = Fate(True, True, True)
+        if self.fate is not None and not self.fate.done():
+            self.fate.set_result(self.word)
+
+    def give_up(self):
+        """Wait for the answer no more; await the result to learn what became of the request, as a `Fate`.
+
+        That takes a round trip, or `recall_ms_max` where no word comes. Of a request that was answered
+        it is known at once; one that was cancelled or timed out before has been given up already.
+        """
+        self.cancel()
+        if self.fate is None:
+            self.fate = self.engine.make_token()
+            if self.word is None and self.state != CANCELLED and self.correlation not in self.engine.recalled:
+                self.word = self.known()
+            if self.word is not None:
+                self.fate.set_result(self.word)
+        return self.fate
+
+    cdef object known(self):
+        """What the outcome itself tells."""
+        if self.state == ANSWERED:
+            return Fate(False, True, True)
+        if isinstance(self.outcome, (LinkLost, RequestTimeout)):
+            return Fate(isinstance(self.outcome, RequestTimeout), None, None)
+        return Fate(False, True, False)
 
 
 cdef class Waker:
-    """Wakes the tasks whose requests have ended: those of one turn in one callback of the loop."""
+    """Wakes the tasks whose awaited have come: those of one turn in one callback of the loop."""
 
     def __cinit__(self, loop not None):
         self.loop = loop
@@ -233,14 +248,14 @@ cdef class Waker:
         self.ended.set_result(None)
         self.calls = []
 
-    cdef int wake(self, Call call) except -1:
+    cdef int wake(self, Awaited call) except -1:
         if not self.calls:
             self.loop.call_soon(self.run)
         self.calls.append(call)
         return 0
 
     def run(self):
-        cdef Call call
+        cdef Awaited call
         cdef list calls = self.calls
         cdef Py_ssize_t done = 0
         self.calls = []
@@ -263,7 +278,7 @@ cdef class Waker:
 
 
 cdef PySendResult resume(object self, object value, PyObject** result) except PYGEN_ERROR:
-    cdef Call call = <Call>self
+    cdef Awaited call = <Awaited>self
     result[0] = NULL
     if call.state == WAITS:
         call.awaited = True
@@ -276,4 +291,5 @@ cdef PySendResult resume(object self, object value, PyObject** result) except PY
     return PYGEN_RETURN
 
 
+agentnet_set_send(<PyTypeObject*>Awaited, resume)
 agentnet_set_send(<PyTypeObject*>Call, resume)

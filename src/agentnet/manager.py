@@ -302,7 +302,7 @@ class AgentNetworkManager(StateSharing):
             call.learn(outcome)
         self._outcomes += ready.settle
         if self._outcomes:
-            self._settle(len(engine.pending))
+            self._settle(len(engine.pending) + engine.letters_count)
         for event in ready.events:
             self._streams.put(event)
         if (engine.wake_ns < self._timer_ns or self._timer is None) and not self._left:
@@ -310,7 +310,7 @@ class AgentNetworkManager(StateSharing):
         return closing
 
     def _settle(self, asking: int) -> None:
-        """Hand out some of the outcomes, the rest in the next turns; ``asking`` requests wait for theirs.
+        """Hand out some of the outcomes, the rest in the next turns; ``asking`` others wait for theirs.
 
         Whoever gets one may ask again, and the peer can work on that meanwhile: if all were handed out at
         once, the two nodes would work in turns.  A fifth keeps both at it; few cost more turns than they

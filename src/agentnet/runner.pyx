@@ -17,7 +17,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from asyncio import CancelledError, InvalidStateError, current_task
 
-from agentnet.call cimport ANSWERED, FAILED, Call
+from agentnet.call cimport ANSWERED, FAILED, Awaited
 
 from agentnet_core.errors import HandlerFailed, HandlerStuck, NetworkError, Recalled
 from agentnet_core.records import Receipt
@@ -243,11 +243,11 @@ cdef class Runner(Work):
 def settle(list items, decode):
     """Give each waiting future its outcome; `decode(message, hint)` reads an answer that is a value."""
     for token, outcome, hint in items:
-        if isinstance(token, Call):
-            settle_call(<Call>token, outcome, hint, decode)
+        if isinstance(token, Awaited):
+            settle_awaited(<Awaited>token, outcome, hint, decode)
             continue
         try:
-            if outcome is None or type(outcome) is Receipt:
+            if outcome is None:
                 token.set_result(outcome)
             else:
                 token.set_exception(outcome)
@@ -255,10 +255,10 @@ def settle(list items, decode):
             continue                # given up meanwhile
 
 
-cdef int settle_call(Call call, outcome, hint, decode) except -1:
+cdef int settle_awaited(Awaited call, outcome, hint, decode) except -1:
     cdef AgentMessage message
     if type(outcome) is not AgentMessage:
-        return call.finish(FAILED, outcome)
+        return call.finish(ANSWERED if type(outcome) is Receipt else FAILED, outcome)
     message = <AgentMessage>outcome
     if message.content == 0 and hint is None:
         return call.finish(ANSWERED, message.payload)

@@ -1,6 +1,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from agentnet_core.message cimport AgentMessage
+from agentnet_core.recalls cimport Pending
 from agentnet_core.route cimport Waiting
 
 cdef enum:
@@ -12,7 +13,7 @@ cdef class Letter:
     cdef readonly AgentMessage message
     cdef readonly uint64_t number
     cdef uint64_t index             # of its entry in the log
-    cdef object token               # of who awaits it still
+    cdef Pending token              # of who awaits it still
     cdef OutLine line
     cdef Letter before, after
     cdef Waiting waiting            # if it found no room yet

@@ -18,6 +18,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from agentnet_core.durable cimport KEPT_BEFORE_THE_WRITE
 from agentnet_core.letters cimport LETTER_OVERHEAD_BYTES
 from agentnet_core.message cimport TYPE_QUERY, TYPE_RESPONSE, AgentMessage, small
+from agentnet_core.recalls cimport Pending
 from agentnet_core.route cimport Route
 from agentnet_core.slip cimport CARE_ACKNOWLEDGED, CARE_DURABLE, CARE_MAILBOXED, CARE_PROCESSED, Slip
 
@@ -65,7 +66,7 @@ cdef class Posting(Casting):
         `options`: type, priority, ttl, message id.
         """
         cdef Letter letter
-        token = self.make_token()
+        cdef Pending token = self.call.receipt()
         try:
             letter = self.compose(from_id, to, payload, options, delivery, until, timeout)
             letter.token = token

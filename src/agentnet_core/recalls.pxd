@@ -19,6 +19,8 @@ cdef class Pending:
     cdef int64_t timeout_ns, deadline_ns
     cdef Waiting waiting
     cdef Pending another(self)
+    cdef Pending receipt(self)
+    cpdef bint cancelled(self) except -1
 
 
 cdef class Recalls(Outflow):

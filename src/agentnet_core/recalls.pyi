@@ -4,6 +4,9 @@ from agentnet_core.outflow import Outflow
 
 @disjoint_base
 class Pending:
+    def cancelled(self) -> bool:
+        """Whether nobody waits for it any more."""
+
     def give_up(self) -> object:
         """Nobody waits for the answer: stop who works on it. Too late is fine: it has ended."""
 

@@ -22,6 +22,14 @@ cdef class Pending:
         """One of the same driver's, for the next request."""
         return type(self)()
 
+    cdef Pending receipt(self):
+        """Likewise, for what is sent with a promise: it has no request to give up."""
+        return self.another()
+
+    cpdef bint cancelled(self) except -1:
+        """Whether nobody waits for it any more."""
+        return False
+
     def give_up(self):
         """Nobody waits for the answer: stop who works on it. Too late is fine: it has ended."""
         if self.engine is not None and self.engine.pending.get(self.correlation) is self:
