@@ -12,7 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
-from agentnet_core.envelope cimport STREAM_ANSWER, STREAM_ASKED
+from agentnet_core.envelope cimport STREAM_ANSWER, STREAM_ASKED, STREAM_GIVEN
 from agentnet_core.framing cimport REFUSED, Cursor, pack_bin_head, pack_u64, read_array, read_bin, read_uint
 from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_QUERY, TYPE_RESPONSE, real
 from agentnet_core.outflow cimport FRAME_OVERHEAD_BYTES
@@ -78,7 +78,7 @@ cdef class Calls(Recalls):
 
     cdef int on_answer(self, Session session, AgentMessage message) except -1:
         cdef Pending pending
-        if message.envelope is not None and message.envelope.part & STREAM_ANSWER:
+        if message.envelope is not None and message.envelope.part & (STREAM_ANSWER | STREAM_GIVEN):
             return self.on_part(session, message)
         pending = self.pending.pop(message.correlation, None)
         if pending is None or pending.route.session is not session:
@@ -95,14 +95,17 @@ cdef class Calls(Recalls):
             self.end(pending, message, pending.hint)
         return 0
 
-    def reply(self, AgentMessage request not None, bytes payload not None, int content=0, failure=None):
+    cpdef object reply(self, AgentMessage request, bytes payload, int content=0, failure=None):
         """Answer a request; None when the answer is on its way, else a token to await.
 
         `failure`: (code, text) of the error to answer with. A message that asks for no answer is
         passed over.
         """
-        cdef Session session = request.origin.session
+        cdef Session session
         cdef AgentMessage answer
+        if request is None or payload is None:
+            raise TypeError("reply: expected a message and bytes, got None")
+        session = request.origin.session
         if request.type != TYPE_QUERY or request.correlation == 0:
             if request.slip is not None:
                 self.handled(request, failure)
@@ -152,6 +155,10 @@ cdef class Calls(Recalls):
         token = self.make_token()
         self.queue(route, answer, token, self.answer_wait_ns)
         return token
+
+    cdef object send_letter(self, uint64_t from_id, to, payload, tuple options, delivery, until, timeout):
+        """Send with a promise: `Posting` makes it."""
+        raise InternalError("Calls alone promise nothing")
 
     cdef int handled(self, AgentMessage message, failure) except -1:
         """What was delivered with a promise was handled: `Reception` keeps the promise."""

@@ -301,7 +301,7 @@ cdef class Courier(Posting):
                 if line.due_ns == when_ns:
                     line.due_ns = 0
                     if line.head is None:
-                        self.out_lines.pop((line.from_id, line.to_id, line.level, line.durable), None)
+                        self.drop_line(line)
                     self.drive(line)
                 continue
             letter = <Letter>what

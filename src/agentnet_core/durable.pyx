@@ -19,6 +19,7 @@ from agentnet_core.errors import StorageDamaged
 from agentnet_core.message import AgentMessage as _Message
 
 MAIL, WINDOWS = 1, 2
+cdef uint64_t MAIL_OWNER = MAIL
 DEFECTS = {
     "done before the write": DONE_BEFORE_THE_WRITE, "kept before the write": KEPT_BEFORE_THE_WRITE,
     "windows forgotten": WINDOWS_FORGOTTEN, "letters forgotten": LETTERS_FORGOTTEN,
@@ -142,11 +143,19 @@ cdef class Durable:
 
     cdef int keep(self, Letter letter, int64_t expiry_ns) except -1:
         """Write it; `expiry_ns`: by the clock on the wall, 0 never."""
+        cdef AgentMessage message = letter.message
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(message.payload)
+        cdef uint8_t* start
+        cdef uint8_t* end
         if not self.epoch_written:
             self.epoch_written = True
             self.epoch_batch = self.batch
             self.entries.cell(MAIL, EPOCH_CELL, u64(self.epoch))
-        self.put(MAIL, LETTER, u64(<uint64_t>expiry_ns) + letter.message.encode())
+        self.mail_index += 1
+        start = self.entries.begin_record(8 + message.encoded_size(size))
+        end = message.write(put_u64(start, <uint64_t>expiry_ns),
+                            <const uint8_t*>PyBytes_AS_STRING(message.payload), size, 0, 0)
+        self.entries.finish_record(MAIL_OWNER, LETTER, self.mail_index, end - start)
         letter.index = self.mail_index
         self.order.append(letter)
         if letter.death is not None:
@@ -181,11 +190,17 @@ cdef class Durable:
 
     cdef int write_settled(self) except -1:
         cdef list numbers = self.settled
+        cdef uint8_t* start
+        cdef uint8_t* p
         self.settled = []
         while self.order and (<Letter>self.order[0]).settled:
             self.order.popleft()
         if self.order:
-            self.put(MAIL, SETTLED, b"".join([u64(number) for number in numbers]))
+            self.mail_index += 1
+            start = p = self.entries.begin_record(8 * len(numbers))
+            for number in numbers:
+                p = put_u64(p, number)
+            self.entries.finish_record(MAIL_OWNER, SETTLED, self.mail_index, p - start)
         self.settled_out.append((self.batch, numbers))
         self.entries.cell(MAIL, NUMBER_CELL, u64(self.number))
         index = self.mail_index + 1

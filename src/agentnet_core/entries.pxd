@@ -45,6 +45,9 @@ cdef class Entries:
     cdef uint8_t* reserve(self, Py_ssize_t n) except NULL
     cdef int _record(
         self, uint64_t owner, uint8_t kind, uint64_t index, const uint8_t* body, Py_ssize_t size) except -1
+    cdef int _close_record(self, uint64_t owner, uint8_t kind, uint64_t index, Py_ssize_t size) except -1
+    cdef uint8_t* begin_record(self, Py_ssize_t size) except NULL
+    cdef int finish_record(self, uint64_t owner, uint8_t kind, uint64_t index, Py_ssize_t size) except -1
     cdef int put_record(
         self, uint64_t owner, uint8_t kind, uint64_t index, const uint8_t* body, Py_ssize_t size) except -1
 

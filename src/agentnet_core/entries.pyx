@@ -169,13 +169,21 @@ cdef class Entries:
 
     cdef int _record(self, uint64_t owner, uint8_t kind, uint64_t index,
                      const uint8_t* body, Py_ssize_t size) except -1:
-        cdef uint8_t* p = self.reserve(RECORD_HEAD_BYTES + size)
+        cdef uint8_t* p = self.begin_record(size)
+        if size:
+            memcpy(p, body, size)
+        return self._close_record(owner, kind, index, size)
+
+    cdef uint8_t* begin_record(self, Py_ssize_t size) except NULL:
+        """Where to write the body of the next entry, of at most that size; then `finish_record`."""
+        return self.reserve(RECORD_HEAD_BYTES + size) + RECORD_HEAD_BYTES
+
+    cdef int _close_record(self, uint64_t owner, uint8_t kind, uint64_t index, Py_ssize_t size) except -1:
+        cdef uint8_t* p = self.data + self.used
         cdef uint32_t crc
         put_u32(p, <uint32_t>size)
         put_u64(put_u64(p + 8, owner), index)
         p[24] = kind
-        if size:
-            memcpy(p + RECORD_HEAD_BYTES, body, size)
         crc = crc32c_extend(<uint32_t>size, p + 8, RECORD_HEAD_BYTES - 8 + size)
         put_u32(p + 4, crc)
         self.used += RECORD_HEAD_BYTES + size
@@ -185,11 +193,18 @@ cdef class Entries:
     cdef int put_record(self, uint64_t owner, uint8_t kind, uint64_t index,
                         const uint8_t* body, Py_ssize_t size) except -1:
         """One entry; C code calls this, as often as it likes."""
+        cdef uint8_t* p = self.begin_record(size)
+        if size:
+            memcpy(p, body, size)
+        return self.finish_record(owner, kind, index, size)
+
+    cdef int finish_record(self, uint64_t owner, uint8_t kind, uint64_t index, Py_ssize_t size) except -1:
+        """The entry whose body was written where `begin_record` said."""
         if kind < KIND_MIN:
             raise UsageError(f"kind {kind}: an entry's kind is at least {KIND_MIN}")
         if index == 0:
             raise UsageError(f"owner {owner}: indices begin at 1")
-        self._record(owner, kind, index, body, size)
+        self._close_record(owner, kind, index, size)
         if self.runs.joins(owner, index):
             self.runs.runs[self.runs.count - 1].last = index
         else:

@@ -17,7 +17,10 @@ cdef class Letter:
     cdef OutLine line
     cdef Letter before, after
     cdef Waiting waiting            # if it found no room yet
+    cdef Watch watch                # while it is awaited, if it has a timeout
+    cdef Letter due_before, due_after
     cdef int64_t timeout_ns, due_ns
+    cdef uint64_t batch             # with which it gets to the disk
     cdef uint8_t wanted             # what its token waits for, as Reached
     cdef readonly uint32_t sent, failures
     cdef readonly object death      # (code, text) of what it died of, else None
@@ -25,6 +28,13 @@ cdef class Letter:
     cdef bint held                  # it is not on the disk yet
     cdef bint uncertain             # it may have been executed
     cdef bint settled
+
+
+cdef class Watch:
+    cdef int64_t timeout_ns
+    cdef Letter head, tail
+    cdef int append(self, Letter letter) except -1
+    cdef int remove(self, Letter letter) except -1
 
 
 cdef class OutLine:
@@ -39,7 +49,16 @@ cdef class OutLine:
     cdef str node_id                # where it was found last
     cdef int64_t due_ns             # when it is tried again, 0 at any time
     cdef uint32_t fails
+    cdef object receipt             # the last one, and what it says
+    cdef int told_reached
+    cdef uint32_t told_sent
+    cdef bint told_on_disk
+    cdef str told_node
+    cdef object receipt_of(self, Letter letter, int reached, str node_id, bint on_disk)
     cdef int append(self, Letter letter) except -1
     cdef int unlink(self, Letter letter) except -1
     cdef int go_back(self, Letter letter) except -1
     cdef int address(self, Letter letter) except -1
+
+
+cdef Letter new_letter(AgentMessage message, OutLine line)

@@ -6,7 +6,6 @@ from agentnet_core.message import AgentMessage
 
 @disjoint_base
 class Letter:
-    def __new__(cls, message: AgentMessage, line: OutLine) -> Self: ...
     @property
     def message(self) -> AgentMessage: ...
     @property
@@ -17,6 +16,9 @@ class Letter:
     def sent(self) -> int: ...
     @property
     def failures(self) -> int: ...
+
+@disjoint_base
+class Watch: ...
 
 @disjoint_base
 class OutLine:

@@ -3,18 +3,69 @@
 A letter keeps its place in its line until it is settled, whatever becomes of those around it.  Each names
 the one before it that is not settled, so that the receiver knows whether it lacks any; so a line may be
 sent again from any letter on, by any link, and still comes in order.
+
+Those that somebody waits for until a certain time are in a Watch as well, in the order of their times.
 """
 
+cimport cython
 
+from agentnet_core.records import Reached, Receipt
+
+cdef tuple REACHED = (None, Reached.KEPT, Reached.MAILBOXED, Reached.PROCESSED)
+
+
+@cython.freelist(512)
 cdef class Letter:
-    def __cinit__(self, AgentMessage message not None, OutLine line not None):
-        self.message, self.line = message, line
-        self.number = message.correlation
+    pass
+
+
+cdef Letter new_letter(AgentMessage message, OutLine line):
+    cdef Letter letter = Letter.__new__(Letter)
+    letter.message, letter.line, letter.number = message, line, message.correlation
+    return letter
+
+
+cdef class Watch:
+    """Letters that are waited for equally long, so that the first one is due first."""
+
+    cdef int append(self, Letter letter) except -1:
+        letter.watch = self
+        letter.due_before = self.tail
+        if self.tail is None:
+            self.head = letter
+        else:
+            self.tail.due_after = letter
+        self.tail = letter
+        return 0
+
+    cdef int remove(self, Letter letter) except -1:
+        """Nobody waits for it any more."""
+        cdef Letter before = letter.due_before, after = letter.due_after
+        if before is None:
+            self.head = after
+        else:
+            before.due_after = after
+        if after is None:
+            self.tail = before
+        else:
+            after.due_before = before
+        letter.due_before = letter.due_after = None
+        letter.watch = None
+        return 0
 
 
 cdef class OutLine:
     def __cinit__(self, uint64_t from_id, uint64_t to_id, to, uint8_t level, bint durable):
         self.from_id, self.to_id, self.to, self.level, self.durable = from_id, to_id, to, level, durable
+
+    cdef object receipt_of(self, Letter letter, int reached, str node_id, bint on_disk):
+        """What its sender is told; those that say the same are one."""
+        if (self.receipt is None or self.told_reached != reached or self.told_sent != letter.sent
+                or self.told_on_disk != on_disk or self.told_node is not node_id):
+            self.told_reached, self.told_sent = reached, letter.sent
+            self.told_on_disk, self.told_node = on_disk, node_id
+            self.receipt = Receipt(REACHED[reached], node_id, letter.sent, on_disk)
+        return self.receipt
 
     cdef int append(self, Letter letter) except -1:
         letter.before = self.tail

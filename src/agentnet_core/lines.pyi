@@ -1,7 +1,14 @@
-from collections import deque
+from collections.abc import Iterator
 from typing import Self
 
 from typing_extensions import disjoint_base
+
+@disjoint_base
+class Ring:
+    """Rising numbers: put in behind, taken out in front."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[int]: ...
 
 @disjoint_base
 class InLine:
@@ -19,7 +26,7 @@ class InLine:
     @property
     def last(self) -> int: ...
     @property
-    def open(self) -> deque[int]: ...
+    def open(self) -> Ring: ...
     @property
     def early(self) -> dict[int, None]: ...
     @property
@@ -28,4 +35,3 @@ class InLine:
     def refused(self) -> dict[int, tuple[int, bytes]]: ...
     @property
     def forgotten(self) -> int: ...
-    def drop(self, number: int) -> None: ...

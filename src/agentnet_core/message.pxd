@@ -10,8 +10,10 @@ from agentnet_core.slip cimport Slip
 cdef enum:
     # The plain body: fixarray(9), four u64, two small ints, u32, i64, bin32, then the payload.
     PLAIN_HEAD_BYTES = 58
+    TYPE_COMMAND = 1
     TYPE_RESPONSE = 3
     TYPE_QUERY = 2
+    LEVELS = 4              # of priority
     MESSAGE_OVERHEAD_BYTES = 200
 
 cdef enum Field:

@@ -61,6 +61,7 @@ cdef class Outflow:
 
     cdef int limit(self, config) except -1
     cdef int rouse(self) except -1
+    cpdef object settle(self, token, outcome, hint=*)
     cdef int mark(self, Session session) except -1
     cdef int put_control_u64(self, Session session, uint8_t kind, uint64_t value) except -1
     cdef int give_credit(self, Session session) except -1

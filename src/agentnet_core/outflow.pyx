@@ -132,7 +132,7 @@ cdef class Outflow:
         self.last_words = call
         self.rouse()
 
-    def settle(self, token, outcome, hint=None):
+    cpdef object settle(self, token, outcome, hint=None):
         """Hand `token` back with its outcome: a message, an error, or None for done."""
         if token is not None:
             self.now_ready.settle.append((token, outcome, hint))

@@ -2,7 +2,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from agentnet_core.casting cimport Casting
 from agentnet_core.durable cimport Durable
-from agentnet_core.letters cimport Letter, OutLine
+from agentnet_core.letters cimport Letter, OutLine, Watch
+from agentnet_core.message cimport AgentMessage
 
 cdef enum:                  # Reached
     KEPT = 1
@@ -16,9 +17,11 @@ cdef class Posting(Casting):
     cdef readonly dict letters           # epoch -> {number: Letter}
     cdef dict own, kept                  # of them, those of this life, and those on the disk
     cdef dict out_lines                  # (from, to, priority, durable) -> OutLine
-    cdef dict dues                       # timeout -> deque of Letter
+    cdef OutLine last_out                # the one that was written to last
+    cdef dict watches                    # timeout -> Watch
+    cdef Watch last_watch
     cdef list fresh                      # Letters since the driver set the clock last
-    cdef object writing                  # deque of (batch, Letter) that are not on the disk yet
+    cdef object writing                  # deque of Letters that are not on the disk yet
     cdef object closing                  # deque of (batch, token, Receipt)
     cdef list agenda                     # heap of (when, order, OutLine or Letter)
     cdef readonly Py_ssize_t letters_count
@@ -31,6 +34,11 @@ cdef class Posting(Casting):
     cdef int64_t letters_max, letters_bytes_max, log_waiting_max
 
     cdef Letter compose(self, uint64_t from_id, to, payload, tuple options, delivery, until, timeout)
+    cdef AgentMessage write_letter(self, uint64_t from_id, to, payload, tuple options)
+    cdef int drop_line(self, OutLine line) except -1
+    cdef int reach_kept(self, Letter letter) except -1
+    cdef int tell(self, Letter letter, outcome) except -1
+    cdef int fail_due(self, Letter letter) except -1
     cdef int check_room(self, int64_t size) except -1
     cdef int check_disk(self, int64_t size) except -1
     cdef int enter(self, Letter letter) except -1

@@ -16,8 +16,8 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from agentnet_core.durable cimport KEPT_BEFORE_THE_WRITE
-from agentnet_core.letters cimport LETTER_OVERHEAD_BYTES
-from agentnet_core.message cimport TYPE_QUERY, TYPE_RESPONSE, AgentMessage, small
+from agentnet_core.letters cimport LETTER_OVERHEAD_BYTES, Watch, new_letter
+from agentnet_core.message cimport LEVELS, TYPE_COMMAND, TYPE_QUERY, TYPE_RESPONSE, AgentMessage, small
 from agentnet_core.recalls cimport Pending
 from agentnet_core.route cimport Route
 from agentnet_core.slip cimport CARE_ACKNOWLEDGED, CARE_DURABLE, CARE_MAILBOXED, CARE_PROCESSED, Slip
@@ -26,14 +26,13 @@ from agentnet_core.errors import (
     ConfigError, DeadLettered, DeliveryTimeout, InternalError, LimitReached, LinkLost, NetworkError,
     StorageBusy, StorageFailed,
 )
-from agentnet_core.records import Event, Reached, Receipt, agent_id_of, describe
+from agentnet_core.records import Event, agent_id_of, describe
 
 cdef enum:
     DEATH_CHARS_MAX = 500
 
 cdef int64_t MS = 1_000_000
 
-cdef tuple REACHED = (None, Reached.KEPT, Reached.MAILBOXED, Reached.PROCESSED)
 cdef dict UNTIL = {"kept": KEPT, "mailboxed": MAILBOXED, "processed": PROCESSED}
 
 
@@ -43,7 +42,7 @@ cdef class Posting(Casting):
     def __cinit__(self, *args, **kwargs):
         self.durable = Durable()
         self.own, self.kept = {}, {}
-        self.letters, self.out_lines, self.dues, self.dead = {}, {}, {}, {}
+        self.letters, self.out_lines, self.watches, self.dead = {}, {}, {}, {}
         self.agenda, self.fresh = [], []
         self.writing, self.closing = deque(), deque()
 
@@ -60,7 +59,7 @@ cdef class Posting(Casting):
 
     # -- taking letters
 
-    def send_letter(self, uint64_t from_id, to, payload, tuple options, delivery, until, timeout):
+    cdef object send_letter(self, uint64_t from_id, to, payload, tuple options, delivery, until, timeout):
         """Send with a promise; a token that is settled with a Receipt, or with why there is none.
 
         `options`: type, priority, ttl, message id.
@@ -80,7 +79,6 @@ cdef class Posting(Casting):
         cdef Letter letter
         cdef Slip slip
         cdef OutLine line
-        cdef PyObject* found
         cdef int level = small(delivery)
         cdef bint durable = level == CARE_DURABLE
         cdef int wanted = UNTIL.get(until, 0) if until is not None else KEPT if durable else PROCESSED
@@ -91,16 +89,7 @@ cdef class Posting(Casting):
                               f"DURABLE message 'kept'")
         if type(to) is not int and type(to) is not str:
             raise ConfigError(f"agent {to!r}: expected its id (int) or its name (str)")
-        kind, priority, ttl, message_id = options
-        found = PyDict_GetItemWithError(self.routes, to)
-        body, content = self.to_bytes(payload)
-        # Of whom it writes to often, it need not reckon the id from the name.
-        to_id = agent_id_of(to) if found == NULL else (<Route>found).agent_id
-        message = AgentMessage(body, to_agent=to_id, from_agent=from_id, message_type=kind,
-                               priority=priority, ttl=ttl, message_id=message_id)
-        if message.type == TYPE_QUERY or message.type == TYPE_RESPONSE:
-            raise ConfigError(f"message_type={describe(kind)}: a request and its answer are no deliveries")
-        message.content = content
+        message = self.write_letter(from_id, to, payload, options)
         self.check_size(message, None)
         self.check_room(PyBytes_GET_SIZE(message.payload) + LETTER_OVERHEAD_BYTES)
         if durable:
@@ -114,11 +103,33 @@ cdef class Posting(Casting):
         message.correlation = self.durable.number
         self.stamp(message)
         line = self.line_to(from_id, message.to_id, to, message.level, durable)
-        letter = Letter(message, line)
+        letter = new_letter(message, line)
         letter.durable, letter.wanted = durable, <uint8_t>wanted
         if wanted != KEPT:
             letter.timeout_ns = self.delivery_ns if timeout is None else self.nanoseconds(timeout)
         return letter
+
+    cdef AgentMessage write_letter(self, uint64_t from_id, to, payload, tuple options):
+        cdef AgentMessage message
+        # Of whom it writes to often, it need not reckon the id from the name.
+        cdef PyObject* found = PyDict_GetItemWithError(self.routes, to)
+        cdef int kind = small(options[0]), level = small(options[1])
+        if (found != NULL and type(payload) is bytes and options[3] is None and options[2] == 0
+                and kind == TYPE_COMMAND and 0 <= level < LEVELS):
+            message = AgentMessage.__new__(AgentMessage)
+            message.payload, message.from_agent = <bytes>payload, from_id
+            message.to_id = (<Route>found).agent_id
+            message.type, message.level = <uint8_t>kind, <uint8_t>level
+            return message
+        body, content = self.to_bytes(payload)
+        to_id = agent_id_of(to) if found == NULL else (<Route>found).agent_id
+        message = AgentMessage(body, to_agent=to_id, from_agent=from_id, message_type=options[0],
+                               priority=options[1], ttl=options[2], message_id=options[3])
+        if message.type == TYPE_QUERY or message.type == TYPE_RESPONSE:
+            raise ConfigError(f"message_type={describe(options[0])}: a request and its answer are no "
+                              f"deliveries")
+        message.content = content
+        return message
 
     cdef int check_room(self, int64_t size) except -1:
         if self.letters_count >= self.letters_max or self.letters_bytes + size > self.letters_bytes_max:
@@ -135,11 +146,23 @@ cdef class Posting(Casting):
         return 0
 
     cdef OutLine line_to(self, uint64_t from_id, uint64_t to_id, to, uint8_t level, bint durable):
+        cdef OutLine line = self.last_out
+        if (line is not None and line.from_id == from_id and line.to_id == to_id and line.level == level
+                and line.durable == durable):
+            return line
         key = (from_id, to_id, level, durable)
         line = self.out_lines.get(key)
         if line is None:
             line = self.out_lines[key] = OutLine(from_id, to_id, to, level, durable)
+        self.last_out = line
         return line
+
+    cdef int drop_line(self, OutLine line) except -1:
+        """Nothing is in it any more."""
+        if self.last_out is line:
+            self.last_out = None
+        self.out_lines.pop((line.from_id, line.to_id, line.level, line.durable), None)
+        return 0
 
     cdef int enter(self, Letter letter) except -1:
         cdef dict letters = self.kept if letter.durable else self.own
@@ -156,7 +179,8 @@ cdef class Posting(Casting):
             return self.drive(letter.line)
         if self.durable.on:
             self.durable.keep(letter, expiry_ns + self.wall_offset_ns if expiry_ns else 0)
-            self.writing.append((self.durable.batch, letter))
+            letter.batch = self.durable.batch
+            self.writing.append(letter)
             self.writing_bytes += PyBytes_GET_SIZE(letter.message.payload) + LETTER_OVERHEAD_BYTES
             if self.durable.defect != KEPT_BEFORE_THE_WRITE:
                 letter.held = True
@@ -164,26 +188,34 @@ cdef class Posting(Casting):
         self.reach_kept(letter)
         return self.drive(letter.line)
 
-    def reach_kept(self, Letter letter not None):
+    cdef int reach_kept(self, Letter letter) except -1:
         """Its sender may go on, if that is all that it waits for."""
         letter.held = False
         if letter.wanted == KEPT and letter.token is not None:
-            self.settle(letter.token, Receipt(Reached.KEPT, self.node_id, 0, self.durable.on))
+            self.tell(letter, letter.line.receipt_of(letter, KEPT, self.node_id, self.durable.on))
+        return 0
+
+    cdef int tell(self, Letter letter, outcome) except -1:
+        """Whoever waits for it waits no longer."""
+        if letter.watch is not None:
+            letter.watch.remove(letter)
+        if letter.token is not None:
+            self.settle(letter.token, outcome)
             letter.token = None
+        return 0
 
     cdef int watch(self, Letter letter) except -1:
         """Be there at its deadline."""
-        cdef Letter first
-        queue = self.dues.get(letter.timeout_ns)
-        if queue is None:
-            queue = self.dues[letter.timeout_ns] = deque()
+        cdef Watch watch = self.last_watch
+        if watch is None or watch.timeout_ns != letter.timeout_ns:
+            watch = self.watches.get(letter.timeout_ns)
+            if watch is None:
+                watch = self.watches[letter.timeout_ns] = Watch()
+                watch.timeout_ns = letter.timeout_ns
+            self.last_watch = watch
         letter.due_ns = self.now_ns + letter.timeout_ns
-        queue.append(letter)
+        watch.append(letter)
         self.fresh.append(letter)
-        first = queue[0]
-        while first.settled or first.token is None:
-            queue.popleft()
-            first = queue[0]
         if letter.due_ns < self.wake_ns:
             self.wake_ns = letter.due_ns
             self.rouse()
@@ -216,12 +248,11 @@ cdef class Posting(Casting):
         """It has come so far; that may be all that was wanted."""
         cdef object receipt
         if letter.token is not None and reached >= letter.wanted:
-            receipt = Receipt(REACHED[reached], node_id, letter.sent, on_disk)
+            receipt = letter.line.receipt_of(letter, reached, node_id, on_disk)
             if letter.durable and self.durable.on and node_id == self.node_id and reached == PROCESSED:
                 self.closing.append((self.durable.batch, letter.token, receipt))
-            else:
-                self.settle(letter.token, receipt)
-            letter.token = None
+                letter.token = None
+            self.tell(letter, receipt)
         if reached == PROCESSED or (not letter.durable and reached >= letter.wanted):
             self.remove(letter)
         return 0
@@ -230,8 +261,7 @@ cdef class Posting(Casting):
         """It will not be processed, or nobody waits for that any more."""
         self.letters_lost += 1
         if letter.token is not None:
-            self.settle(letter.token, error)
-            letter.token = None
+            self.tell(letter, error)
         else:
             self.event(Event(Event.UNDELIVERABLE, self.node_id, letter.line.to_id, detail=str(error),
                              error=error))
@@ -244,9 +274,7 @@ cdef class Posting(Casting):
         letter.death = (error.code, str(error)[:DEATH_CHARS_MAX])
         error = DeadLettered(f"the message to agent {line.to!r} is a dead letter: {error}",
                              definite=error.definite)
-        if letter.token is not None:
-            self.settle(letter.token, error)
-            letter.token = None
+        self.tell(letter, error)
         self.event(Event(Event.DEAD_LETTER, self.node_id, line.to_id, detail=str(error), error=error))
         self.detach(letter)
         del self.kept[letter.number]
@@ -294,6 +322,8 @@ cdef class Posting(Casting):
     cdef int remove(self, Letter letter) except -1:
         """It is settled."""
         letter.settled = True
+        if letter.watch is not None:
+            letter.watch.remove(letter)
         self.detach(letter)
         if letter.durable:
             del self.kept[letter.number]
@@ -315,7 +345,7 @@ cdef class Posting(Casting):
             letter.waiting = None
         line.unlink(letter)
         if line.head is None and not line.due_ns:
-            self.out_lines.pop((line.from_id, line.to_id, line.level, line.durable), None)
+            self.drop_line(line)
         return 0
 
     def end_requests(self):
@@ -324,10 +354,9 @@ cdef class Posting(Casting):
         for letters in (self.own, self.kept):
             for letter in list(letters.values()):
                 if letter.token is not None:
-                    self.settle(letter.token, LinkLost(
+                    self.tell(letter, LinkLost(
                         f"node {self.node_id} has left the network; the outcome of the delivery is unknown",
                         definite=not (letter.uncertain or letter.durable)))
-                    letter.token = None
 
     # -- the disk
 
@@ -336,8 +365,8 @@ cdef class Posting(Casting):
         cdef Letter letter
         cdef list lines = []
         self.durable.persisted(batch)
-        while self.writing and self.writing[0][0] <= batch:
-            letter = self.writing.popleft()[1]
+        while self.writing and (<Letter>self.writing[0]).batch <= batch:
+            letter = self.writing.popleft()
             self.writing_bytes -= PyBytes_GET_SIZE(letter.message.payload) + LETTER_OVERHEAD_BYTES
             if not letter.settled:
                 self.reach_kept(letter)
@@ -357,7 +386,7 @@ cdef class Posting(Casting):
         self.durable.refused()
         self.writing_bytes = 0
         while self.writing:
-            letter = self.writing.popleft()[1]
+            letter = self.writing.popleft()
             if not letter.settled:
                 self.fail_letter(letter, error)
         while self.closing:
@@ -375,8 +404,8 @@ cdef class Posting(Casting):
             self.seq += 1
             message.seq = self.seq
             message.deadline_ns = max(1, expiry_ns - self.wall_offset_ns) if expiry_ns else 0
-            letter = Letter(message, self.line_to(message.from_agent, message.to_id, message.to_id,
-                                                  message.level, True))
+            letter = new_letter(message, self.line_to(message.from_agent, message.to_id, message.to_id,
+                                                      message.level, True))
             letter.durable, letter.wanted, letter.uncertain = True, KEPT, True
             if death is not None:
                 letter.death = death
@@ -407,34 +436,25 @@ cdef class Posting(Casting):
     # -- time
 
     cdef int expire_letters(self, int64_t now_ns) except -1:
-        cdef Letter letter
-        for timeout_ns in list(self.dues):
-            queue = self.dues[timeout_ns]
-            while queue:
-                letter = queue[0]
-                if letter.settled or letter.token is None:
-                    queue.popleft()
-                    continue
-                if letter.due_ns > now_ns:
-                    break
-                queue.popleft()
-                self.fail_due(letter)
-            if queue:
-                self.wake_ns = min(self.wake_ns, (<Letter>queue[0]).due_ns)
+        cdef Watch watch
+        self.last_watch = None
+        for watch in list(self.watches.values()):
+            while watch.head is not None and watch.head.due_ns <= now_ns:
+                self.fail_due(watch.head)
+            if watch.head is not None:
+                self.wake_ns = min(self.wake_ns, watch.head.due_ns)
             else:
-                del self.dues[timeout_ns]
+                del self.watches[watch.timeout_ns]
         return 0
 
-    def fail_due(self, Letter letter not None):
+    cdef int fail_due(self, Letter letter) except -1:
         """Its sender waits no longer; a durable one is tried on."""
         what = "processed" if letter.wanted == PROCESSED else "in its mailbox"
         if letter.durable:
             error = DeliveryTimeout(f"the message to agent {letter.line.to!r} was not {what} in time; it is "
                                     f"kept, and tried on")
-            self.settle(letter.token, error)
-            letter.token = None
-            return
+            return self.tell(letter, error)
         told_of = "the outcome is unknown" if letter.uncertain else "it was not handled"
-        self.fail_letter(letter, DeliveryTimeout(
+        return self.fail_letter(letter, DeliveryTimeout(
             f"the message to agent {letter.line.to!r} was not {what} in time, sent {letter.sent} times; "
             f"{told_of}", definite=not letter.uncertain))

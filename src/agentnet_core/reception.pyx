@@ -59,9 +59,9 @@ cdef class Reception(Courier):
         slip.line = line
         if self.durable.defect == NO_WINDOW:
             line.last = max(line.last, number)
-        elif number in line.failed:
+        elif line.failed and number in line.failed:
             del line.failed[number]
-        elif number <= line.last or number in line.early:
+        elif number <= line.last or (line.early and number in line.early):
             line.last = max(line.last, number)
             self.letters_again += 1
             self.say_again(line, number, slip.care)
@@ -121,7 +121,7 @@ cdef class Reception(Courier):
         cdef InLine line
         for key in keys:
             line = self.in_lines[key]
-            if not line.open:
+            if not line.open.count:
                 del self.in_lines[key]
                 self.durable.unmark(line)
                 self.lines_dropped += 1
@@ -143,7 +143,7 @@ cdef class Reception(Courier):
             return 0
         if not line.is_finished(number):
             if care & CARE_MAILBOXED:
-                line.runs.append([MAILBOXED, number, number])
+                line.say(MAILBOXED, number, number)
                 return self.touch(line)
             return 0
         if number <= line.forgotten:
@@ -151,7 +151,7 @@ cdef class Reception(Courier):
             self.put_return_of(line, number, error.code, str(error).encode())
             return 0
         line.joins = False
-        line.runs.append([PROCESSED, number, number])
+        line.say(PROCESSED, number, number)
         return self.touch(line)
 
     cdef int touch(self, InLine line) except -1:
@@ -262,8 +262,8 @@ cdef class Reception(Courier):
         cdef bint keeps = self.durable.on and self.durable.failure is None
         self.touched = []
         for line in touched:
-            line.touched = line.joins = False
-            runs, line.runs = line.runs, []
+            line.touched = False
+            runs = line.take_runs()
             if line.durable and self.durable.on:
                 if not keeps:
                     continue        # nothing that should be on the disk can be said any more
@@ -350,6 +350,7 @@ cdef class Reception(Courier):
         self.durable.try_again()
         self.rouse()
         for line, runs in unmarked:
-            line.runs = runs + line.runs
-            line.joins = False
+            runs += line.take_runs()
+            for what, first, last in runs:
+                line.say(what, first, last)
             self.touch(line)
