@@ -29,8 +29,13 @@ cdef class Reader:
     cdef int64_t resume_ns          # until when that is waited for
     cdef str node_id                # that answers, once a part has come
     cdef uint64_t incarnation
+    cdef readonly Writer giver      # of the input that it was asked with, until that is over
     cdef int stop(self, error) except -1
     cdef int wake(self) except -1
+    cdef int accept(self, Session session, AgentMessage message) except -1
+    cdef int grant(self, uint64_t wanted=*) except -1
+    cdef int forget(self) except -1
+    cdef int breach(self, error) except -1
 
 
 cdef class Writer:
@@ -39,6 +44,9 @@ cdef class Writer:
     cdef readonly AgentMessage request
     cdef Session session
     cdef tuple key
+    cdef uint64_t from_id, to_id
+    cdef uint8_t what               # its parts are, as StreamPart
+    cdef bint whole                 # what the handler returns is the only part
     cdef object kept                # deque of AgentMessage, the first one at `base`
     cdef int64_t bytes
     cdef uint64_t base, sent, limit     # of positions: kept from, sent up to, and to be sent up to
@@ -50,6 +58,9 @@ cdef class Writer:
     cdef int flush(self) except -1
     cdef int wake(self) except -1
     cdef bint full(self) noexcept
+    cdef int advance(self, Session session, uint64_t wanted, uint64_t limit) except -1
+    cdef int go_on(self) except -1
+    cdef int end(self, error) except -1
 
 
 cdef class Streams(Overflow):
@@ -58,7 +69,9 @@ cdef class Streams(Overflow):
     cdef int64_t streams_max, stream_parts_max, stream_bytes_max, stream_idle_ns, stream_resume_ns
     cdef int64_t streams_lost
     cdef int limit_streams(self) except -1
-    cdef int put_grant(self, Reader reader, uint64_t wanted=*) except -1
+    cdef Writer give(self, AgentMessage request)
+    cdef int put_grant(self, Reader reader, uint64_t wanted) except -1
+    cdef int put_limit(self, uint8_t kind, Reader reader, uint64_t wanted, uint64_t limit) except -1
     cdef int put_part(self, Session session, AgentMessage part) except -1
     cdef int end_stream(self, Writer writer, failure) except -1
     cdef int on_grant(self, Session session, Frame* frame) except -1

@@ -14,13 +14,13 @@ from collections import deque
 from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t
 
-from agentnet_core.envelope cimport STREAM_ANSWER, STREAM_ASKED, STREAM_LAST, Envelope
+from agentnet_core.envelope cimport STREAM_ANSWER, STREAM_ASKED, STREAM_INPUT, STREAM_LAST, Envelope
 from agentnet_core.calls cimport told
 from agentnet_core.framing cimport GRANT, Cursor, pack_u64, read_array, read_uint
 from agentnet_core.message cimport TYPE_QUERY, TYPE_RESPONSE
 
 from agentnet_core.errors import (
-    ConfigError, LimitReached, NetworkError, ProtocolError, RequestTimeout, StreamLost,
+    ConfigError, InternalError, LimitReached, NetworkError, ProtocolError, RequestTimeout, StreamLost,
 )
 
 cdef int64_t MS = 1_000_000
@@ -42,7 +42,7 @@ cdef class Reader:
             self.freed += PyBytes_GET_SIZE(part.payload)
             if (2 * (self.taken + engine.stream_parts_max - self.granted) >= <uint64_t>engine.stream_parts_max
                     or 2 * self.freed >= engine.stream_bytes_max) and not self.over and not self.adrift:
-                engine.put_grant(self)
+                self.grant()
             return part
         if self.over:
             if self.error is not None:
@@ -54,7 +54,7 @@ cdef class Reader:
         """Something to await, until there is a part, or there will be none."""
         cdef Streams engine = self.engine
         if not (self.over or self.adrift) and self.taken + <uint64_t>engine.stream_parts_max > self.granted:
-            engine.put_grant(self)
+            self.grant()
         self.waiter = engine.make_token()
         self.deadline_ns = engine.now_ns + self.idle_ns
         engine.wake_by(self.deadline_ns)
@@ -74,8 +74,47 @@ cdef class Reader:
     cdef int stop(self, error) except -1:
         """It is over; what has come may be taken still."""
         self.over, self.error = True, error
-        self.engine.readers.pop(self.correlation, None)
+        self.forget()
         return self.wake()
+
+    cdef int accept(self, Session session, AgentMessage message) except -1:
+        """A part has come; what is not as it was granted ends it."""
+        cdef Envelope envelope = message.envelope
+        if self.route.session is not session or envelope.position < self.position:
+            self.engine.replies_late += 1   # it has left, or it came by the link before as well
+            return 0
+        if envelope.position > self.position or (
+                self.position >= self.granted and not envelope.part & STREAM_LAST):
+            self.engine.streams_lost += 1
+            return self.breach(StreamLost(
+                f"part {envelope.position} of the stream of agent {self.route.record.label} came where "
+                f"{self.position} was expected, and {self.granted} granted"))
+        self.position += 1
+        self.waiting = None
+        if not envelope.part & STREAM_LAST:
+            self.parts.append(message)
+            return self.wake() if self.waiter is not None else 0
+        self.grant(self.position)
+        if message.failure is None:
+            return self.stop(None)
+        return self.stop(told(message.failure[0], message.failure[1], self.route.record))
+
+    # -- what the other kind does otherwise, see `Inputs`
+
+    cdef int grant(self, uint64_t wanted=0) except -1:
+        return self.engine.put_grant(self, wanted)
+
+    cdef int forget(self) except -1:
+        cdef Writer giver = self.giver
+        self.engine.readers.pop(self.correlation, None)
+        if giver is not None:
+            self.giver = None
+            giver.end(StreamLost("the answer has ended, and nothing more of its input is taken"))
+        return 0
+
+    cdef int breach(self, error) except -1:
+        self.engine.cancel_stream(self, error)
+        return 0
 
 
 cdef class Writer:
@@ -96,11 +135,11 @@ cdef class Writer:
         cdef Envelope envelope
         if self.error is not None:
             raise self.error
-        part = AgentMessage(payload, to_agent=self.request.from_agent, from_agent=self.request.to_id,
-                            message_type=TYPE_RESPONSE, priority=self.request.level)
+        part = AgentMessage(payload, to_agent=self.to_id, from_agent=self.from_id, message_type=TYPE_RESPONSE,
+                            priority=self.request.level)
         part.correlation, part.content, part.failure = self.request.correlation, content, failure
         part.envelope = envelope = Envelope()
-        envelope.put_stream(STREAM_ANSWER | (STREAM_LAST if last else 0), self.base + len(self.kept))
+        envelope.put_stream(self.what | (STREAM_LAST if last else 0), self.base + len(self.kept))
         self.engine.check_size(part, self.session)
         self.kept.append(part)
         self.bytes += PyBytes_GET_SIZE(payload)
@@ -126,6 +165,34 @@ cdef class Writer:
             self.engine.put_part(self.session, part)
         return 0
 
+    cdef int advance(self, Session session, uint64_t wanted, uint64_t limit) except -1:
+        """All before part `wanted` were taken, and those before `limit` may be sent; False if it is over."""
+        cdef AgentMessage part
+        if wanted > self.sent or wanted < self.base:
+            raise ProtocolError(f"a grant from part {wanted} of a stream: expected {self.base} to "
+                                f"{self.sent}")
+        while self.base < wanted:
+            part = self.kept.popleft()
+            self.bytes -= PyBytes_GET_SIZE(part.payload)
+            self.base += 1
+        self.limit = max(self.limit, limit)
+        if self.session is not session or self.adrift:
+            # By another link than before: all that it lacks is said again.
+            self.session, self.adrift, self.sent = session, False, wanted
+            if not self.over:
+                self.deadline_ns = NEVER
+        return not (self.over and not self.kept)
+
+    cdef int go_on(self) except -1:
+        self.flush()
+        return self.wake() if self.waiter is not None and not self.full() else 0
+
+    cdef int end(self, error) except -1:
+        """Nobody hears it any more."""
+        self.error = error
+        self.kept.clear()
+        return self.wake()
+
     cdef int wake(self) except -1:
         waiter, self.waiter = self.waiter, None
         self.deadline_ns = NEVER
@@ -149,8 +216,9 @@ cdef class Streams(Overflow):
 
     # -- who asks
 
-    def stream(self, Port asker not None, to, payload, idle):
-        """Ask for an answer in parts; the Reader of them. Raises what `request` would, before it was sent."""
+    def stream(self, Port asker not None, to, payload, idle, bint gives=False):
+        """Ask for an answer in parts; the Reader of them, whose `giver` takes the parts of an input if it
+        `gives` one. Raises what `request` would, before it was sent."""
         cdef Reader reader = Reader()
         cdef AgentMessage message
         cdef Envelope envelope = Envelope()
@@ -164,11 +232,13 @@ cdef class Streams(Overflow):
         message = AgentMessage(body, to_agent=route.agent_id, from_agent=asker.agent_id,
                                message_type=TYPE_QUERY)
         message.content, message.correlation = content, self.correlation
-        envelope.put_stream(STREAM_ASKED, <uint64_t>self.stream_parts_max)
+        envelope.put_stream(STREAM_ASKED | (STREAM_INPUT if gives else 0), <uint64_t>self.stream_parts_max)
         message.envelope = envelope
         reader.engine, reader.correlation, reader.to, reader.route = self, self.correlation, to, route
         reader.agent_id, reader.asker, reader.granted = route.agent_id, asker, <uint64_t>self.stream_parts_max
         self.readers[reader.correlation] = reader
+        if gives:
+            reader.giver = self.give(message)
         try:
             if not self.offer(route, message):
                 reader.waiting = self.wait(route, message, None)
@@ -189,43 +259,30 @@ cdef class Streams(Overflow):
 
     cdef int on_part(self, Session session, AgentMessage message) except -1:
         cdef Reader reader = self.readers.get(message.correlation)
-        cdef Envelope envelope = message.envelope
         if reader is not None and reader.position == 0 and message.from_agent == reader.agent_id:
             if reader.route.session is not session:     # it was sought when it was asked
                 reader.route = Route(reader.route.record, session)
-        if reader is None or reader.route.session is not session or envelope.position < reader.position:
-            self.replies_late += 1      # it has left, or it came by the link before as well
+        if reader is None:
+            self.replies_late += 1
             return 0
-        if envelope.position > reader.position or (
-                reader.position >= reader.granted and not envelope.part & STREAM_LAST):
-            self.streams_lost += 1
-            self.cancel_stream(reader, StreamLost(
-                f"part {envelope.position} of the stream of agent {reader.route.record.label} came where "
-                f"{reader.position} was expected, and {reader.granted} granted"))
-            return 0
-        reader.position += 1
-        reader.waiting = None
-        if not envelope.part & STREAM_LAST:
-            reader.parts.append(message)
-            return reader.wake() if reader.waiter is not None else 0
-        self.put_grant(reader, reader.position)
-        if message.failure is None:
-            return reader.stop(None)
-        return reader.stop(told(message.failure[0], message.failure[1], reader.route.record))
+        return reader.accept(session, message)
 
-    cdef int put_grant(self, Reader reader, uint64_t wanted=0) except -1:
+    cdef int put_grant(self, Reader reader, uint64_t wanted) except -1:
         """So much has been taken, or is wanted no more, and as much may follow."""
-        cdef Session session = reader.route.session
         cdef uint64_t limit = reader.taken + <uint64_t>self.stream_parts_max
-        cdef uint8_t* start
-        cdef uint8_t* p
         wanted = max(wanted, reader.taken)
         reader.granted, reader.freed = limit, 0
-        if session is None:
+        if reader.route.session is None:
             return self.granted(None, self.origin, reader.correlation, wanted, limit)
+        return self.put_limit(GRANT, reader, wanted, limit)
+
+    cdef int put_limit(self, uint8_t kind, Reader reader, uint64_t wanted, uint64_t limit) except -1:
+        cdef Session session = reader.route.session
+        cdef uint8_t* start
+        cdef uint8_t* p
         if session.closed or not session.welcomed:
             return 0
-        start = session.control.begin(GRANT, 0, 1 + 3 * 9)
+        start = session.control.begin(kind, 0, 1 + 3 * 9)
         start[0] = 0x93
         p = pack_u64(start + 1, reader.correlation)
         p = pack_u64(p, wanted)
@@ -270,6 +327,7 @@ cdef class Streams(Overflow):
         request.envelope.answered = True
         writer.engine, writer.request, writer.session = self, request, origin.session
         writer.key = (origin.node_id, origin.incarnation, request.correlation)
+        writer.from_id, writer.to_id, writer.what = request.to_id, request.from_agent, STREAM_ANSWER
         writer.limit = request.envelope.position
         if writer.session is None and origin is not self.origin:
             writer.adrift, writer.deadline_ns = True, self.now_ns + self.stream_resume_ns
@@ -298,6 +356,10 @@ cdef class Streams(Overflow):
             reader.stop(StreamLost(f"node {self.node_id} has left the network; part {reader.position} is the "
                                    f"next one"))
 
+    cdef Writer give(self, AgentMessage request):
+        """Where the parts of the input of that request go: `Inputs` sends them."""
+        raise InternalError("a Streams alone has no inputs")
+
     cdef int put_part(self, Session session, AgentMessage part) except -1:
         if session is not None:
             self.answer(session, part)  # what it may give to wait for, the grants make needless
@@ -310,9 +372,10 @@ cdef class Streams(Overflow):
         cdef Origin origin = request.origin
         cdef Writer writer = self.writers.get((origin.node_id, origin.incarnation, request.correlation))
         cdef AgentMessage part
-        if writer is None and not request.envelope.answered and failure is None:
-            try:
-                writer = self.open_writer(request)  # of a plain handler: its answer is the only part
+        if failure is None and (writer.whole if writer is not None else not request.envelope.answered):
+            try:                    # of a plain handler: its answer is the only part
+                if writer is None:
+                    writer = self.open_writer(request)
                 writer.put(payload, content)
             except NetworkError as error:
                 failure = (error.code, str(error))
@@ -351,42 +414,23 @@ cdef class Streams(Overflow):
     cdef int granted(self, Session session, Origin origin, uint64_t correlation, uint64_t wanted,
                      uint64_t limit) except -1:
         cdef Writer writer = self.writers.get((origin.node_id, origin.incarnation, correlation))
-        cdef AgentMessage part
         if writer is None:
             if session is not None:
                 self.put_refused(session, 0, correlation, 0, StreamLost(
                     f"node {self.node_id} knows no such stream any more"))
             return 0
-        if wanted > writer.sent or wanted < writer.base:
-            raise ProtocolError(f"GRANT from part {wanted} of a stream: expected {writer.base} to "
-                                f"{writer.sent}")
-        while writer.base < wanted:
-            part = writer.kept.popleft()
-            writer.bytes -= PyBytes_GET_SIZE(part.payload)
-            writer.base += 1
-        writer.limit = max(writer.limit, limit)
-        if writer.session is not session:
-            # By another link than before: all that it lacks is said again.
-            writer.session, writer.adrift, writer.sent = session, False, wanted
-            if not writer.over:
-                writer.deadline_ns = NEVER
-        if writer.over and not writer.kept:
+        if not writer.advance(session, wanted, limit):
             del self.writers[writer.key]
             return 0
-        writer.flush()
-        if writer.waiter is not None and not writer.full():
-            writer.wake()
-        return 0
+        return writer.go_on()
 
     cdef int end_writer(self, Writer writer, error) except -1:
         """Nobody hears it any more."""
         cdef Port port = self.ports.get(writer.request.to_id)
-        writer.error = error
-        writer.kept.clear()
         self.writers.pop(writer.key, None)
         if port is not None:
             self.now_ready.recall.append((port, writer.request.origin, writer.request.correlation))
-        return writer.wake()
+        return writer.end(error)
 
     def drop_stream(self, Origin origin not None, correlation):
         """Who asked has left."""
@@ -426,7 +470,7 @@ cdef class Streams(Overflow):
                     continue
                 reader.route = Route(reader.route.record, session)
                 reader.adrift = False
-                self.put_grant(reader)
+                reader.grant()
         return 0
 
     cdef int tick_streams(self) except -1:
