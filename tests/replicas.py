@@ -62,13 +62,13 @@ def changed(node: Node, held: Held) -> None:
     node.control.replication.changed(held)
 
 
-def write(node: Node, held: Held, need: int, replicas: tuple[str, ...]) -> Token:
+def write(node: Node, held: Held, need: int, replicas: tuple[str, ...], *, on_disk: bool = False) -> Token:
     """The change just made is to reach so many; the token of that."""
     token, replication = Token(), node.control.replication
     node.engine.now_ns = node.clock.now_ns
     replication.quorums.admit()
     replication.changed(held)
-    replication.wait(held, need, replicas, token)
+    replication.wait(held, need, replicas, token, on_disk=on_disk)
     return token
 
 
@@ -136,14 +136,17 @@ class History:
         self.world = world = World(seed)
         rng = world.rng
         self.names = [f"n{number}" for number in range(rng.randrange(3, 8))]
-        world.join(*self.names, config=CONFIG)
-        self.nodes = [world.nodes[name] for name in self.names]
+        self.nodes = self.begin()
         self.mortal = rng.sample(self.names[1:], (len(self.names) - 1) // 2)
         self.meddlers = [Meddler(node, rng.choice((0.0, 0.05, 0.2))) for node in self.nodes]
         self.done = Done()
         self.number = 0
         self.dead: dict[str, None] = {}
         """Actors that died: some of what they did may be lost."""
+
+    def begin(self) -> list[Node]:
+        """The nodes, in one network."""
+        return self.world.join(*self.names, config=CONFIG)
 
     def play(self, steps: int = STEPS) -> None:
         rng = self.world.rng
@@ -250,8 +253,7 @@ class History:
             case 6 if not node.dead:
                 node.pause() if rng.random() < 0.5 else node.block()
             case 7 if node.dead:
-                node.restart("n0", disk=rng.random() < 0.5)
-                self.meddlers[self.names.index(node.name)] = Meddler(node, 0.05)
+                self.revive(node)
             case 7 if node.name in self.mortal:
                 self.mortal.remove(node.name)
                 self.dead[self.actor(node)] = None
@@ -259,6 +261,10 @@ class History:
             case _:
                 for link in [session.link for session in node.engine.sessions.values()][:1]:
                     link.cut()
+
+    def revive(self, node: Node) -> None:
+        node.restart("n0", disk=self.world.rng.random() < 0.5)
+        self.meddlers[self.names.index(node.name)] = Meddler(node, 0.05)
 
     def settle(self) -> None:
         """All is well again, and all that live find together."""

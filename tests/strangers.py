@@ -24,7 +24,7 @@ from harness import (
 
 from agentnet_core.body import pack
 from agentnet_core.framing import Arena, Decoder, crc32c
-from agentnet_core.handshake import FEATURE_SIGNED, Close, Hello, Welcome
+from agentnet_core.handshake import FEATURE_SIGNED, FEATURE_STATES, Close, Hello, Welcome
 from agentnet_core.listing import wire_form
 from agentnet_core.records import AgentRecord
 from agentnet_core.roster import NodeRecord, Standing
@@ -69,6 +69,7 @@ class Stranger:
         hello = Hello(
             **{"network": "default", "node_id": self.name, "incarnation": 1, "network_uuid": UUID}
             | {"credit_bytes": 512 * 1024, "checksum": 1}
+            | {"features_optional": FEATURE_STATES}
             | {"features_required": 0 if self.world.notary is None else FEATURE_SIGNED}
             | fields
         )

@@ -71,7 +71,7 @@ agentnet_core.freight
 agentnet_core.overflow
 agentnet_core.streams
 agentnet_core.engine
-agentnet_core.broadcasts
+agentnet_core.broadcasts agentnet_core.archive
 agentnet_core.catalogue agentnet_core.replication
 agentnet_core.views
 agentnet_core.control

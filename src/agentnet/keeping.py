@@ -7,15 +7,18 @@ be written again.  A node without ``data_dir`` has none of this, and its receipt
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Self
+from typing import Self, cast
 
 from agentnet.config import NetworkConfig
 from agentnet.host import Host
 from agentnet.storage import Storage, log_directory
+from agentnet_core.archive import Archive
+from agentnet_core.control import Control
 from agentnet_core.engine import Engine
 from agentnet_core.entries import Entries
 from agentnet_core.errors import NetworkError, StorageBusy, StorageFailed, StorageFull
@@ -34,6 +37,7 @@ class Keeper:
         """The number that the storage gave, and the engine's, of those that are on their way."""
         self._held, self._held_batch = Entries(), 0
         """What the storage had no room for."""
+        self._saving: dict[asyncio.Task[None], None] = {}
 
     @classmethod
     async def open(
@@ -66,6 +70,27 @@ class Keeper:
         self._held.absorb(entries)
         self._held_batch = batch
         self._append()
+        assert self._storage is not None
+        for owner, index, chunks in self._archive.drain():
+            task = asyncio.get_running_loop().create_task(self._save(self._storage, owner, index, chunks))
+            self._saving[task] = None
+            task.add_done_callback(self._saving.pop)
+
+    @property
+    def _archive(self) -> Archive:
+        return cast(Control, self._engine.control).replication.archive
+
+    async def _save(self, storage: Storage, owner: int, index: int, chunks: list[bytes]) -> None:
+        """Put a snapshot of a state in the place of its entries up to that one."""
+        error = None
+        try:
+            await storage.save_snapshot(owner, index, chunks)
+        except NetworkError as refusal:
+            error = refusal
+        if self._storage is not None:
+            self._engine.now_ns = self._host.monotonic_ns()
+            self._archive.saved(owner, error)
+            self._turn()
 
     def _append(self) -> None:
         assert self._storage is not None
@@ -87,6 +112,7 @@ class Keeper:
         """Write what waits, and let the directory go."""
         if self._storage is not None:
             storage, self._storage = self._storage, None
+            await asyncio.gather(*self._saving)
             await storage.close()
 
     # -- as the storage tells

@@ -79,8 +79,8 @@ class DistributedState:
 
 @dataclass(frozen=True, slots=True)
 class SyncReceipt:
-    """What became of a write. ``in_memory``: replicas that surely have it, this node among them;
-    ``on_disk``: those that have it on disk, which states are not kept on in this version."""
+    """What became of a write. ``in_memory``: nodes that surely have it, this one among them; ``on_disk``:
+    those that have told that they have it on disk, too, which only a write that waits for that learns."""
 
     state_id: str
     version: int
@@ -166,9 +166,12 @@ class StateSharing:
         if self._policies.setdefault(state_id, policy) is not policy and self._policies[state_id] != policy:
             raise StateConflict(f"state {state_id!r} has policy {self._policies[state_id]!r} in this process")
 
-    async def sync_state(self, state: DistributedState, *, timeout: float | None = None) -> SyncReceipt:
+    async def sync_state(
+        self, state: DistributedState, *, on_disk: bool = False, timeout: float | None = None
+    ) -> SyncReceipt:
         """Write ``state`` and return when as many replicas have it as its consistency level says.
 
+        ``on_disk``: have it on disk, which takes a ``data_dir``; for EVENTUAL and CAUSAL, this node has.
         The receipt says which. TooFewReplicas names those that did not answer in ``timeout`` seconds
         (``state_write_ms_max``); it is definite if too few live, and nothing was written. LimitReached
         for data over ``state_value_bytes_max``.
@@ -180,6 +183,8 @@ class StateSharing:
         replication = self.replication
         replicas = replication.replicas(held.key, state.replicas)
         need = needed(level, replicas)
+        if on_disk and not need:
+            need, replicas = 1, (self.node_id,)
         if need:
             replication.check_reach(held.key, need, replicas)
             replication.quorums.admit()
@@ -197,12 +202,13 @@ class StateSharing:
             self._seen = {held.key.name: clock}
         replication.changed(held)
         have: tuple[str, ...] = (self.node_id,)
+        kept: tuple[str, ...] = ()
         if need:
             token = asyncio.get_running_loop().create_future()
-            wait = replication.wait(held, need, replicas, token, to_ns(timeout))
+            wait = replication.wait(held, need, replicas, token, to_ns(timeout), on_disk=on_disk)
             await token
-            have = tuple(dict.fromkeys((*have, *wait.have)))
-        return SyncReceipt(state.state_id, sum(clock.values()), clock, have)
+            have, kept = tuple(dict.fromkeys((*have, *wait.have))), wait.kept
+        return SyncReceipt(state.state_id, sum(clock.values()), clock, have, kept)
 
     async def get_state(
         self,

@@ -23,6 +23,7 @@ from agentnet_core.handshake import (
     CHECKSUM_NONE,
     FEATURE_DELIVERY,
     FEATURE_SIGNED,
+    FEATURE_STATES,
     Agreed,
     Close,
     Hello,
@@ -155,7 +156,7 @@ class Admission:
             # Who cannot dial this node cannot probe it.
             liveness=None if session.relay else self.offer_liveness(),
             features_required=self._features,
-            features_optional=FEATURE_DELIVERY,
+            features_optional=FEATURE_DELIVERY | FEATURE_STATES,
         )
 
     def _on_hello(self, session: Session, remote: Hello) -> None:

@@ -297,6 +297,9 @@ class EngineConfig:
     """How long a write or a read waits for the replicas that its caller wants; then TooFewReplicas."""
     state_writes_max: int = 65_536
     """Writes and reads of states that wait for replicas; one more raises LimitReached."""
+    state_snapshot_bytes: int = 256 * 1024
+    """A larger state is put into a snapshot when it is written again, whole: as soon as its changes take so
+    much in the log, and four times what it is."""
     state_transfers_max: int = 8
     """Large states that come at the same time; others wait their turn."""
     state_transfers_waiting_max: int = 16

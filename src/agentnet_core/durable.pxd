@@ -30,7 +30,9 @@ cdef class Durable:
     cdef readonly uint64_t number       # the last one given, of any epoch
     cdef readonly uint64_t batch        # the number of the one that is being gathered
     cdef public int defect
-    cdef Entries entries, spare
+    cdef readonly list tenants
+    cdef readonly Entries entries       # what is written with the next batch
+    cdef Entries spare
     cdef uint64_t mail_index, windows_index, windows_base
     cdef object order                   # deque of Letter, as in the log
     cdef list moved_out

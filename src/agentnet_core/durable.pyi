@@ -1,7 +1,8 @@
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 from typing_extensions import disjoint_base
 
+from agentnet_core.entries import Entries
 from agentnet_core.letters import Letter
 from agentnet_core.lines import InLine
 from agentnet_core.message import AgentMessage, Origin
@@ -9,6 +10,19 @@ from agentnet_core.message import AgentMessage, Origin
 MAIL: Final = 1
 WINDOWS: Final = 2
 DEFECTS: Final[dict[str, int]]
+
+class _Tenant(Protocol):
+    """A room that has owners in the log, too."""
+
+    def open(self, found: dict[int, Any], /) -> None:
+        """The log had this."""
+
+    def persisted(self, batch: int, /) -> None: ...
+    def refused(self, error: Any, /) -> None:
+        """No batch that is not persisted will be, nor what is gathered."""
+
+    def relieve(self, owner: int, index: int, /) -> None:
+        """Let the owner's entries up to that one go, if it is one of the tenant's."""
 
 def by_index(letter: Letter) -> int: ...
 
@@ -26,12 +40,16 @@ class Durable:
     def number(self) -> int: ...
     @property
     def batch(self) -> int: ...
+    @property
+    def tenants(self) -> list[_Tenant]: ...
+    @property
+    def entries(self) -> Entries: ...
     def open(
         self, found: dict[int, Any], origin: Origin
     ) -> tuple[list[AgentMessage], dict[int, tuple[int, str]], list[InLine]]: ...
     def resume(self, letter: Letter, index: int) -> None: ...
     def resumed(self) -> None: ...
-    def refused(self) -> None: ...
+    def refused(self, error: Exception) -> None: ...
     def try_again(self) -> None: ...
     def relieve(self, owner: int, index: int, wall_offset_ns: int) -> None: ...
     def put_line(self, line: InLine) -> None: ...

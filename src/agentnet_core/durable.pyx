@@ -7,6 +7,8 @@ processed is said when its mark is.  That one is settled may be lost: it is then
 
 In: letters, lines, and what the log had at the start.  Out: one batch of entries at each turn, numbered.
 What nobody needs is released; what holds an old segment is written again.
+
+Tenants are rooms that write to the same log, under owners of their own: into `entries`, by and by.
 """
 
 from collections import deque
@@ -64,6 +66,7 @@ cdef class Durable:
         self.batch = 1
         self.moved_out = []
         self.order, self.settled, self.settled_out, self.marked = deque(), [], [], {}
+        self.tenants = []
 
     cdef int start(self, uint64_t incarnation) except -1:
         self.epoch = incarnation | DISK_EPOCH
@@ -79,6 +82,8 @@ cdef class Durable:
         self.on = True
         messages, deaths = self._open_mail(found.get(MAIL), origin)
         lines = self._open_windows(found.get(WINDOWS))
+        for tenant in self.tenants:
+            tenant.open(found)
         return messages, deaths, lines
 
     def _open_mail(self, mail, origin):
@@ -182,6 +187,8 @@ cdef class Durable:
             self.rewrite_letters(index, wall_offset_ns)
         elif owner == WINDOWS:
             self.rewrite_windows()
+        for tenant in self.tenants:
+            tenant.relieve(owner, index)
 
     cdef int settle(self, Letter letter) except -1:
         """Nobody needs it any more; `letter.settled` is set."""
@@ -290,8 +297,10 @@ cdef class Durable:
         self.epoch_kept = self.epoch_kept or (self.epoch_written and batch >= self.epoch_batch)
         self.settled_out = [each for each in self.settled_out if each[0] > batch]
         self.moved_out = [each for each in self.moved_out if each[0] > batch]
+        for tenant in self.tenants:
+            tenant.persisted(batch)
 
-    def refused(self):
+    def refused(self, error):
         """No batch that is not persisted will be, nor what is gathered: all is as it was before them."""
         cdef Letter letter
         self.entries.clear()
@@ -306,6 +315,8 @@ cdef class Durable:
         self.settled_out, self.moved_out = [], []
         self.epoch_written = self.epoch_kept
         self.torn = self.resting = True
+        for tenant in self.tenants:
+            tenant.refused(error)
 
     def try_again(self):
         """The disk may take now what it refused."""

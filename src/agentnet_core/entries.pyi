@@ -5,6 +5,7 @@ from typing_extensions import Buffer, disjoint_base
 
 ORDERS: Final[dict[int, str]]
 ENTRY: Final[int]
+FLEETING: Final[int]
 HEAD_BYTES: Final[int]
 RECORD_BYTES: Final[int]
 

@@ -28,6 +28,7 @@ ORDERS = {
     RETIRE: "RETIRE", FORGET: "FORGET", SNAPSHOT: "SNAPSHOT",
 }
 ENTRY = KIND_MIN
+FLEETING = 1 << 63      # cells of such keys are void, durably, before whoever opens the log next goes on
 HEAD_BYTES = GROUP_HEAD_BYTES
 RECORD_BYTES = RECORD_HEAD_BYTES
 Told = tuple[int, int, int, int, bytes]

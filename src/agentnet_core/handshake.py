@@ -100,6 +100,8 @@ FEATURE_SIGNED = 1
 """The network is signed (see `signing`): who knows it signs, and takes only what is signed."""
 FEATURE_DELIVERY = 2
 """Messages with a slip are understood, and answered with DONE or RETURN."""
+FEATURE_STATES = 4
+"""STATE and STATE_CHUNK frames are understood."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,8 @@ READ     serial, state, print                    for a reader
 ANSWER   serial, print, part                     the answer; no part if the prints are the same
 MORE     number, offset, window                  so much of a large body has come, and so much more may come
 LIVE     state, context, context                 of these dots, which I have seen, those live
+KEEP     as DELTA                                KEPT is wanted besides ACK
+KEPT     as ACK                                  they are on the sender's disk, but for those
 
 A body of more than `BODY_BYTES` goes as STATE_CHUNK frames, [number, offset, size of the whole, bytes], in
 the data lane: one body at a time on a link, each chunk only when the receiver has room for it; so messages
@@ -51,7 +53,7 @@ from agentnet_core.errors import ProtocolError
 from agentnet_core.states import PRINT_BYTES, SHARES, Key
 
 STATE, STATE_CHUNK = 29, 30
-DELTA, ACK, SUMS, PRINTS, CONTEXT, PART, RANGES, FETCH, READ, ANSWER, MORE, LIVE = range(12)
+DELTA, ACK, SUMS, PRINTS, CONTEXT, PART, RANGES, FETCH, READ, ANSWER, MORE, LIVE, KEEP, KEPT = range(14)
 
 CHUNK_BYTES = BODY_BYTES - 64
 WINDOW_CHUNKS = 4
@@ -190,6 +192,8 @@ READERS: tuple[tuple[Callable[[object], Any], ...], ...] = (
     (_number, _number, _data),
     (_number, _size, _size),
     (_key, _data, _data),
+    (_number, _changes),
+    (_number, _refusals),
 )
 """By verb, what checks each of the values behind it."""
 

@@ -383,7 +383,7 @@ cdef class Posting(Casting):
         cdef Letter letter
         if isinstance(error, StorageFailed):
             self.durable.fail(error)
-        self.durable.refused()
+        self.durable.refused(error)
         self.writing_bytes = 0
         while self.writing:
             letter = self.writing.popleft()
@@ -427,6 +427,10 @@ cdef class Posting(Casting):
     def recover_lines(self, list lines not None):
         """Take the windows of lines that came here."""
         raise NotImplementedError
+
+    def write_log(self):
+        """Tenants have put something into the next batch."""
+        self.rouse()
 
     def relieve(self, uint64_t owner, uint64_t index):
         """The log asks to let the owner's entries up to that one go."""

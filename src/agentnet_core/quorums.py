@@ -2,7 +2,8 @@
 
 The writes of one turn that went out in one frame are one batch: one ACK from a replica counts for all of
 them, and all that have enough are settled at once.  A read counts a replica that has told what it has.
-The caller's own node counts, if it is one of the replicas.
+The caller's own node counts, if it is one of the replicas.  Some wait for the disks of the replicas: these
+count once they have told that too, or never, if a replica has none.
 
 Fails with TooFewReplicas, which names those that have it, refused it or did not answer; a write
 is kept here then and goes on to the others, so that error is not definite.  At most
@@ -25,27 +26,40 @@ Settle = Callable[[Any, Any], None]
 
 
 class Wait:
-    """Somebody waits for ``need`` of the ``replicas``. ``have``: those that count, once it is settled."""
+    """Somebody waits for ``need`` of the ``replicas``, or for their disks. ``have``: those that have it once
+    it is settled, in memory at least; ``kept``: those that do on disk."""
 
-    __slots__ = ("deadline_ns", "have", "key", "need", "replicas", "token")
+    __slots__ = ("deadline_ns", "have", "kept", "key", "need", "on_disk", "replicas", "token")
 
-    def __init__(self, key: Key, need: int, replicas: tuple[str, ...], deadline_ns: int, token: Any) -> None:
+    def __init__(
+        self,
+        key: Key,
+        need: int,
+        replicas: tuple[str, ...],
+        deadline_ns: int,
+        token: Any,
+        *,
+        on_disk: bool = False,
+    ) -> None:
         self.key, self.need, self.replicas = key, need, replicas
-        self.deadline_ns, self.token = deadline_ns, token
+        self.deadline_ns, self.token, self.on_disk = deadline_ns, token, on_disk
         self.have: tuple[str, ...] = ()
+        self.kept: tuple[str, ...] = ()
 
 
 class _Batch:
     """What one frame is waited for: ``body`` is sent again where a link is new. ``refused``: by node and
-    number in the list, why."""
+    number in the list, why; ``unkept``: likewise, by their disks."""
 
-    __slots__ = ("body", "deadline_ns", "have", "keys", "refused", "waits")
+    __slots__ = ("body", "deadline_ns", "have", "kept", "keys", "refused", "unkept", "waits")
 
     def __init__(self, keys: Sequence[Key], waits: list[Wait], own: str) -> None:
         self.keys, self.waits = keys, waits
         self.body = b""
         self.have: dict[str, None] = {own: None}
+        self.kept: dict[str, None] = {}
         self.refused: dict[tuple[str, Key], str] = {}
+        self.unkept: dict[tuple[str, Key], str] = {}
         self.deadline_ns = min(wait.deadline_ns for wait in waits)
 
 
@@ -85,13 +99,29 @@ class Quorums:
     def answered(self, node_id: str, serial: int, refusals: Iterable[tuple[int, int, str]] = ()) -> None:
         """A replica has all of it, but what it refused."""
         batch = self._batches.get(serial)
-        if batch is None:
-            return  # enough had answered before
-        batch.have[node_id] = None
+        if batch is not None:  # else enough had answered before
+            self._note(batch.have, batch.refused, batch.keys, node_id, refusals)
+            self._review(serial, batch)
+
+    def kept(self, node_id: str, serial: int, refusals: Iterable[tuple[int, int, str]] = ()) -> None:
+        """A replica has all of it on its disk, but what it refused."""
+        batch = self._batches.get(serial)
+        if batch is not None:
+            self._note(batch.kept, batch.unkept, batch.keys, node_id, refusals)
+            self._review(serial, batch)
+
+    @staticmethod
+    def _note(
+        told: dict[str, None],
+        refused: dict[tuple[str, Key], str],
+        keys: Sequence[Key],
+        node_id: str,
+        refusals: Iterable[tuple[int, int, str]],
+    ) -> None:
+        told[node_id] = None
         for number, _, text in refusals:
-            if number < len(batch.keys):
-                batch.refused[node_id, batch.keys[number]] = text
-        self._review(serial, batch)
+            if number < len(keys):
+                refused[node_id, keys[number]] = text
 
     def key_of(self, serial: int) -> Key | None:
         """What is read under that serial, if somebody still waits for it."""
@@ -102,7 +132,11 @@ class Quorums:
         """What that replica has not answered, to be sent there."""
         found = []
         for batch in self._batches.values():
-            if node_id not in batch.have and any(node_id in wait.replicas for wait in batch.waits):
+            lacks = node_id not in batch.have
+            if any(
+                node_id in wait.replicas and (lacks or (wait.on_disk and node_id not in batch.kept))
+                for wait in batch.waits
+            ):
                 found.append(batch.body)
         return found
 
@@ -128,16 +162,14 @@ class Quorums:
     def _review(self, serial: int, batch: _Batch) -> None:
         """Settle those that have enough, and those that cannot have it any more."""
         left = []
-        counts: dict[tuple[Key, tuple[str, ...]], tuple[tuple[str, ...], int]] = {}
+        counts: dict[tuple[Key, tuple[str, ...], bool], tuple[int, int]] = {}
         for wait in batch.waits:
-            which = wait.key, wait.replicas
+            which = wait.key, wait.replicas, wait.on_disk
             if which not in counts:
-                have = tuple(each for each in wait.replicas if self._has(batch, each, wait.key))
-                refused = sum((each, wait.key) in batch.refused for each in wait.replicas)
-                counts[which] = have, len(wait.replicas) - refused
-            have, possible = counts[which]
-            if len(have) >= wait.need:
-                wait.have = have
+                counts[which] = self._count(batch, wait)
+            has, possible = counts[which]
+            if has >= wait.need:
+                self._tell(batch, wait)
                 self.waiting -= 1
                 self._settle(wait.token, None)
             elif possible < wait.need:
@@ -153,21 +185,40 @@ class Quorums:
         else:
             del self._batches[serial]
 
+    def _count(self, batch: _Batch, wait: Wait) -> tuple[int, int]:
+        """How many count for it now, and how many may."""
+        refused = sum(
+            (each, wait.key) in batch.refused or (wait.on_disk and (each, wait.key) in batch.unkept)
+            for each in wait.replicas
+        )
+        has = self._keeps if wait.on_disk else self._has
+        return sum(has(batch, each, wait.key) for each in wait.replicas), len(wait.replicas) - refused
+
     def _has(self, batch: _Batch, node_id: str, key: Key) -> bool:
         return node_id in batch.have and (node_id, key) not in batch.refused
 
-    def _fail(self, batch: _Batch, wait: Wait, why: str) -> None:
+    def _keeps(self, batch: _Batch, node_id: str, key: Key) -> bool:
+        return self._has(batch, node_id, key) and node_id in batch.kept and (node_id, key) not in batch.unkept
+
+    def _tell(self, batch: _Batch, wait: Wait) -> None:
+        """Note who has it."""
         wait.have = tuple(each for each in wait.replicas if self._has(batch, each, wait.key))
-        lacking = [each for each in wait.replicas if each not in wait.have]
-        refused = [text for (_, key), text in batch.refused.items() if key == wait.key]
+        wait.kept = tuple(each for each in wait.have if self._keeps(batch, each, wait.key))
+
+    def _fail(self, batch: _Batch, wait: Wait, why: str) -> None:
+        self._tell(batch, wait)
+        there, where = (wait.kept, " on disk") if wait.on_disk else (wait.have, "")
+        lacking = [each for each in wait.replicas if each not in there]
+        refusals = batch.refused | batch.unkept if wait.on_disk else batch.refused
+        refused = [text for (_, key), text in refusals.items() if key == wait.key]
         because = f"; refused: {refused[0]}" if refused else ""
         self.waiting -= 1
         self.failed += 1
         self._settle(
             wait.token,
             TooFewReplicas(
-                f"{wait.key.label}: {why}: {len(wait.have)} of {wait.need} replicas have it "
-                f"({', '.join(wait.have) or 'none'}); not {', '.join(lacking)}{because}"
+                f"{wait.key.label}: {why}: {len(there)} of {wait.need} replicas have it{where} "
+                f"({', '.join(there) or 'none'}); not {', '.join(lacking)}{because}"
             ),
         )
 

@@ -8,25 +8,35 @@ linked, on the broadcast tree.  A change is exact, so it may come in any order, 
 before it: it is taken at once, and what is missing before it is asked for.  What got lost otherwise is found
 by comparing: with each new link, and with one linked node each `state_sync_ms` in turn.
 
-Every node holds every state.  An actor is a node in one incarnation; it speaks for itself alone in the
-changes it sends.  What is malformed, forged, from the future, contradictory or too large is not taken:
-the sender learns it if it waits, `refused` counts it, an event tells.
+Every node holds every state.  An actor is a node in one incarnation, or in several if its disk says that
+nothing was lost between them (see `archive`); it speaks for itself alone in the changes it sends.
+What is malformed, forged, from the future, contradictory or too large is not taken: the sender learns it if
+it waits, `refused` counts it, an event tells.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from agentnet_core.archive import DEFECTS, Archive
 from agentnet_core.broadcasts import Broadcasts
 from agentnet_core.clock import HybridClock
 from agentnet_core.comparing import Comparing
 from agentnet_core.config import ACTOR_BYTES_MAX, BODY_BYTES, EngineConfig
 from agentnet_core.crdt import Crdt, Site
 from agentnet_core.crdt.base import BY_CODE
-from agentnet_core.errors import NetworkError, ProtocolError, TooFewReplicas, UsageError
+from agentnet_core.errors import (
+    NetworkError,
+    ProtocolError,
+    StorageBusy,
+    StorageFull,
+    TooFewReplicas,
+    UsageError,
+)
 from agentnet_core.gossip import STATES, Gossip
+from agentnet_core.handshake import FEATURE_STATES
 from agentnet_core.keepers import Keepers
 from agentnet_core.membership import Membership
 from agentnet_core.parts import (
@@ -35,6 +45,8 @@ from agentnet_core.parts import (
     CONTEXT,
     DELTA,
     FETCH,
+    KEEP,
+    KEPT,
     LIVE,
     MORE,
     PART,
@@ -70,6 +82,7 @@ CHANGE_BYTES = 300
 HASH_KEY_BYTES = 16
 
 Changes = list[tuple[Key, bytes]]
+Refusals = list[tuple[int, int, str]]
 
 
 class Replication:
@@ -93,6 +106,10 @@ class Replication:
         self.clock = HybridClock(config.state_skew_ms_max)
         self.states = States(config, self._make_site)
         self.states.on_change = self._changed
+        self.archive = Archive(engine, self.states, config, self.observe)
+        self.archive.on_persisted, self.archive.on_refused = self._persisted, self._refused
+        self._unsaid: deque[tuple[int, str, int, int, Refusals]] = deque()
+        """Batch, node, serial, how many changes, refusals: what is KEPT once that batch is on the disk."""
         self.quorums = Quorums(engine.node_id, config, engine.settle)
         self.comparing = Comparing(self.states, self, config)
         self.transfers = Transfers(self, config)
@@ -107,10 +124,11 @@ class Replication:
         self._again: dict[str, int] = {}
         self._compare_ns = engine.now_ns + self._sync_ns
         self._turn = 0
-        self._author = ""
         broadcasts.take(STATES, self._hear)
         self._verbs: dict[int, Callable[..., None]] = {
             DELTA: self._on_delta,
+            KEEP: self._on_keep,
+            KEPT: self.quorums.kept,
             ACK: self.quorums.answered,
             SUMS: self._on_sums,
             PRINTS: self.comparing.on_prints,
@@ -129,7 +147,7 @@ class Replication:
     @property
     def actor(self) -> str:
         """In whose name this node changes states."""
-        return actor_of(self._engine.node_id, self._engine.incarnation)
+        return actor_of(self._engine.node_id, self.archive.life)
 
     def hold(self, kind: type[Crdt], name: str) -> Held:
         """The state of that type and name, made if there is none; LimitReached, UsageError."""
@@ -183,13 +201,21 @@ class Replication:
             )
 
     def wait(
-        self, held: Held, need: int, replicas: tuple[str, ...], token: Any, timeout_ns: int | None = None
+        self,
+        held: Held,
+        need: int,
+        replicas: tuple[str, ...],
+        token: Any,
+        timeout_ns: int | None = None,
+        *,
+        on_disk: bool = False,
     ) -> Wait:
-        """Settle the token when so many of the replicas have what has been changed just now.
+        """Settle the token when so many of the replicas have what has been changed just now, ``on_disk`` if
+        that is wanted.
 
         `admit` of the quorums was asked before, and `changed` is called before as well.
         """
-        wait = Wait(held.key, need, replicas, self._deadline(timeout_ns), token)
+        wait = Wait(held.key, need, replicas, self._deadline(timeout_ns), token, on_disk=on_disk)
         waits = self._open.get(held.key)
         if waits is None:  # it changed nothing
             wait.have = tuple(each for each in replicas if each == self._engine.node_id)
@@ -228,7 +254,7 @@ class Replication:
             held = self.states.get(key)
             if held is None:
                 continue
-            data = held.state.delta.encode()
+            data = self._take_delta(held)
             more = len(data) + CHANGE_BYTES
             if items and size + more > BODY_BYTES - CHANGE_BYTES:
                 self._put_changes(items, waits)
@@ -239,20 +265,30 @@ class Replication:
         if items:
             self._put_changes(items, waits)
 
+    def _take_delta(self, held: Held) -> bytes:
+        """What was changed here since the last time; it goes to the disk."""
+        data = held.state.delta.encode()
+        self.archive.note(held, data, self.clock.last)
+        return data
+
     def _put_changes(self, items: Changes, waits: list[Wait]) -> None:
-        serial = self.quorums.open([key for key, _ in items], waits) if waits else 0
-        body = write(DELTA, serial, items)
+        keys = [key for key, _ in items]
+        serial = self.quorums.open(keys, waits) if waits else 0
+        keeps = any(wait.on_disk for wait in waits)
+        body = write(KEEP if keeps else DELTA, serial, items)
         wanted = self.quorums.sent(serial, body) if serial else []
+        if keeps:
+            self._keep(self._engine.node_id, serial, keys)
         if self._engine.control.linked_to_all:
             for node_id in list(self._engine.sessions):
-                if not self.transfers.send(node_id, body):
+                if not self.send(node_id, body):
                     self.later(node_id)
             return
         for node_id in wanted:
-            if len(body) <= BODY_BYTES:
+            if len(body) <= BODY_BYTES and self._understands(node_id):
                 self._say(node_id, STATE, body)
             elif node_id in self._engine.sessions:
-                self.transfers.send(node_id, body)
+                self.send(node_id, body)
         self._unsent.append(write(DELTA, 0, items) if serial else body)
         self._publish()
 
@@ -278,6 +314,8 @@ class Replication:
 
     def link_up(self, node_id: str) -> None:
         """A link is welcomed."""
+        if not self._understands(node_id):
+            return
         if len(self.states):
             self.comparing.start(node_id, fresh=True)
         for body in self.quorums.link_up(node_id):
@@ -294,11 +332,15 @@ class Replication:
     def end(self) -> None:
         """This node leaves."""
         self.flush()
+        for key in self._open:  # what found no room
+            held = self.states.get(key)
+            if held is not None:
+                self._take_delta(held)
+        self.archive.give_back()
         self.quorums.end(f"node {self._engine.node_id} has left the network")
 
     def receive(self, session: Session, kind: int, body: bytes) -> None:
         """A frame of a linked node."""
-        self._author = actor_of(session.node_id, session.incarnation)
         if kind == STATE_CHUNK:
             whole = self.transfers.on_chunk(session.node_id, *read_chunk(body))
             if whole is None:
@@ -325,11 +367,12 @@ class Replication:
                 self.comparing.start(node_id)
         if now_ns >= self._compare_ns:
             self._compare_ns = now_ns + self._sync_ns
-            linked = sorted(self._engine.sessions)
+            linked = sorted(filter(self._understands, self._engine.sessions))
             if linked and len(self.states):
                 self._turn += 1
                 self.comparing.start(linked[self._turn % len(linked)])
-        due = [self._compare_ns, self.quorums.next_deadline_ns(), *self._gaps.values()]
+        due = [self._compare_ns, self.quorums.next_deadline_ns(), self.archive.tick(now_ns)]
+        due += self._gaps.values()
         return min(*due, *self._again.values())
 
     def stats(self) -> dict[str, int]:
@@ -340,6 +383,7 @@ class Replication:
             "states_bytes": self.states.bytes,
             "states_merged": self.merged,
             "states_refused": self.refused,
+            "states_unsaved": self.archive.unsaved,
             "state_waits": self.quorums.waiting,
             "state_waits_failed": self.quorums.failed,
             "state_transfers": going + coming,
@@ -362,7 +406,12 @@ class Replication:
             self._engine.rouse_session(session)
 
     def send(self, node_id: str, body: bytes) -> bool:
-        return self.transfers.send(node_id, body)
+        return not self._understands(node_id) or self.transfers.send(node_id, body)
+
+    def _understands(self, node_id: str) -> bool:
+        """Whether a linked node is of a release that knows of states; of one that is not linked, yes."""
+        session = self._engine.sessions.get(node_id)
+        return session is None or bool(session.hello.features & FEATURE_STATES)
 
     def backlog(self, node_id: str) -> int:
         session = self._engine.sessions.get(node_id)
@@ -386,6 +435,10 @@ class Replication:
             )
             return error
         self.merged += changed
+        if changed:
+            held = self.states.get(key)
+            if held is not None:
+                self.archive.note(held, data)
         if changed and author is None and not self._engine.control.linked_to_all:
             self.compare_all()  # who is linked with this node alone learns it from nobody else
         return changed
@@ -397,26 +450,70 @@ class Replication:
         verb, parts = read(body)
         if verb != DELTA:
             raise ProtocolError(f"STATE of verb {verb} on the broadcast tree: expected changes")
-        author = actor_of(gossip.broadcast.origin, gossip.broadcast.incarnation)
-        self._take_changes(source, author, parts[1])
+        self._take_changes(source, gossip.broadcast.origin, parts[1])
 
     def _on_delta(self, node_id: str, serial: int, changes: Changes) -> None:
-        refusals = self._take_changes(node_id, self._author, changes)
+        refusals = self._take_changes(node_id, node_id, changes)
         if serial:
             self.put(node_id, write(ACK, serial, refusals))
 
-    def _take_changes(self, node_id: str, author: str, changes: Changes) -> list[tuple[int, int, str]]:
+    def _on_keep(self, node_id: str, serial: int, changes: Changes) -> None:
+        self._on_delta(node_id, serial, changes)
+        self._keep(node_id, serial, [key for key, _ in changes])
+
+    def _take_changes(self, node_id: str, author: str, changes: Changes) -> Refusals:
         refusals = []
         for number, (key, data) in enumerate(changes):
             taken = self.take(node_id, key, data, author)
             if isinstance(taken, NetworkError):
-                refusals.append((number, taken.code, str(taken)[: TEXT_BYTES_MAX // 4]))
+                refusals += _refusals((number,), taken)
                 continue
             held = self.states.get(key)
             if taken and held is not None and held.state.gaps and (node_id, key) not in self._gaps:
                 self._gaps[node_id, key] = due_ns = self._engine.now_ns + GAP_NS
                 self._engine.wake_by(due_ns)
         return refusals
+
+    # -- the disk
+
+    def _keep(self, node_id: str, serial: int, keys: list[Key]) -> None:
+        """Tell that node when what it has changed in these is on the disk of this one."""
+        archive, own = self.archive, self._engine.node_id
+        if not archive.on:
+            error = StorageFull(f"node {own} has no disk that takes it (see data_dir)")
+            self._say_kept(node_id, serial, _refusals(range(len(keys)), error))
+        elif len(self._unsaid) >= self._config.state_writes_max:
+            busy = StorageBusy(
+                f"node {own}: {len(self._unsaid)} changes wait for its disk (state_writes_max)"
+            )
+            self._say_kept(node_id, serial, _refusals(range(len(keys)), busy))
+        else:
+            refusals = []
+            for number, key in enumerate(keys):
+                lacking = archive.lacks(key)
+                refusals += _refusals((number,), lacking) if lacking is not None else []
+            self._unsaid.append((archive.batch, node_id, serial, len(keys), refusals))
+            self._persisted()
+
+    def _persisted(self) -> None:
+        done = self.archive.persisted_batch
+        if self._engine.durable.defect == DEFECTS["told before the write"]:
+            done = NEVER
+        while self._unsaid and self._unsaid[0][0] <= done:
+            _, node_id, serial, _, refusals = self._unsaid.popleft()
+            self._say_kept(node_id, serial, refusals)
+
+    def _refused(self, error: NetworkError) -> None:
+        """What waits for the disk does not get there now."""
+        while self._unsaid:
+            _, node_id, serial, count, _ = self._unsaid.popleft()
+            self._say_kept(node_id, serial, _refusals(range(count), error))
+
+    def _say_kept(self, node_id: str, serial: int, refusals: Refusals) -> None:
+        if node_id == self._engine.node_id:
+            self.quorums.kept(node_id, serial, refusals)
+        else:
+            self.put(node_id, write(KEPT, serial, refusals))
 
     def _on_sums(self, node_id: str, sums: list[int], fresh: bool) -> None:
         if not (fresh and len(self.states) and self._engine.node_id < node_id):
@@ -453,6 +550,10 @@ class Replication:
     def _make_site(self) -> Site:
         hash_key = self._rng.getrandbits(8 * HASH_KEY_BYTES).to_bytes(HASH_KEY_BYTES, "big")
         return Site(self.actor, hash_key, self._config)
+
+
+def _refusals(numbers: Iterable[int], error: NetworkError) -> Refusals:
+    return [(number, error.code, str(error)[: TEXT_BYTES_MAX // 4]) for number in numbers]
 
 
 def actor_of(node_id: str, incarnation: int) -> str:

@@ -144,6 +144,12 @@ class States:
             self._drop(held)
         return changed
 
+    def restore(self, key: Key, data: bytes) -> None:
+        """Take back what this node had in an earlier life; fails as `Crdt.merge` and `hold` do."""
+        held = self.hold(key)
+        if held.state.restore(data):
+            self._note(held)
+
     # -- what they come to
 
     def sums(self) -> list[int]:

@@ -215,10 +215,18 @@ def of_states() -> list[tuple[int, int, bytes]]:
     stranger.say(STATE, parts.write(parts.RANGES, key, [("m:1", 0, 1, 5), ("a:1", 0, 32, 5)]))
     both = CausalContext({"a:1": 1, "m:1": 1})
     stranger.say(STATE, parts.write(parts.LIVE, key, both.encode(), CausalContext({"a:1": 1}).encode()))
+    stranger.say(STATE, parts.write(parts.KEEP, 8, []))
     held = replication.hold(LWWMap, "m")
     for number in range(5):
         held.state.set(number, bytes(3000 * number * number), number + 1)  # type: ignore[attr-defined]
     replication.changed(held)
+    world.run(50)
+    held = replication.hold(ORSet, "s")
+    held.state.discard("of a")  # type: ignore[attr-defined]
+    replication.quorums.admit()
+    replication.changed(held)
+    replication.wait(held, 2, ("a", "m"), None, on_disk=True)
+    held = replication.hold(LWWMap, "m")
     world.run(50)
     stranger.say(STATE, parts.write(parts.MORE, 1, 1, 1))
     stranger.say(STATE, parts.write(parts.CONTEXT, large, held.state.context.encode(), 1, True))

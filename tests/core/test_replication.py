@@ -254,7 +254,7 @@ def made_by(actor: str, element: Any = "x") -> bytes:
     ("data", "error"),
     [
         (made_by("b:1"), "NotOwner"),
-        (made_by("a:2"), "NotOwner"),
+        (made_by("a.2"), "NotOwner"),
         (made_by("m:1", "forged"), "NotOwner"),
         (b"", "ProtocolError"),
         (made_by("a:1")[:-1], "ProtocolError"),

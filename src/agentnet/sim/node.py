@@ -372,6 +372,8 @@ class Node:
         ready = engine.ready()
         if ready.persist is not None and self.disk is not None:
             self.disk.put(ready.persist, ready.batch)
+            for owner, index, chunks in self.control.replication.archive.drain():
+                self.disk.save(owner, index, chunks)
         for session in ready.send:
             session.link.flush()
         closing = list(ready.close)
@@ -440,6 +442,11 @@ class Node:
     def relieve(self, owner: int, index: int) -> None:
         self.engine.relieve(owner, index)
 
+    def saved(self, owner: int, error: NetworkError | None) -> None:
+        self.engine.now_ns = self.clock.now_ns
+        self.control.replication.archive.saved(owner, error)
+        self.turn()
+
     # -- commands
 
     def do(self, command: Callable[..., None], *args: Any) -> Token:
@@ -495,6 +502,8 @@ class Node:
         self.control.leave()
         self.turn()
         self.dead = True
+        if self.disk is not None:
+            self.disk.close()
 
     # -- views
 

@@ -21,6 +21,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from agentnet.storage.files import File, Files
 from agentnet.storage.owners import RETIRE, Owners
@@ -35,7 +36,7 @@ from agentnet.storage.segments import (
 )
 from agentnet.storage.snapshots import KIND, Snapshot, read_snapshot, write_snapshot
 from agentnet_core.config import EngineConfig
-from agentnet_core.entries import Entries, Replay, Trail, find_later, first_broken
+from agentnet_core.entries import FLEETING, Entries, Replay, Trail, find_later, first_broken
 from agentnet_core.errors import ConfigError, NetworkError, StorageFailed, StorageFull
 
 GROW_BYTES = 1024 * 1024
@@ -50,13 +51,14 @@ _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 class Found:
     """What an owner had when the log was opened. ``last``: its next entry is above it; ``gone``: the highest
     index that it had released; ``entries``: those that live, (index, kind, body), held in memory for as long
-    as this is; ``snapshot``: with `Log.read_snapshot`."""
+    as this is; ``snapshot``, and ``chunks``, which reads it: StorageDamaged."""
 
     last: int
     gone: int
     cells: dict[int, bytes]
     snapshot: Snapshot | None
     entries: Trail = field(default_factory=lambda: Trail([]))
+    chunks: Callable[[], Iterator[bytes]] = lambda: iter(())
 
 
 class Log:
@@ -198,6 +200,8 @@ class Log:
             if snapshot is not None and snapshot.name not in names:
                 raise damaged(self._path(snapshot.name), 0, "the log names this snapshot; it is not there")
             found[number] = Found(owner.last, owner.gone, dict(owner.cells), snapshot)
+            if snapshot is not None:
+                found[number].chunks = partial(self.read_snapshot, snapshot)
             if number in replay.trails:
                 found[number].entries = replay.trails[number]
         return found
@@ -225,7 +229,12 @@ class Log:
             for at in range(self._end, self._grown, GROW_BYTES):
                 self._file.write(at, bytes(min(GROW_BYTES, self._grown - at)))
         # It syncs, too, what a killed process wrote and never synced: it is about to be relied on.
-        self.commit(Entries())
+        first = Entries()
+        for number, owner in self.owners.of.items():
+            for key in [key for key, value in owner.cells.items() if key >= FLEETING and value]:
+                first.cell(number, key, b"")
+                first.release(number, owner.gone + 1)  # so that a full disk takes it
+        self.commit(first)
 
     # -- writing
 

@@ -193,10 +193,15 @@ cdef class Crdt:
     def merge(self, data, *, str author=None, uint64_t stamp_max=any_stamp):
         """Take in what `data`, a delta or a state, knows; whether anything changed.
 
-        `author`: the one actor whose events may be in it, None for all. `stamp_max`: the last stamp that is
+        `author`: the one actor whose events may be in it, or the node, of the actors `author:...`; None for
+        all. `stamp_max`: the last stamp that is
         not from the future. Any error leaves the state as it was.
         """
         return self._merge(data, author, stamp_max, False)
+
+    def restore(self, data):
+        """As `merge`, of what this replica wrote itself in an earlier life, own events included."""
+        return self._merge(data, None, any_stamp, True)
 
     def _merge(self, const uint8_t[::1] data not None, str author, uint64_t stamp_max, bint own):
         self._check_root()

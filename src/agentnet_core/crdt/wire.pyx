@@ -373,7 +373,7 @@ cdef class Incoming:
         for i in range(self.part_count):
             part = &self.parts[i]
             part.index = table.find_actor(part.name, part.name_size, &rank)
-            if author is not None and part.live.count and name_of(part) != author:
+            if author is not None and part.live.count and not is_of(name_of(part), author):
                 raise NotOwner(f"state: events of {describe(name_of(part))}: expected those of its origin, "
                                f"{author}, alone")
             part.grows = part.index == NONE or not runs_hold_all(&table.actors[part.index].seen, &part.seen)
@@ -543,6 +543,11 @@ cdef str name_of(const Part* part):
     cdef str name = PyUnicode_DecodeUTF8(<const char*>part.name, part.name_size, NULL)
     PyUnicode_AsUTF8AndSize(name, &n)
     return name
+
+
+cdef bint is_of(str actor, str author) except -1:
+    """Whether the actor is that one, or one life of the node of that name."""
+    return actor == author or actor.startswith(author + ":")
 
 
 cdef object malformed(str what, Cursor* c, const uint8_t* start):

@@ -1,0 +1,315 @@
+"""What of the states is on the disk: each state is an owner in the node's log, and STATES is what they share.
+
+A change that was made here, or taken from others, is an entry: a form to be merged, so that any of them may
+be there twice.  What begins a state is its name.  When the changes in the log outgrow the state it is
+written again, whole, as an entry or, if it is large, as a snapshot, and what was before goes.
+
+Nothing waits for the disk.  So a crash may lose what others have seen; who went on in the same name then
+would give one event two contents, and count on from a total that is too low.  The name in which a node
+changes states is therefore leased: the lease is over at the next start, unless the log says that the name was
+given back, with all that was done in it on the disk.  That word is void as soon as the log is opened again.
+Likewise the clock: its cell is a second ahead of it, and no stamp of the next life is below that.
+
+Held here: `log_waiting_bytes_max` / 2 bytes that wait for the disk; a state that changes beyond that, and all
+that the disk has refused, is written whole later.  StorageDamaged: the log has what nobody wrote.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from agentnet_core.body import pack, unpack
+from agentnet_core.config import STATE_NAME_BYTES_MAX, EngineConfig
+from agentnet_core.crdt.base import BY_CODE
+from agentnet_core.entries import FLEETING
+from agentnet_core.errors import NetworkError, ProtocolError, StorageBusy, StorageDamaged
+from agentnet_core.states import Held, Key, States
+
+if TYPE_CHECKING:
+    from agentnet_core.engine import Engine
+
+MS = 1_000_000
+NEVER = 2**63 - 1
+STATES = 1 << 32
+"""Owner of what all states share; the states themselves come behind it."""
+NAME, CHANGE = 16, 17
+CLOCK_CELL, RETURNED_CELL = 1, FLEETING + 1
+CLOCK_AHEAD = 1000 << 16
+"""How far the clock on the disk is ahead: a second, as a stamp of `HybridClock`."""
+RECORD_BYTES = 32
+CHUNK_BYTES = 1024 * 1024
+WHOLE_PARTS = 4
+"""How many times its size a state's changes may take in the log."""
+AGAIN_NS = 1_000 * MS
+DEFECTS = {"name kept": 101, "snapshot forgotten": 102, "told before the write": 103, "tail dropped": 104}
+"""Bugs, planted by tests that must find them, as those of `durable`."""
+
+Snapshot = tuple[int, int, list[bytes]]
+"""Owner, index, chunks."""
+
+
+class Shelf:
+    """One state in the log. ``index``: its last; ``logged``: bytes of changes since it was whole; ``torn``:
+    the log lacks some of it; ``saving``: a snapshot is on its way, ``alone`` with what no entry has."""
+
+    __slots__ = ("alone", "index", "key", "logged", "owner", "saving", "torn", "whole")
+
+    def __init__(self, owner: int, key: Key) -> None:
+        self.owner, self.key = owner, key
+        self.index = self.logged = self.whole = 0
+        self.torn, self.saving, self.alone = True, False, False
+
+
+class _Flight:
+    """What goes with one batch."""
+
+    __slots__ = ("batch", "shelves", "size")
+
+    def __init__(self, batch: int) -> None:
+        self.batch, self.size = batch, 0
+        self.shelves: dict[int, Shelf] = {}
+
+
+class Archive:
+    """The states of one engine in its log. ``life``: in whose name it changes them, an incarnation.
+    ``persisted_batch``: all up to that one is on the disk. ``on_persisted``, ``on_refused``: called when
+    more is, and when what waits is not."""
+
+    def __init__(
+        self, engine: Engine, states: States, config: EngineConfig, observe: Callable[[int], None]
+    ) -> None:
+        self._engine, self._states, self._observe = engine, states, observe
+        self._durable = engine.durable
+        self._waiting_max = config.log_waiting_bytes_max // 2
+        self._whole_bytes = min(config.state_snapshot_bytes, self._waiting_max // 2)
+        self._shelves: dict[Key, Shelf] = {}
+        self._by_owner: dict[int, Shelf] = {}
+        self._owner = STATES
+        self._torn: dict[int, Shelf] = {}
+        self._flying: deque[_Flight] = deque()
+        self._waiting = 0
+        self._snapshots: list[Snapshot] = []
+        self._clock = 0
+        self._again_ns = NEVER
+        self.life = engine.incarnation
+        self.persisted_batch = 0
+        self.on_persisted: Callable[[], None] = lambda: None
+        self.on_refused: Callable[[NetworkError], None] = lambda _error: None
+        engine.durable.tenants.append(self)
+
+    @property
+    def on(self) -> bool:
+        """Whether there is a log, and a disk under it."""
+        return self._durable.on and self._durable.failure is None
+
+    @property
+    def batch(self) -> int:
+        """The batch with which all that was noted is on the disk."""
+        return self._durable.batch - (not self._durable.entries.count)
+
+    @property
+    def unsaved(self) -> int:
+        """States of which the log lacks something now."""
+        alone = [shelf for shelf in self._by_owner.values() if shelf.saving and shelf.alone]
+        return len(self._torn) + sum(not shelf.torn for shelf in alone)
+
+    def lacks(self, key: Key) -> StorageBusy | None:
+        """Why the disk will not have all of a state with `batch`, if it will not."""
+        shelf = self._shelves.get(key)
+        if shelf is None or not (shelf.torn or (shelf.saving and shelf.alone)):
+            return None
+        return StorageBusy(f"{key.label}: node {self._engine.node_id} is to write it whole: try again")
+
+    # -- what changes
+
+    def note(self, held: Held, data: bytes, stamp: int = 0) -> None:
+        """A change was made or taken: the form of it. ``stamp``: the node's last."""
+        if not self.on:
+            return
+        shelf = self._shelves.get(held.key)
+        if shelf is None:
+            shelf = self._add(self._owner + 1, held.key)
+        if stamp > self._clock:
+            self._put_clock(stamp)
+        if shelf.torn or len(data) > self._waiting_max:
+            self._tear(shelf)
+            self._mend(shelf)
+        elif not self._has_room(len(data)):
+            self._tear(shelf)
+        else:
+            self._put(shelf, CHANGE, data)
+            shelf.logged += len(data) + RECORD_BYTES
+            if shelf.logged > self._whole_bytes + WHOLE_PARTS * shelf.whole and not shelf.saving:
+                self._write_whole(shelf, held)
+
+    def give_back(self) -> None:
+        """Nothing will be changed in this name any more: whoever starts next may have it, if all that was is
+        on the disk."""
+        if self.on and not self.unsaved:
+            self._durable.entries.cell(STATES, RETURNED_CELL, self.life.to_bytes(8, "big"))
+
+    def drain(self) -> list[Snapshot]:
+        """Snapshots to be saved now; of each `saved` tells. A batch always goes with them."""
+        snapshots, self._snapshots = self._snapshots, []
+        return snapshots
+
+    def saved(self, owner: int, error: Exception | None) -> None:
+        """What became of a snapshot."""
+        shelf = self._by_owner[owner]
+        shelf.saving = False
+        if error is not None:
+            self._tear(shelf)
+        elif shelf.torn:
+            self._mend(shelf)
+        self.on_persisted()
+
+    def tick(self, now_ns: int) -> int:
+        """Try again what was refused; the time of the next thing."""
+        if now_ns >= self._again_ns:
+            self._again_ns = NEVER
+            self._mend_all()
+        return self._again_ns
+
+    # -- as the log tells; see `Durable.tenants`
+
+    def persisted(self, batch: int) -> None:
+        self.persisted_batch = batch
+        while self._flying and self._flying[0].batch <= batch:
+            self._waiting -= self._flying.popleft().size
+        if self._torn and not self._flying:
+            self._mend_all()
+        self.on_persisted()
+
+    def refused(self, error: NetworkError) -> None:
+        for flight in self._flying:
+            for shelf in flight.shelves.values():
+                self._tear(shelf)
+        self._flying.clear()
+        self._waiting = self._clock = 0
+        self.on_refused(error)
+
+    def relieve(self, owner: int, index: int) -> None:
+        shelf = self._by_owner.get(owner)
+        held = self._states.get(shelf.key) if shelf is not None else None
+        if shelf is not None and held is not None and not (shelf.saving or shelf.torn):
+            self._write_whole(shelf, held)
+
+    def open(self, found: dict[int, Any]) -> None:
+        shared = found.get(STATES)
+        if shared is not None:
+            life = int.from_bytes(shared.cells.get(RETURNED_CELL, b""), "big")
+            if self._durable.defect == DEFECTS["name kept"]:
+                life = life or self._engine.incarnation - 1
+            self.life = life or self.life
+            self._clock = int.from_bytes(shared.cells.get(CLOCK_CELL, b""), "big")
+            self._observe(self._clock)
+        for owner in sorted(found):
+            if STATES < owner < 2 * STATES:
+                self._open_shelf(owner, found[owner])
+
+    def _open_shelf(self, owner: int, found: Any) -> None:
+        key: Key | None = None
+        datas: list[bytes] = []
+        if self._durable.defect != DEFECTS["snapshot forgotten"]:
+            chunks = list(found.chunks())
+            if chunks:
+                key, datas = _read_name(chunks[0]), [b"".join(chunks[1:])]
+        whole = sum(map(len, datas))
+        for _, kind, body in found.entries:
+            if kind == NAME:
+                key = _read_name(body)
+            else:
+                datas.append(body)
+        if self._durable.defect == DEFECTS["tail dropped"]:
+            datas = datas[:-1]
+        if key is None:
+            self._owner = max(self._owner, owner)
+            return
+        for data in datas:
+            try:
+                self._states.restore(key, data)
+            except ProtocolError as error:
+                raise StorageDamaged(f"owner {owner} of the log, {key.label}: {error}") from None
+        shelf = self._add(owner, key)
+        shelf.index, shelf.whole, shelf.torn = found.last, whole, False
+        shelf.logged = sum(map(len, datas)) - whole
+
+    # -- own
+
+    def _add(self, owner: int, key: Key) -> Shelf:
+        self._owner = max(self._owner, owner)
+        shelf = self._shelves[key] = self._by_owner[owner] = Shelf(owner, key)
+        return shelf
+
+    def _put(self, shelf: Shelf, kind: int, body: bytes) -> None:
+        shelf.index += 1
+        self._durable.entries.put(shelf.owner, kind, shelf.index, body)
+        self._fly(shelf, len(body) + RECORD_BYTES)
+
+    def _fly(self, shelf: Shelf, size: int) -> None:
+        if not self._flying or self._flying[-1].batch != self._durable.batch:
+            self._flying.append(_Flight(self._durable.batch))
+        flight = self._flying[-1]
+        flight.size += size
+        flight.shelves[shelf.owner] = shelf
+        self._engine.write_log()
+        self._waiting += size
+
+    def _put_clock(self, stamp: int) -> None:
+        self._clock = stamp + CLOCK_AHEAD
+        self._durable.entries.cell(STATES, CLOCK_CELL, self._clock.to_bytes(8, "big"))
+
+    def _tear(self, shelf: Shelf) -> None:
+        shelf.torn = True
+        self._torn[shelf.owner] = shelf
+        if self._again_ns == NEVER:
+            self._again_ns = self._engine.now_ns + AGAIN_NS
+            self._engine.wake_by(self._again_ns)
+
+    def _mend_all(self) -> None:
+        if self.on:
+            for shelf in list(self._torn.values()):
+                self._mend(shelf)
+        if self._torn and self.on:
+            self._again_ns = self._engine.now_ns + AGAIN_NS
+            self._engine.wake_by(self._again_ns)
+
+    def _mend(self, shelf: Shelf) -> None:
+        """Write it whole, if there is room, and it is not being written."""
+        held = self._states.get(shelf.key)
+        if held is not None and not shelf.saving and self._has_room(min(held.size, self._whole_bytes)):
+            self._write_whole(shelf, held)
+            shelf.torn = False
+            self._torn.pop(shelf.owner, None)
+
+    def _has_room(self, size: int) -> bool:
+        return not self._waiting or self._waiting + size <= self._waiting_max
+
+    def _write_whole(self, shelf: Shelf, held: Held) -> None:
+        """Put all of it behind what is in the log, in the place of that."""
+        data, name = held.state.encode(), _write_name(shelf.key)
+        self._put(shelf, NAME, name)
+        shelf.whole, shelf.logged = len(data), 0
+        if len(data) <= self._whole_bytes:
+            self._put(shelf, CHANGE, data)
+            self._durable.entries.release(shelf.owner, shelf.index - 1)
+            return
+        shelf.index += 1
+        shelf.saving, shelf.alone = True, shelf.torn
+        chunks = [data[at : at + CHUNK_BYTES] for at in range(0, len(data), CHUNK_BYTES)]
+        self._snapshots.append((shelf.owner, shelf.index, [name, *chunks]))
+
+
+def _write_name(key: Key) -> bytes:
+    return pack([key.code, key.name])
+
+
+def _read_name(data: bytes) -> Key:
+    with suppress(ProtocolError):
+        match unpack("a state in the log", data):
+            case [int() as code, str() as name] if code in BY_CODE and 0 < len(name) <= STATE_NAME_BYTES_MAX:
+                return Key(code, name)
+    raise StorageDamaged(f"the log names a state that this version does not know: {data[:64]!r}")
