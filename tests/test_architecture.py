@@ -67,6 +67,7 @@ agentnet_core.casting
 agentnet_core.posting
 agentnet_core.courier
 agentnet_core.reception
+agentnet_core.leases
 agentnet_core.freight
 agentnet_core.overflow
 agentnet_core.streams

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from agentnet import (
     DeadLettered,
     Delivery,
     DeliveryTimeout,
+    Nack,
     NetworkConfig,
     Reached,
     StorageLocked,
@@ -79,6 +81,53 @@ async def test_receipts_over_a_real_link() -> None:
         with pytest.raises(DeliveryTimeout):  # whoever stops to read has not said that it is done
             await soon(source.send("reader", b"x", delivery=ACKNOWLEDGED, timeout=0.2))
         del token
+
+
+async def test_a_reader_gives_back_what_it_leaves_or_wants_later() -> None:
+    async with make("a", None) as a, make("b", None) as b:
+        await a.join_network([])
+        await b.join_network(a.addresses)
+        reader = await b.register_agent("reader")
+        source = await a.register_agent("source")
+        config = a.config
+        assert config.delivery_attempts_max == 1
+        token = source.send("reader", b"left", delivery=ACKNOWLEDGED, timeout=10)
+        messages = reader.messages()
+        assert (await soon(anext(messages))).payload == b"left"
+        await messages.aclose()  # type: ignore[attr-defined]
+        with pytest.raises(Nack, match="has left"):
+            await soon(token)
+        token = source.send("reader", b"later", delivery=ACKNOWLEDGED, timeout=10)
+        messages = reader.messages()
+        await reader.nack(await soon(anext(messages)), delay=0.1)
+        with pytest.raises(Nack, match="wants it again"):
+            await soon(token)
+        token = source.send("reader", b"done", delivery=ACKNOWLEDGED, timeout=10)
+        assert (await soon(anext(messages))).payload == b"done"
+        reading = asyncio.ensure_future(anext(messages))
+        assert (await soon(token)).reached is Reached.PROCESSED
+        reading.cancel()
+
+
+async def test_a_handler_that_wants_it_again_gets_it() -> None:
+    seen: list[int] = []
+
+    async def shy(message: Any) -> None:
+        seen.append(message.slip.attempt)
+        if len(seen) < 3:
+            raise Nack("not yet", delay=0.01)
+
+    config = NetworkConfig(listen=["tcp://127.0.0.1:0"])
+    async with AgentNetworkManager("a", config) as a, AgentNetworkManager("b", config) as b:
+        await a.join_network([])
+        await b.join_network(a.addresses)
+        await b.register_agent("shy", handler=shy)
+        source = await a.register_agent("source")
+        receipt = await soon(source.send("shy", b"x", delivery=ACKNOWLEDGED))
+        assert (receipt.attempts, seen) == (3, [1, 2, 3])
+        assert b.stats()["handlers_failed"] == 0
+        with pytest.raises(ConfigError):
+            Nack(delay=-1)
 
 
 async def test_durable_messages_outlive_a_leave_of_either_side(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from agentnet.handlers import (
 from agentnet.payload import to_bytes
 from agentnet.runner import Runner
 from agentnet.streams import Refusal, Stream
-from agentnet_core.errors import ConfigError, HandlerFailed, HandlerStuck
+from agentnet_core.errors import ConfigError, HandlerStuck, Nack, failure_of
 from agentnet_core.message import AgentMessage, Origin, check_group
 from agentnet_core.port import Port
 from agentnet_core.records import (
@@ -140,6 +140,7 @@ class Agent(Port):
         "_logged_ns",
         "_net",
         "_readers",
+        "_reading",
         "_returned",
         "_runners",
     )
@@ -156,6 +157,7 @@ class Agent(Port):
         self._returned: tuple[Runner, ...] = ()
         # A tuple: an idle agent shares the empty one.
         self._readers: tuple[asyncio.Future[None], ...] = ()
+        self._reading: tuple[AgentMessage, ...] = ()
         self._failures = 0
         self._logged_ns = 0
 
@@ -221,9 +223,18 @@ class Agent(Port):
         while self._is_registered():
             message = self.take()
             if message is not None:
-                yield message
-                if message.slip is not None:
-                    self.engine.reply(message, b"")  # it was processed: the next one is asked for
+                if message.slip is None:
+                    yield message
+                    continue
+                self._reading += (message,)
+                done = False
+                try:
+                    yield message
+                    done = True
+                finally:
+                    if self._put_down(message):
+                        # Who asks for the next one has processed it; who leaves has not.
+                        self.engine.reply(message, b"", 0, None if done else self._left_at(message))
                 continue
             waiter = asyncio.get_running_loop().create_future()
             self._readers += (waiter,)
@@ -238,6 +249,28 @@ class Agent(Port):
         token = self.engine.reply(message, body, content)
         if token is not None:
             await token
+
+    def _put_down(self, message: AgentMessage) -> bool:
+        """Who reads it has ended; whether nothing was said of it yet."""
+        before = len(self._reading)
+        self._reading = tuple(other for other in self._reading if other is not message)
+        return len(self._reading) < before
+
+    def _left_at(self, message: AgentMessage) -> tuple[int, str]:
+        return Nack.code, f"agent {self.record.label}: who read its messages has left at this one"
+
+    async def nack(self, message: AgentMessage, delay: float | None = None) -> None:
+        """Say of a message out of `messages` that it is to come again, as a handler that raises `Nack`."""
+        self._put_down(message)
+        told = failure_of(Nack(delay=delay), f"agent {self.record.label} wants it again")
+        token = self.engine.reply(message, b"", 0, told)
+        if token is not None:
+            await token
+
+    def attends(self, message: AgentMessage) -> bool:
+        return any(other is message for other in self._reading) or any(
+            runner.message is message and not runner.task.done() for runner in self._all()
+        )
 
     def report_health(self, text: str | None) -> None:
         """Say at once why this agent cannot work now, in a few words, or None when it can again.
@@ -416,19 +449,23 @@ class Agent(Port):
 
     def _report(self, message: AgentMessage, error: BaseException) -> asyncio.Future[None] | None:
         engine, label = self.engine, self.record.label
-        self._net.handlers_failed += 1
+        self._net.handlers_failed += not isinstance(error, Nack)
         cause: BaseException
         trace: BaseException | None
         if isinstance(error, Refusal):
-            code, text, cause, trace = error.error.code, str(error.error), error.error, None
+            text, cause, trace = str(error.error), error.error, None
+            told: tuple[int, str] | tuple[int, str, int] = (error.error.code, text)
         else:
-            code, cause, trace = HandlerFailed.code, error, error
-            text = f"agent {label} on node {engine.node_id}: {say(error)}"
-        self._log(message, trace, text)
-        engine.event(
-            Event(Event.HANDLER_FAILED, engine.node_id, self.agent_id, self.name, detail=text, error=cause)
-        )
-        token: asyncio.Future[None] | None = engine.reply(message, b"", 0, (code, text))
+            text, cause, trace = f"agent {label} on node {engine.node_id}: {say(error)}", error, error
+            told = failure_of(error, text)
+        if not isinstance(error, Nack):
+            self._log(message, trace, text)
+            engine.event(
+                Event(
+                    Event.HANDLER_FAILED, engine.node_id, self.agent_id, self.name, detail=text, error=cause
+                )
+            )
+        token: asyncio.Future[None] | None = engine.reply(message, b"", 0, told)
         return token
 
     def _log(self, message: AgentMessage, error: BaseException | None, text: str) -> None:

@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint64_t
 from agentnet_core.framing cimport Frame
 from agentnet_core.message cimport AgentMessage
 from agentnet_core.recalls cimport Pending, Recalls
+from agentnet_core.route cimport Route
 from agentnet_core.session cimport Session
 
 
@@ -18,6 +19,7 @@ cdef class Calls(Recalls):
     cpdef object reply(self, AgentMessage request, bytes payload, int content=*, failure=*)
     cdef object send_letter(self, uint64_t from_id, to, payload, tuple options, delivery, until, timeout)
     cdef int handled(self, AgentMessage message, failure) except -1
+    cdef int hand_over(self, Route port, AgentMessage message) except -1
     cdef int turn_down(self, AgentMessage message, error) except -1
     cdef int refuse(self, AgentMessage message, record, error) except -1
     cdef int put_refused(self, Session session, uint64_t seq, uint64_t correlation, uint64_t to,

@@ -14,5 +14,5 @@ class Calls(Recalls):
         request: AgentMessage,
         payload: bytes,
         content: int = 0,
-        failure: tuple[int, str] | None = None,
+        failure: tuple[int, str] | tuple[int, str, int] | None = None,
     ) -> Any | None: ...  # None: it is on its way; else the driver's token to await

@@ -164,6 +164,10 @@ cdef class Calls(Recalls):
         """What was delivered with a promise was handled: `Reception` keeps the promise."""
         raise InternalError("Calls alone promise nothing")
 
+    cdef int hand_over(self, Route port, AgentMessage message) except -1:
+        """A handler of that agent has it from now on: `Leases` knows for how long."""
+        raise InternalError("Calls alone promise nothing")
+
     cdef int turn_down(self, AgentMessage message, error) except -1:
         """It was not, or will not be."""
         raise InternalError("Calls alone promise nothing")

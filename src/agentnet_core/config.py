@@ -31,6 +31,10 @@ GROUP_BYTES_MAX = 128
 """The name of a group of agents, as UTF-8."""
 OPTIONAL_BYTES_MAX = 4096
 """What a message may be on the wire beside its payload."""
+OPERATION_BYTES_MAX = 128
+"""The id of an operation, as UTF-8."""
+STORE_KEY_BYTES_MAX = 256
+"""A key of an agent's store, as UTF-8."""
 ACTOR_BYTES_MAX = 128
 """The name of an actor, a node id and its incarnation, as UTF-8."""
 STATE_NAME_BYTES_MAX = 256
@@ -126,11 +130,35 @@ class EngineConfig:
     when all were used within `delivery_window_ms`, the messages of more are refused and tried again later."""
     delivery_window_ms: int = 24 * 3600 * 1000
     """How long such numbers are remembered at least, after the last message."""
+    lease_ms: int = 30_000
+    """A handler that has a message for this long is looked for: while it lives it goes on, else the message
+    is given back, and comes again. Time in the mailbox does not count."""
+    lease_ms_max: int = 3_600_000
+    """One that has it for this long is taken for hung: likewise, with an event, LEASE_EXPIRED."""
     delivery_refusals_max: int = 1_024
     """Refusals that one line remembers, to say them again; the oldest go."""
     dead_letters_max: int = 10_000
     dead_letters_bytes_max: int = 64 * 1024 * 1024
     """Dead letters of one node, and their bytes, 500 more counted for each. The oldest go."""
+
+    # -- operations: what is done once, however often it is asked for
+    operations_max: int = 100_000
+    """Operations that a node is at, or whose results it keeps; of more it refuses the next: LimitReached."""
+    operations_bytes_max: int = 64 * 1024 * 1024
+    """Bytes of their ids and results, 500 more counted for each; likewise. A result for which there is no
+    room is not kept: that it was processed is."""
+    operation_ms: int = 3_600_000
+    """How long a result is kept; then the same id is a new operation. Longer than anybody tries again."""
+    operation_result_bytes_max: int = 1024 * 1024
+    """A larger result is given, and not kept: who asks again gets ResultForgotten."""
+    operation_waiters_max: int = 64
+    """Retries that wait for an operation that is at work; one more is refused: Congested."""
+    store_keys_max: int = 1_000_000
+    """Keys in the stores of all agents of a node; what `once` would add beyond raises LimitReached."""
+    store_bytes_max: int = 256 * 1024 * 1024
+    """Bytes of their keys and values, 200 more counted for each; likewise."""
+    store_value_bytes_max: int = 1024 * 1024
+    """Bytes of one value; likewise."""
 
     # -- links and nodes
     handshake_ms_max: int = 5_000

@@ -10,7 +10,7 @@ from agentnet_core.session cimport Session
 cdef class Courier(Posting):
     cdef public object rng               # the driver's, for jitter
     cdef uint64_t agenda_order
-    cdef int64_t letters_sent_again
+    cdef int64_t letters_sent_again, acks_late
 
     cdef bint is_over(self, Letter letter) except -1
     cdef Route find(self, OutLine line, Letter letter)
@@ -19,6 +19,7 @@ cdef class Courier(Posting):
     cdef int on_done(self, Session session, Frame* frame) except -1
     cdef int on_return(self, Session session, Frame* frame) except -1
     cdef int reach_run(self, OutLine line, str node_id, int what, bint on_disk,
-                       uint64_t first, uint64_t last) except -1
-    cdef int take_back(self, Letter letter, int code, bytes text, str node_id) except -1
+                       uint64_t first, uint64_t last, uint32_t attempt) except -1
+    cdef int take_back(self, Letter letter, int code, bytes text, str node_id, uint32_t attempt,
+                       int64_t delay_ms) except -1
     cdef int64_t tick_letters(self, int64_t now_ns) except -1

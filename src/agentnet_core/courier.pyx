@@ -3,8 +3,9 @@
 In: letters in their lines, what peers say of them, links that come and go.  Out: messages, sent again in
 order from the first one that is not settled whenever the way to their receiver was another or lost.  An agent
 that is away is tried after `delivery_retry_ms_min` to `_max`, with jitter, and at once when a link to the
-node comes that it was last on.  A DURABLE letter that its handler failed is sent again alone, later; after
-`delivery_attempts_max` times it is a dead letter.
+node comes that it was last on.  A DURABLE letter that its handler failed, and any that it wants again or has
+left, is sent again alone, later; after `delivery_attempts_max` times it is a dead letter, or has failed.
+What a peer says of another attempt than the last one is late, and counted.
 """
 
 from heapq import heappop, heappush
@@ -19,15 +20,21 @@ from agentnet_core.route cimport Waiting
 from agentnet_core.slip cimport Slip
 
 from agentnet_core.errors import (
-    AgentStopped, AgentUnreachable, Congested, DeliveryUnsupported, Expired, HandlerFailed, LimitReached,
-    MailboxFull, NetworkError, NoSuchAgent, PayloadMismatch, ProtocolError, UsageError,
+    DELAY_S_MAX, AgentStopped, AgentUnreachable, Congested, DeadLettered, DeliveryUnsupported, Expired,
+    HandlerFailed, LeaseExpired, LimitReached, MailboxFull, Nack, NetworkError, NoSuchAgent, PayloadMismatch,
+    ProtocolError,
+    StorageBusy, StorageFailed, StorageFull, UsageError,
 )
 
 cdef int64_t MS = 1_000_000
 cdef int64_t NEVER = 0x7fffffffffffffff
+cdef uint64_t delay_ms_max = DELAY_S_MAX * 1000
 
 # What may be otherwise at the next attempt.
-PASSING = (AgentStopped.code, AgentUnreachable.code, Congested.code, LimitReached.code)
+PASSING = (AgentStopped.code, AgentUnreachable.code, Congested.code, LimitReached.code, StorageBusy.code,
+           StorageFailed.code, StorageFull.code)
+# What may be otherwise for that message alone.
+AGAIN = (Nack.code, LeaseExpired.code)
 
 
 cdef class Courier(Posting):
@@ -191,37 +198,42 @@ cdef class Courier(Posting):
 
     cdef int on_done(self, Session session, Frame* frame) except -1:
         cdef uint32_t runs = 0, n = 0
-        cdef uint64_t epoch = 0, from_id = 0, to_id = 0, level = 0, what = 0, first = 0, last = 0
+        cdef uint64_t epoch = 0, from_id = 0, to_id = 0, level = 0, what = 0, first = 0, last = 0, attempt
         cdef Cursor c
         cdef bint fine
         c.at, c.end = frame.body, frame.body + frame.size
         fine = read_array(&c, &runs)
         while fine and runs:
             runs -= 1
-            fine = (read_array(&c, &n) and n == 7 and read_uint(&c, &epoch) and read_uint(&c, &from_id)
+            attempt = 1
+            fine = (read_array(&c, &n) and 7 <= n <= 8 and read_uint(&c, &epoch) and read_uint(&c, &from_id)
                     and read_uint(&c, &to_id) and read_uint(&c, &level) and read_uint(&c, &what)
                     and read_uint(&c, &first) and read_uint(&c, &last) and first <= last
-                    and MAILBOXED <= what & 3 <= PROCESSED and what < 8)
+                    and MAILBOXED <= what & 3 <= PROCESSED and what < 8
+                    and (n == 7 or (read_uint(&c, &attempt) and 0 < attempt <= 0xffffffff)))
             if fine:
                 line = self.out_lines.get((from_id, to_id, level, epoch == self.durable.epoch))
                 if line is not None and epoch in self.letters:
-                    self.reach_run(line, session.node_id, what & 3, what & ON_DISK, first, last)
+                    self.reach_run(line, session.node_id, what & 3, what & ON_DISK, first, last,
+                                   <uint32_t>attempt)
         if not fine or c.at != c.end:
             raise ProtocolError("DONE frame: expected arrays of [epoch, from, to, priority, reached, first, "
-                                "last]")
+                                "last], and the attempt if it is not the first")
         return 0
 
     cdef int reach_run(self, OutLine line, str node_id, int what, bint on_disk,
-                       uint64_t first, uint64_t last) except -1:
-        """All of the line from `first` to `last` have come so far."""
+                       uint64_t first, uint64_t last, uint32_t attempt) except -1:
+        """All of the line from `first` to `last` have come so far, at that attempt."""
         cdef Letter letter = line.head
         cdef Letter after
         if line.node_id != node_id:
             return 0                # they were not sent to that one; by which link it says so is no matter
         while letter is not None and letter.number <= last:
             after = letter.after
-            if letter.number >= first and letter.sent:
+            if letter.number >= first and letter.sent == attempt:
                 self.finish_letter(letter, what, node_id, on_disk)
+            elif letter.number >= first and letter.sent:
+                self.acks_late += 1
             letter = after
         if line.cursor is not None and line.due_ns:
             line.due_ns = 0         # there may be room again
@@ -230,16 +242,21 @@ cdef class Courier(Posting):
 
     cdef int on_return(self, Session session, Frame* frame) except -1:
         cdef uint64_t epoch = 0, number = 0, from_id = 0, to_id = 0, level = 0, code = 0
-        cdef uint32_t n = 0
+        cdef uint64_t attempt = 1, delay_ms = 0
+        cdef uint32_t n = 0, size = 0
         cdef const uint8_t* data = NULL
         cdef OutLine line
         cdef Letter letter
         cdef Cursor c
         c.at, c.end = frame.body, frame.body + frame.size
-        if not (read_array(&c, &n) and n == 7 and read_uint(&c, &epoch) and read_uint(&c, &from_id)
-                and read_uint(&c, &to_id) and read_uint(&c, &level) and read_uint(&c, &number)
-                and read_uint(&c, &code) and code < 65536 and read_bin(&c, &data, &n) and c.at == c.end):
-            raise ProtocolError("RETURN frame: expected [epoch, from, to, priority, number, code, text]")
+        if not (read_array(&c, &n) and (n == 7 or n == 9) and read_uint(&c, &epoch)
+                and read_uint(&c, &from_id) and read_uint(&c, &to_id) and read_uint(&c, &level)
+                and read_uint(&c, &number)
+                and read_uint(&c, &code) and code < 65536 and read_bin(&c, &data, &size)
+                and (n == 7 or (read_uint(&c, &attempt) and 0 < attempt <= 0xffffffff
+                                and read_uint(&c, &delay_ms))) and c.at == c.end):
+            raise ProtocolError("RETURN frame: expected [epoch, from, to, priority, number, code, text], and "
+                                "[.., attempt, delay] if it has those")
         line = self.out_lines.get((from_id, to_id, level, epoch == self.durable.epoch))
         if line is None or line.node_id != session.node_id or epoch not in self.letters:
             return 0
@@ -253,14 +270,18 @@ cdef class Courier(Posting):
             return 0
         letter = self.letters[epoch].get(number)
         if letter is not None and letter.line is line:
-            self.take_back(letter, <int>code, PyBytes_FromStringAndSize(<const char*>data, n),
-                           session.node_id)
+            self.take_back(letter, <int>code, PyBytes_FromStringAndSize(<const char*>data, size),
+                           session.node_id, <uint32_t>attempt, <int64_t>min(delay_ms, delay_ms_max))
         return 0
 
-    cdef int take_back(self, Letter letter, int code, bytes text, str node_id) except -1:
-        """The receiver's node did not do it, or its handler failed."""
+    cdef int take_back(self, Letter letter, int code, bytes text, str node_id, uint32_t attempt,
+                       int64_t delay_ms) except -1:
+        """The receiver's node did not do it, or its handler failed, or wants it again."""
         cdef OutLine line = letter.line
         if line.node_id != node_id:
+            return 0
+        if letter.sent != attempt:
+            self.acks_late += 1
             return 0
         try:
             record = self.resolve(line.to).record
@@ -272,13 +293,17 @@ cdef class Courier(Posting):
         if code in PASSING or (letter.durable and code in (NoSuchAgent.code, MailboxFull.code)):
             line.go_back(letter)
             self.defer(line)
-        elif letter.durable and code in (HandlerFailed.code, PayloadMismatch.code):
+        elif code in AGAIN or (letter.durable and code in (HandlerFailed.code, PayloadMismatch.code)):
             letter.failures += 1
-            if letter.failures >= <uint32_t>self.config.delivery_attempts_max:
+            letter.due_sent = letter.sent
+            if letter.failures < <uint32_t>self.config.delivery_attempts_max:
+                wait_ns = delay_ms * MS if delay_ms else self.backoff(letter.failures)
+                self.plan(self.now_ns + wait_ns, letter)
+            elif letter.durable:
                 self.bury(letter, error)
             else:
-                self.plan(self.now_ns + self.backoff(letter.failures), letter)
-        elif letter.durable:
+                self.fail_letter(letter, error)
+        elif letter.durable or code == DeadLettered.code:
             self.bury(letter, error)
         else:
             self.fail_letter(letter, error)
@@ -311,8 +336,10 @@ cdef class Courier(Posting):
             if letter.message.deadline_ns and now_ns >= letter.message.deadline_ns:
                 if not letter.uncertain or letter.number >= (line.cursor.number if line.cursor else NEVER):
                     self.is_over(letter)
-            elif letter.failures and (line.cursor is None or letter.number < line.cursor.number):
+            elif (letter.failures and letter.due_sent == letter.sent
+                    and (line.cursor is None or letter.number < line.cursor.number)):
                 route = self.find(line, letter)
-                if route is not None and (line.cursor is None or letter.number < line.cursor.number):
-                    self.transmit(line, letter, route)
+                if line.cursor is None or letter.number < line.cursor.number:   # else it goes with all
+                    if route is None or not self.transmit(line, letter, route):
+                        self.plan(now_ns + self.backoff(letter.failures), letter)
         return self.agenda[0][0] if self.agenda else NEVER

@@ -20,6 +20,7 @@ cdef enum Defect:
     NUMBERS_AGAIN = 10
     NOT_SENT_AGAIN = 11
     MARKED_AT_THE_MAILBOX = 12
+    LATE_WORD = 13
 
 
 cdef class Durable:

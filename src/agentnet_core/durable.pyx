@@ -28,6 +28,7 @@ DEFECTS = {
     "done at the mailbox": DONE_AT_THE_MAILBOX, "tail dropped": TAIL_DROPPED, "no window": NO_WINDOW,
     "no order": NO_ORDER, "released early": RELEASED_EARLY, "numbers again": NUMBERS_AGAIN,
     "not sent again": NOT_SENT_AGAIN, "marked at the mailbox": MARKED_AT_THE_MAILBOX,
+    "late word": LATE_WORD,
 }
 
 cdef enum:

@@ -62,6 +62,7 @@ cdef class Engine(Streams):
         self.ports = self.doors = {}
         self.limit(config)
         self.limit_letters()
+        self.limit_leases()
         self.limit_streams()
         self.control_bytes_max = config.control_bytes_max
         self.pending_max = config.requests_pending_max
@@ -544,6 +545,7 @@ cdef class Engine(Streams):
         self.expire_recalled()
         self.tick_streams()
         self.tell_overflows()
+        self.tick_leases()
         for session in self.links:
             if session.welcomed:
                 self.close_account(session)
@@ -579,5 +581,5 @@ cdef class Engine(Streams):
             "requests_withdrawn": self.requests_withdrawn,
             "links": len(self.links), "links_lost": self.links_lost,
             "links_refused": self.links_refused, "links_retired": self.links_retired,
-            "links_awaited": len(self.awaited), **self.letter_stats(),
+            "links_awaited": len(self.awaited), **self.letter_stats(), **self.lease_stats(),
         }

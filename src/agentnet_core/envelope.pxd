@@ -5,6 +5,7 @@ from agentnet_core.framing cimport Cursor
 cdef enum EnvelopeField:
     FIELD_HOPS = 3
     FIELD_CHAIN = 4
+    FIELD_OPERATION = 9
     FIELD_STREAM = 13
 
 cdef enum:
@@ -30,6 +31,8 @@ cdef class Envelope:
     cdef bint answered              # a stream that was asked for is, or was
     cdef bint started               # a chain begins with this message, which itself carries none
     cdef uint64_t open_calls        # of its handler, at this time
+    # 9: its sender's name for it, under which it is done once
+    cdef readonly str operation
     # 13: what it is to a stream, and how many parts went before
     cdef uint8_t part
     cdef uint64_t position
@@ -39,12 +42,15 @@ cdef class Envelope:
     cdef uint8_t* write(self, uint8_t* p) noexcept
     cdef bint read(self, uint64_t key, Cursor* c) except -1
     cdef int put_chain(self, uint32_t hops, uint64_t budget, bytes path) except -1
+    cdef int put_operation(self, str operation) except -1
     cdef int put_stream(self, uint8_t part, uint64_t position) except -1
     cdef bint passed(self, uint64_t agent_id) noexcept
     cdef list agents(self)
 
 
 cdef inline bint is_enveloped(uint64_t key) noexcept:
-    return key == FIELD_HOPS or key == FIELD_CHAIN or key == FIELD_STREAM
+    return key == FIELD_HOPS or key == FIELD_CHAIN or key == FIELD_OPERATION or key == FIELD_STREAM
+
+cdef str check_operation(operation)
 
 cdef bytes extend_path(bytes path, uint64_t agent_id)

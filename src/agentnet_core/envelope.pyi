@@ -15,6 +15,10 @@ class Envelope:
         """Ids of the agents that asked each other, and at last for this."""
 
     @property
+    def operation(self) -> str | None:
+        """The id of the operation that it asks for."""
+
+    @property
     def streams(self) -> bool:
         """Whether it is answered in parts, which outlive its link."""
 

@@ -2,6 +2,7 @@
 
 Field 3, hops left: how many calls may follow one another below this one.  Field 4, `[budget, [agent, ...]]`:
 how many may be open below it at a time, and the ids of the agents that asked, the first one first.
+Field 9, a text: the id of the operation that the message asks for, of its sender's choice.
 Field 13, `[what, position]`: what the message is to a stream, and how many of its parts went before.
 
 In: what this node wants to say, or bytes of a message.  Out: the same as MessagePack, fixed-width; of
@@ -9,16 +10,23 @@ bytes that are malformed, that they are.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
 from libc.stdint cimport uint16_t
 from libc.string cimport memcpy
 
-from agentnet_core.framing cimport get_u64, pack_u64, put_u16, read_array, read_uint
+from agentnet_core.framing cimport get_u64, pack_u64, put_u16, read_array, read_str, read_uint
+
+from agentnet_core.config import OPERATION_BYTES_MAX
+from agentnet_core.errors import ConfigError
+from agentnet_core.records import describe
 
 cdef enum:
     HOPS_BYTES = 2              # key, a small int
     CHAIN_HEAD_BYTES = 1 + 1 + 9 + 3
     STREAM_BYTES = 1 + 1 + 1 + 9
     HOPS_FIELD_MAX = 127
+
+cdef uint32_t operation_bytes_max = OPERATION_BYTES_MAX     # the config's, for C
 
 
 cdef class Envelope:
@@ -59,11 +67,15 @@ cdef class Envelope:
 
     cdef Py_ssize_t size(self) noexcept:
         """An upper bound."""
-        return HOPS_BYTES + CHAIN_HEAD_BYTES + PyBytes_GET_SIZE(self.passed_by) + STREAM_BYTES
+        cdef Py_ssize_t n = 0
+        if self.operation is not None:
+            n = 4 + operation_bytes_max
+        return n + HOPS_BYTES + CHAIN_HEAD_BYTES + PyBytes_GET_SIZE(self.passed_by) + STREAM_BYTES
 
     cdef uint8_t* write(self, uint8_t* p) noexcept:
         """The pairs of key and value, in the order of the keys."""
-        cdef Py_ssize_t n
+        cdef Py_ssize_t n = 0
+        cdef const char* text
         if self.held & 1 << FIELD_HOPS:
             p[0], p[1] = FIELD_HOPS, <uint8_t>self.hops
             p += 2
@@ -75,6 +87,12 @@ cdef class Envelope:
             p = put_u16(p + 1, <uint16_t>(n // AGENT_BYTES))
             memcpy(p, PyBytes_AS_STRING(self.passed_by), n)
             p += n
+        if self.operation is not None:
+            text = PyUnicode_AsUTF8AndSize(self.operation, &n)
+            p[0], p[1] = FIELD_OPERATION, 0xda
+            p = put_u16(p + 2, <uint16_t>n)
+            memcpy(p, text, n)
+            p += n
         if self.held & 1 << FIELD_STREAM:
             p[0], p[1], p[2] = FIELD_STREAM, 0x92, self.part
             p = pack_u64(p + 3, self.position)
@@ -84,6 +102,7 @@ cdef class Envelope:
         """Take the value of a field that `is_enveloped`; False if it is malformed."""
         cdef uint64_t value = 0
         cdef uint32_t n = 0, k
+        cdef const uint8_t* data = NULL
         cdef uint8_t path[PATH_AGENTS_MAX * AGENT_BYTES]
         if key == FIELD_HOPS:
             if not read_uint(c, &value) or value > HOPS_FIELD_MAX:
@@ -98,6 +117,13 @@ cdef class Envelope:
                     return False
                 pack_u64(path + k * AGENT_BYTES, value)
             self.passed_by = PyBytes_FromStringAndSize(<const char*>path, n * AGENT_BYTES)
+        elif key == FIELD_OPERATION:
+            if not (read_str(c, &data, &n) and 0 < n <= operation_bytes_max):
+                return False
+            try:
+                self.operation = PyUnicode_DecodeUTF8(<char*>data, n, NULL)
+            except UnicodeDecodeError:
+                return False
         else:
             if not (read_array(c, &n) and n == 2 and read_uint(c, &value) and 0 < value <= STREAM_KNOWN
                     and read_uint(c, &self.position)):
@@ -109,6 +135,11 @@ cdef class Envelope:
     cdef int put_chain(self, uint32_t hops, uint64_t budget, bytes path) except -1:
         self.hops, self.budget, self.passed_by = hops, budget, path
         self.held |= 1 << FIELD_HOPS | 1 << FIELD_CHAIN
+        return 0
+
+    cdef int put_operation(self, str operation) except -1:
+        self.operation = operation
+        self.held |= 1 << FIELD_OPERATION
         return 0
 
     cdef int put_stream(self, uint8_t part, uint64_t position) except -1:
@@ -130,6 +161,17 @@ cdef class Envelope:
         cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(self.passed_by)
         cdef Py_ssize_t at
         return [get_u64(p + at + 1) for at in range(0, PyBytes_GET_SIZE(self.passed_by), AGENT_BYTES)]
+
+
+cdef str check_operation(operation):
+    """The id of an operation, if it can be one; ConfigError otherwise."""
+    try:
+        if isinstance(operation, str) and 0 < len(operation.encode()) <= OPERATION_BYTES_MAX:
+            return str(operation)
+    except UnicodeEncodeError:
+        pass
+    raise ConfigError(f"operation_id={describe(operation)}: expected a text of 1 to {OPERATION_BYTES_MAX} "
+                      f"bytes as UTF-8")
 
 
 cdef bytes extend_path(bytes path, uint64_t agent_id):

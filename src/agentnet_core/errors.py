@@ -13,6 +13,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+DELAY_S_MAX = 86_400
+"""How long a handler may put a message off."""
+
 
 class NetworkError(Exception):
     """Base of all errors that agentnet raises.
@@ -279,6 +282,38 @@ class DeliveryForgotten(OutageError):
     definite = False
 
 
+class ResultForgotten(OutageError):
+    """The operation was processed before, and is not executed again, but its result was too large to be kept
+    (``operation_result_bytes_max``, ``operations_bytes_max``)."""
+
+    code = 344
+    definite = False
+
+
+class LeaseExpired(OutageError):
+    """The handler's time for a message has run out, or it left it without a word: it was given back, and what
+    that handler says of it counts no more. It may be at work."""
+
+    code = 345
+    definite = False
+
+
+class Nack(PeerError):
+    """The handler raised this: it did nothing of the message, which is to come again.
+
+    ``delay``: seconds until then, None for the schedule of retries. What was sent with a promise comes again,
+    ``delivery_attempts_max`` times in all; who asked with a request is told, and may ask again.
+    """
+
+    code = 346
+
+    def __init__(self, *args: object, delay: float | None = None, definite: bool | None = None) -> None:
+        super().__init__(*args, definite=definite)
+        if delay is not None and not 0 <= delay <= DELAY_S_MAX:
+            raise ConfigError(f"delay={delay!r}: expected None, or 0 to {DELAY_S_MAX} seconds")
+        self.delay = delay
+
+
 class TooFewReplicas(OutageError):
     """Fewer replicas than were wanted answered in time; the message names those that did and did not.
 
@@ -349,6 +384,18 @@ def _by_code(root: type[NetworkError]) -> dict[int, type[NetworkError]]:
 
 
 BY_CODE = _by_code(NetworkError)
+
+
+def failure_of(error: BaseException, text: str) -> tuple[int, str, int]:
+    """What is told of a handler that raised: code, text, milliseconds after which it wants the message again.
+
+    That a disk takes nothing, or that a lease is over, is none of the handler's faults.
+    """
+    if isinstance(error, Nack):
+        return Nack.code, text, 0 if error.delay is None else max(1, int(error.delay * 1000))
+    if isinstance(error, (StorageFull, StorageBusy, StorageFailed, LeaseExpired)):
+        return error.code, text, 0
+    return HandlerFailed.code, text, 0
 
 
 def from_code(code: int, text: str) -> NetworkError:

@@ -23,6 +23,7 @@ cdef class Letter:
     cdef uint64_t batch             # with which it gets to the disk
     cdef uint8_t wanted             # what its token waits for, as Reached
     cdef readonly uint32_t sent, failures
+    cdef uint32_t due_sent          # the attempt after which it is to be sent again alone
     cdef readonly object death      # (code, text) of what it died of, else None
     cdef bint durable
     cdef bint held                  # it is not on the disk yet

@@ -15,6 +15,7 @@ cdef class Ring:
 # What is to be said of all that was let in from `first` to `last`.
 cdef struct Said:
     int what
+    uint32_t attempt            # the last one that came
     uint64_t first
     uint64_t last
 
@@ -28,6 +29,7 @@ cdef class InLine:
     cdef readonly Ring open         # those that are not finished
     cdef readonly dict early        # those that are, before an earlier one
     cdef readonly dict failed       # of those that are open, those that wait to be sent again
+    cdef readonly dict attempts     # of those that are open, the last attempt, if it came again since
     cdef readonly dict refused      # number -> (code, text)
     cdef readonly uint64_t forgotten    # up to this it is not known any more which were refused
     cdef Said* runs
@@ -38,11 +40,12 @@ cdef class InLine:
     cdef int64_t used_ns
     cdef uint64_t floor(self)
     cdef bint is_finished(self, uint64_t number) except -1
-    cdef int finish(self, uint64_t number) except -1
+    cdef int finish(self, uint64_t number, uint32_t attempt, bint on_disk) except -1
+    cdef uint32_t newest(self, uint64_t number, uint32_t attempt) except 0
     cdef int drop(self, uint64_t number) except -1
     cdef int refuse(self, uint64_t number, int code, bytes text, Py_ssize_t most) except -1
     cdef int settled_below(self, uint64_t number) except -1
-    cdef int note(self, int what, uint64_t number) except -1
-    cdef int say(self, int what, uint64_t first, uint64_t last) except -1
+    cdef int note(self, int what, uint64_t number, uint32_t attempt) except -1
+    cdef int say(self, int what, uint64_t first, uint64_t last, uint32_t attempt) except -1
     cdef list take_runs(self)
     cdef int restore(self, uint64_t floor, uint64_t forgotten, list early) except -1

@@ -4,8 +4,9 @@ A line brings rising numbers, with gaps.  All up to `last` were let in, or were 
 of these the open ones are in the mailbox or at the handler, and every other one is finished.  So the window
 is as long as the line, and takes only what is open, what was finished out of order and what was refused.
 
-What is to be said are runs of one line in a row: from `first` to `last`, all that was let in between them.
-Open numbers and runs are C arrays: no Python object is made of a message that goes its usual way.
+What is to be said are runs of one line in a row: from `first` to `last`, all that was let in between them, of
+one attempt, which is the last one that came: to who sent it again an older one says nothing.  Open numbers
+and runs are C arrays: no Python object is made of a message that goes its usual way.
 """
 
 from libc.stdlib cimport free, realloc
@@ -14,6 +15,7 @@ from libc.string cimport memcpy
 cdef enum:
     MAILBOXED = 2
     PROCESSED = 3
+    ON_DISK = 4
     RING_KEPT = 1024            # places of one that is empty
 
 
@@ -62,7 +64,7 @@ cdef class InLine:
         self.node_id, self.epoch, self.from_id, self.to_id = node_id, epoch, from_id, to_id
         self.level = level
         self.open = Ring()
-        self.early, self.failed, self.refused = {}, {}, {}
+        self.early, self.failed, self.refused, self.attempts = {}, {}, {}, {}
 
     def __dealloc__(self):
         free(self.runs)
@@ -80,20 +82,29 @@ cdef class InLine:
         """Of one that was let in."""
         return number in self.early or not self.open.count or number < self.open.first()
 
-    cdef int finish(self, uint64_t number) except -1:
-        """Its handler has returned."""
+    cdef int finish(self, uint64_t number, uint32_t attempt, bint on_disk) except -1:
+        """Its handler has returned; `on_disk`: that is on the disk, though the line is not."""
         cdef bint in_order = self.open.count and self.open.first() == number
+        attempt = self.newest(number, attempt)
         self.drop(number)
         if not in_order:
             self.joins = False
-        self.note(PROCESSED, number)
+        self.note(PROCESSED | (ON_DISK if on_disk else 0), number, attempt)
         self.joins = in_order
         return 0
+
+    cdef uint32_t newest(self, uint64_t number, uint32_t attempt) except 0:
+        """The attempt that its sender waits to hear of."""
+        if not self.attempts:
+            return attempt
+        return max(attempt, <uint32_t>self.attempts.get(number, 0))
 
     cdef int drop(self, uint64_t number) except -1:
         """It is not open any more."""
         if self.failed:
             self.failed.pop(number, None)
+        if self.attempts:
+            self.attempts.pop(number, None)
         if not self.open.count or self.open.first() != number:
             self.early[number] = None
             return 0
@@ -123,18 +134,18 @@ cdef class InLine:
                           if each > number or (self.open.count and each > self.open.first())}
         return 0
 
-    cdef int note(self, int what, uint64_t number) except -1:
+    cdef int note(self, int what, uint64_t number, uint32_t attempt) except -1:
         """That is to be said of it."""
         cdef Said* run
         if self.runs_count and (what == MAILBOXED or self.joins):
             run = &self.runs[self.runs_count - 1]
-            if run.what == what and run.last < number:
+            if run.what == what and run.last < number and run.attempt == attempt:
                 run.last = number
                 return 0
-        return self.say(what, number, number)
+        return self.say(what, number, number, attempt)
 
-    cdef int say(self, int what, uint64_t first, uint64_t last) except -1:
-        """That is to be said of all from `first` to `last`."""
+    cdef int say(self, int what, uint64_t first, uint64_t last, uint32_t attempt) except -1:
+        """That is to be said of all from `first` to `last`, at that attempt."""
         cdef void* grown
         if self.runs_count == self.runs_capacity:
             grown = realloc(self.runs, (2 * self.runs_capacity + 4) * sizeof(Said))
@@ -142,15 +153,15 @@ cdef class InLine:
                 raise MemoryError
             self.runs = <Said*>grown
             self.runs_capacity = 2 * self.runs_capacity + 4
-        self.runs[self.runs_count].what = what
+        self.runs[self.runs_count].what, self.runs[self.runs_count].attempt = what, attempt
         self.runs[self.runs_count].first, self.runs[self.runs_count].last = first, last
         self.runs_count += 1
         return 0
 
     cdef list take_runs(self):
-        """(what, first, last) of each that is to be said; it is not said again."""
+        """(what, first, last, attempt) of each that is to be said; it is not said again."""
         cdef Py_ssize_t k
-        cdef list runs = [(self.runs[k].what, self.runs[k].first, self.runs[k].last)
+        cdef list runs = [(self.runs[k].what, self.runs[k].first, self.runs[k].last, self.runs[k].attempt)
                           for k in range(self.runs_count)]
         self.runs_count = 0
         self.joins = False

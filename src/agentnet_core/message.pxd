@@ -58,6 +58,7 @@ cdef class AgentMessage:
     cdef readonly Origin origin
     cdef readonly Slip slip         # of a delivery, else None
     cdef int64_t deadline_ns        # on this node's monotonic clock; 0 never
+    cdef object taker               # the Port whose handler has it, if that can commit it with `once`
     cdef uint64_t arrival           # order of entry into the mailbox
     cdef Py_ssize_t encoded_size(self, Py_ssize_t payload_size) noexcept
     cdef bint has_optional(self) noexcept

@@ -1,3 +1,4 @@
+from collections.abc import Awaitable, Mapping
 from typing import Any, Final, Self
 
 from typing_extensions import disjoint_base
@@ -96,6 +97,23 @@ class AgentMessage:
     @property
     def envelope(self) -> Envelope | None:
         """What it is to a chain of calls or to a stream; None if to neither."""
+
+    @property
+    def operation_id(self) -> str | None:
+        """Its sender's name for what it asks, under which that is done once; None if it has none."""
+
+    def once(self, changes: Mapping[str, bytes | None] | None = None, result: Any = b"") -> Awaitable[None]:
+        """Commit in its handler that it is done, with its result and ``changes`` to the agent's store.
+
+        All of it is on the node's disk when that is awaited, if it has one, or nothing is; a message that
+        comes again, after a restart too, is not handled again, and who asks again gets ``result``. What the
+        handler returns or raises afterwards changes nothing of it. ``changes``: None as a value removes the
+        key.
+
+        Raises, when awaited: LimitReached, PayloadMismatch, StorageFull, StorageBusy, ConfigError, and
+        LeaseExpired if the message was given back meanwhile: nothing was committed. StorageFailed: it may be.
+        UsageError if it was committed already, or is a message that nobody would send again.
+        """
 
     @property
     def fields(self) -> dict[int, Any]:

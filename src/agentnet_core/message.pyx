@@ -8,7 +8,7 @@ understood by whoever reads it: an unknown one refuses the frame.  From 64 on it
 In: any bytes. Out: a message, or ProtocolError with the field that is wrong. A message id that
 the user gave travels as field 1; a generated one is `node:incarnation:seq`, made when read.  A message
 to a group has no receiver, and field 8, which is kept encoded: no other message pays for it.  Fields
-3, 4 and 13 are the envelope's.
+3, 4, 9 and 13 are the envelope's.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -29,7 +29,7 @@ from agentnet_core.slip cimport SLIP_BYTES, read_slip, write_slip
 import msgpack
 
 from agentnet_core.config import GROUP_BYTES_MAX
-from agentnet_core.errors import ConfigError, ProtocolError
+from agentnet_core.errors import ConfigError, ProtocolError, UsageError
 from agentnet_core.framing import check_msgpack
 from agentnet_core.records import MessagePriority, MessageType, agent_id_of, describe
 
@@ -55,8 +55,7 @@ FIELDS = {
 
 cdef class Origin:
     def __init__(self, str node_id, uint64_t incarnation):
-        self.node_id = node_id
-        self.incarnation = incarnation
+        self.node_id, self.incarnation = node_id, incarnation
 
 
 NOWHERE = Origin("", 0)
@@ -98,8 +97,7 @@ cdef class AgentMessage:
         self.to_all = to_agent is None
         self.to_id = 0 if to_agent is None else _agent_id("to_agent", to_agent)
         self.from_agent = _agent_id("from_agent", from_agent)
-        self.type = <uint8_t>kind
-        self.level = <uint8_t>level
+        self.type, self.level = <uint8_t>kind, <uint8_t>level
         self.ttl_ms = <uint32_t>(seconds * 1000)
         if seconds > 0 and self.ttl_ms == 0:
             self.ttl_ms = 1             # 0 would be never
@@ -168,6 +166,17 @@ cdef class AgentMessage:
     def error(self):
         """(code, text) if this is the answer of a request that failed, else None."""
         return self.failure
+
+    @property
+    def operation_id(self):
+        """Its sender's name for what it asks, under which that is done once; None if it has none."""
+        return None if self.envelope is None else self.envelope.operation
+
+    def once(self, changes=None, result=b""):
+        """Commit that it is done, with `changes` to its agent's store: see `Operations.once`."""
+        if self.taker is None:
+            raise UsageError("once: for a message at its handler, sent with a promise or an operation id")
+        return self.taker.once(self, changes, result)
 
     @property
     def fields(self):
@@ -426,20 +435,16 @@ cdef AgentMessage read_message(const uint8_t* p, Py_ssize_t size, bint optional,
     cdef AgentMessage message = blank(origin)
     cdef uint32_t n
     cdef Cursor c
-    c.at = p
-    c.end = p + size
+    c.at, c.end = p, p + size
     if (size >= PLAIN_HEAD_BYTES and p[0] == 0x99 and p[1] == 0xcf and p[10] == 0xcf and p[19] == 0xcf
             and p[28] == 0xcf and p[37] < 0x80 and p[38] < 4 and p[39] == 0xce and p[44] == 0xd3
             and p[53] == 0xc6):
         n = get_u32(p + 54)
         if <Py_ssize_t>n > size - PLAIN_HEAD_BYTES:
             raise ProtocolError(f"message payload of {n} bytes: the frame has {size - PLAIN_HEAD_BYTES}")
-        message.from_agent = get_u64(p + 2)
-        message.to_id = get_u64(p + 11)
-        message.seq = get_u64(p + 20)
-        message.correlation = get_u64(p + 29)
-        message.type = p[37]
-        message.level = p[38]
+        message.from_agent, message.to_id = get_u64(p + 2), get_u64(p + 11)
+        message.seq, message.correlation = get_u64(p + 20), get_u64(p + 29)
+        message.type, message.level = p[37], p[38]
         message.ttl_ms = get_u32(p + 40)
         message.timestamp = <int64_t>get_u64(p + 45)
         message.payload = PyBytes_FromStringAndSize(<const char*>p + PLAIN_HEAD_BYTES, n)

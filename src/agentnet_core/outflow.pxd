@@ -28,7 +28,6 @@ cdef class Ready:
     cdef readonly list settle
     cdef readonly list recall
     cdef readonly list learn
-    cdef readonly list dead
     cdef readonly list events
     cdef public object persist
     cdef public uint64_t batch

@@ -45,7 +45,7 @@ cdef class Ready:
     tunnels: those with something for the driver.
     recall: (port, or None for all, origin, correlation): a handler that is at that request of that node, or
     at any of it if that is 0, must stop. learn: (a Pending, an outcome or None): what became of
-    a request that was given up. dead: (port, message, error): a dead letter of that agent's.
+    a request that was given up.
     probe: sessions whose peer's liveness port is to be asked; the control's `alive` takes the answer.
     deliver: ports whose runner must be woken. stop: ports that lost their id to another node, and whose
     runner must end. settle: (token, message or error or None, hint).
@@ -55,11 +55,11 @@ cdef class Ready:
     def __cinit__(self):
         self.send, self.close, self.dial, self.probe, self.tunnels = [], [], [], [], []
         self.deliver, self.stop, self.settle, self.events = [], [], [], []
-        self.recall, self.learn, self.dead = [], [], []
+        self.recall, self.learn = [], []
 
     def clear(self):
         for field in (self.send, self.close, self.dial, self.probe, self.tunnels, self.deliver, self.stop,
-                      self.settle, self.recall, self.learn, self.dead, self.events):
+                      self.settle, self.recall, self.learn, self.events):
             field.clear()
 
 

@@ -2,14 +2,15 @@
 
 An agent with the policy BLOCK stops its senders before its mailbox is full.  With another one nobody is
 stopped: DROP_OLDEST gives up the oldest message of the lowest priority that is there, DROP_NEWEST the one
-that came, and DEAD_LETTER hands that to the driver, as `Ready.dead`.  A request among them is refused at
-once, with MailboxFull; all are counted, and an event tells how many, at most once a tick.
+that came, and DEAD_LETTER makes that a dead letter: of its sender, who is told, if it was sent with a
+promise, else of this node.  A request among them is refused at once, with MailboxFull; all are counted, and
+an event tells how many, at most once a tick.
 """
 
 from agentnet_core.mailbox cimport Mailbox
 from agentnet_core.message cimport TYPE_QUERY
 
-from agentnet_core.errors import MailboxFull
+from agentnet_core.errors import DeadLettered, MailboxFull
 from agentnet_core.records import Event, WhenFull
 
 cdef int DROP_OLDEST = WhenFull.DROP_OLDEST.number
@@ -33,6 +34,7 @@ cdef class Overflow(Freight):
         return 0
 
     cdef int drop(self, Port port, AgentMessage message) except -1:
+        cdef bint asked = message.type == TYPE_QUERY and message.correlation
         error = MailboxFull(f"the mailbox of agent {port.record.label} is full (mailbox_messages_max, "
                             f"mailbox_bytes_max), and it drops what is too much; it was not executed")
         self.mailbox_dropped += 1
@@ -40,10 +42,13 @@ cdef class Overflow(Freight):
             self.overflown[port] = 0
             self.wake_by(self.now_ns)
         self.overflown[port] += 1
-        if port.when_full == DEAD_LETTER:
-            self.now_ready.dead.append((port, message, error))
-            self.rouse()
-        if message.slip is not None or (message.type == TYPE_QUERY and message.correlation):
+        if port.when_full == DEAD_LETTER and message.slip is not None:
+            error = DeadLettered(str(error))
+        elif port.when_full == DEAD_LETTER and not asked:
+            if message.to_all:
+                message.to_id = port.agent_id
+            self.keep_dead(message, error)
+        if message.slip is not None or asked:
             self.refuse(message, port.record, error)
         return 0
 

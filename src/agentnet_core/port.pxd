@@ -34,6 +34,7 @@ cdef class Port(Route):
     cdef int withhold(self, Session session, int64_t size, int64_t whole) except -1
     cdef int forgive(self) except -1
     cdef AgentMessage next_message(self)
+    cdef AgentMessage hand_over(self, AgentMessage message)
     cdef Envelope nest(self, Work work, int64_t* timeout_ns)
 
 

@@ -267,20 +267,30 @@ cdef class Port(Route):
             if message.deadline_ns and engine.now_ns >= message.deadline_ns:
                 engine.date()
                 if engine.now_ns < message.deadline_ns:
-                    return message
+                    return self.hand_over(message)
                 engine.messages_expired += 1
                 engine.refuse(message, self.record, Expired(
                     f"agent {self.record.label}: the ttl of the message ran out in its mailbox; it was not "
                     f"executed"))
                 continue
-            return message
+            return self.hand_over(message)
         self.parked = True
         self.served_ns = engine.now_ns
         return None
 
     def take_returned(self):
         """The next call that came back to this agent, which waits for it; it goes past the mailbox."""
-        return self.returned.popleft() if self.returned else None
+        return self.hand_over(self.returned.popleft()) if self.returned else None
+
+    cdef AgentMessage hand_over(self, AgentMessage message):
+        """Its handler has it now, for as long as may be."""
+        if message.slip is not None or message.envelope is not None:
+            self.engine.hand_over(self, message)
+        return message
+
+    def attends(self, AgentMessage message not None):
+        """Whether a handler is at that message, and lives: the driver knows."""
+        return False
 
     def end_returned(self):
         """One of them has ended."""

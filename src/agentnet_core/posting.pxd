@@ -50,6 +50,8 @@ cdef class Posting(Casting):
     cdef int finish_letter(self, Letter letter, int reached, str node_id, bint on_disk) except -1
     cdef int fail_letter(self, Letter letter, error) except -1
     cdef int lay(self, Letter letter) except -1
+    cdef int keep_dead(self, AgentMessage message, error) except -1
+    cdef int keep_death(self, Letter letter) except -1
     cdef int remove(self, Letter letter) except -1
     cdef int detach(self, Letter letter) except -1
     cdef int expire_letters(self, int64_t now_ns) except -1

@@ -17,7 +17,9 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from agentnet_core.durable cimport KEPT_BEFORE_THE_WRITE
 from agentnet_core.letters cimport LETTER_OVERHEAD_BYTES, Watch, new_letter
-from agentnet_core.message cimport LEVELS, TYPE_COMMAND, TYPE_QUERY, TYPE_RESPONSE, AgentMessage, small
+from agentnet_core.message cimport (
+    LEVELS, TYPE_COMMAND, TYPE_QUERY, TYPE_RESPONSE, AgentMessage, copy_message, small,
+)
 from agentnet_core.recalls cimport Pending
 from agentnet_core.route cimport Route
 from agentnet_core.slip cimport CARE_ACKNOWLEDGED, CARE_DURABLE, CARE_MAILBOXED, CARE_PROCESSED, Slip
@@ -277,11 +279,42 @@ cdef class Posting(Casting):
         self.tell(letter, error)
         self.event(Event(Event.DEAD_LETTER, self.node_id, line.to_id, detail=str(error), error=error))
         self.detach(letter)
-        del self.kept[letter.number]
-        if self.durable.on:
-            self.durable.bury(letter)
-            self.rouse()
+        if letter.durable:
+            del self.kept[letter.number]
+            if self.durable.on:
+                self.durable.bury(letter)
+                self.rouse()
+        else:
+            del self.own[letter.number]
+            self.keep_death(letter)
         self.lay(letter)
+
+    cdef int keep_dead(self, AgentMessage message, error) except -1:
+        """A message that its mailbox here has no room for is a dead letter of this node."""
+        cdef AgentMessage copy = copy_message(message)
+        cdef Letter letter
+        cdef Slip slip = Slip.__new__(Slip)
+        self.durable.number += 1
+        copy.slip = slip
+        slip.care, slip.attempt, slip.epoch = CARE_DURABLE | CARE_PROCESSED, 1, self.durable.epoch
+        copy.correlation, copy.id, copy.to_id = self.durable.number, message.message_id, message.to_id
+        copy.to_all, copy.extras, copy.extras_count, copy.ttl_ms, copy.deadline_ns = False, None, 0, 0, 0
+        letter = new_letter(copy, OutLine(copy.from_agent, copy.to_id, copy.to_id, copy.level, True))
+        letter.death = (error.code, str(error)[:DEATH_CHARS_MAX])
+        self.keep_death(letter)
+        return self.lay(letter)
+
+    cdef int keep_death(self, Letter letter) except -1:
+        """Write one that was not on the disk until now, if that has room: who waits for it is nobody."""
+        letter.durable = True
+        if (self.durable.on and self.durable.failure is None
+                and 2 * self.writing_bytes <= self.log_waiting_max):
+            self.durable.keep(letter, 0)
+            letter.batch = self.durable.batch
+            self.writing.append(letter)
+            self.writing_bytes += PyBytes_GET_SIZE(letter.message.payload) + LETTER_OVERHEAD_BYTES
+            self.rouse()
+        return 0
 
     cdef int lay(self, Letter letter) except -1:
         """Lay it among the dead; the oldest make room."""
@@ -368,7 +401,7 @@ cdef class Posting(Casting):
         while self.writing and (<Letter>self.writing[0]).batch <= batch:
             letter = self.writing.popleft()
             self.writing_bytes -= PyBytes_GET_SIZE(letter.message.payload) + LETTER_OVERHEAD_BYTES
-            if not letter.settled:
+            if not letter.settled and letter.death is None:
                 self.reach_kept(letter)
                 if letter.line.cursor is letter:
                     lines.append(letter.line)
@@ -387,7 +420,7 @@ cdef class Posting(Casting):
         self.writing_bytes = 0
         while self.writing:
             letter = self.writing.popleft()
-            if not letter.settled:
+            if not letter.settled and letter.death is None:
                 self.fail_letter(letter, error)
         while self.closing:
             _, token, receipt = self.closing.popleft()

@@ -6,6 +6,7 @@ from agentnet_core.message cimport AgentMessage
 from agentnet_core.posting cimport MAILBOXED, ON_DISK, PROCESSED
 from agentnet_core.route cimport Route
 from agentnet_core.session cimport Session
+from agentnet_core.slip cimport Slip
 
 
 cdef class Reception(Courier):
@@ -19,7 +20,8 @@ cdef class Reception(Courier):
     cdef bint let_in(self, Session session, AgentMessage message) except -1
     cdef InLine line_of(self, Session session, AgentMessage message)
     cdef bint make_room(self) except -1
-    cdef int say_again(self, InLine line, uint64_t number, uint8_t care) except -1
+    cdef int say_again(self, InLine line, uint64_t number, Slip slip) except -1
+    cdef int finish_here(self, AgentMessage message, failure) except -1
     cdef int handled(self, AgentMessage message, failure) except -1
     cdef int touch(self, InLine line) except -1
     cdef int take_here(self, Route route, AgentMessage message) except -1

@@ -2,7 +2,8 @@
 
 In: messages with a slip, what their handlers made of them, what the disk has.  Out: DONE frames, a few runs
 for each line at each turn, and RETURN frames for what is not handled, or was not: with the error, or with
-code 0 and the last number that is here, where one before it is missing.  What was durable and is processed
+code 0 and the last number that is here, where one before it is missing.  Both name the attempt, if it is not
+the first, so that what is said of one is not taken for another.  What was durable and is processed
 is said once that is on this node's disk, if it has one.
 
 Held here: `delivery_lines_max` windows, each for `delivery_window_ms` after its last message.  Those of a
@@ -22,17 +23,26 @@ from agentnet_core.letters cimport Letter
 from agentnet_core.framing cimport DONE, RETURN, pack_bin_head, pack_u64, put_u32
 from agentnet_core.slip cimport CARE_DURABLE, CARE_LEVEL, CARE_MAILBOXED, CARE_PROCESSED, Slip
 
-from agentnet_core.courier import PASSING as _PASSING
-from agentnet_core.errors import DeliveryForgotten, Expired, LimitReached
+from agentnet_core.courier import AGAIN as _AGAIN, PASSING as _PASSING
+from agentnet_core.errors import DeadLettered, DeliveryForgotten, Expired, LimitReached
 
 cdef int64_t MS = 1_000_000
 cdef tuple PASSING = _PASSING
-cdef int EXPIRED = Expired.code
+cdef tuple AGAIN = _AGAIN
+cdef tuple FINAL = (Expired.code, DeadLettered.code)
 
 cdef enum:
     TEXT_BYTES_MAX = 512
-    RUN_BYTES = 49
+    RUN_BYTES = 54
     RUNS_MAX = 900          # in one frame
+
+
+cdef inline bint is_operation(AgentMessage message) noexcept:
+    return message.envelope is not None and message.envelope.operation is not None
+
+
+cdef int64_t delay_of(failure) except -1:
+    return failure[2] if len(failure) > 2 else 0
 
 
 cdef class Reception(Courier):
@@ -64,7 +74,7 @@ cdef class Reception(Courier):
         elif number <= line.last or (line.early and number in line.early):
             line.last = max(line.last, number)
             self.letters_again += 1
-            self.say_again(line, number, slip.care)
+            self.say_again(line, number, slip)
             return False
         elif slip.prior > line.last and self.durable.defect != NO_ORDER:
             self.letters_early += 1
@@ -80,10 +90,10 @@ cdef class Reception(Courier):
             line.open.append(number)
         self.letters_received += 1
         if slip.care & CARE_MAILBOXED:
-            line.note(MAILBOXED, number)
+            line.note(MAILBOXED, number, slip.attempt)
             self.touch(line)
         if self.durable.defect == DONE_AT_THE_MAILBOX:
-            line.note(PROCESSED, number)
+            line.note(PROCESSED, number, slip.attempt)
             self.touch(line)
         if self.durable.defect == MARKED_AT_THE_MAILBOX:
             line.drop(number)
@@ -135,23 +145,24 @@ cdef class Reception(Courier):
                          if not line.durable and line.node_id == session.node_id
                          and line.epoch < session.incarnation])
 
-    cdef int say_again(self, InLine line, uint64_t number, uint8_t care) except -1:
+    cdef int say_again(self, InLine line, uint64_t number, Slip slip) except -1:
         """What became of one that was let in before."""
         if number in line.refused:
             code, text = line.refused[number]
-            self.put_return_of(line, number, code, text)
+            self.put_return_of(line, number, code, text, slip.attempt)
             return 0
         if not line.is_finished(number):
-            if care & CARE_MAILBOXED:
-                line.say(MAILBOXED, number, number)
+            line.attempts[number] = slip.attempt
+            if slip.care & CARE_MAILBOXED:
+                line.say(MAILBOXED, number, number, slip.attempt)
                 return self.touch(line)
             return 0
         if number <= line.forgotten:
             error = DeliveryForgotten("it is not known any more whether it was refused")
-            self.put_return_of(line, number, error.code, str(error).encode())
+            self.put_return_of(line, number, error.code, str(error).encode(), slip.attempt)
             return 0
         line.joins = False
-        line.say(PROCESSED, number, number)
+        line.say(PROCESSED, number, number, slip.attempt)
         return self.touch(line)
 
     cdef int touch(self, InLine line) except -1:
@@ -164,38 +175,52 @@ cdef class Reception(Courier):
     # -- what becomes of it
 
     cdef int handled(self, AgentMessage message, failure) except -1:
-        """Its handler has returned, or failed with `failure`: (code, text). Once for each message."""
+        """Its handler has returned, or failed with `failure`: (code, text), and after how many milliseconds
+        it is to come again, if that says so. Once for each message."""
         cdef Slip slip = message.slip
         cdef InLine line = slip.line
-        cdef uint64_t number = message.correlation
         if message.origin is self.origin:
-            letter = self.letters[slip.epoch].get(number)
-            if letter is None:
-                return 0
-            if failure is None:
-                self.finish_letter(letter, PROCESSED, self.node_id, False)
-            else:
-                self.take_back(letter, failure[0], failure[1].encode("utf-8", "replace"), self.node_id)
-        elif line is not None:
+            return self.finish_here(message, failure)
+        if line is not None:
             slip.line = None
             if failure is not None:
-                self.refuse_in(line, message, failure[0], failure[1].encode("utf-8", "replace"))
+                self.refuse_in(line, message, failure[0], failure[1].encode("utf-8", "replace"),
+                               delay_of(failure))
             elif self.durable.defect != MARKED_AT_THE_MAILBOX:
-                line.finish(number)
+                line.finish(message.correlation, slip.attempt,
+                            not line.durable and self.durable.on and is_operation(message))
                 if slip.care & CARE_PROCESSED:
                     self.touch(line)
         return 0
 
-    def refuse_in(self, InLine line not None, AgentMessage message not None, int code, bytes text):
+    cdef int finish_here(self, AgentMessage message, failure) except -1:
+        """A letter of this node, too, was handled here."""
+        cdef Slip slip = message.slip
+        letter = self.letters[slip.epoch].get(message.correlation)
+        if letter is None:
+            return 0
+        if slip.handed and slip.handed != slip.attempt:
+            self.acks_late += 1     # it went elsewhere since, with its agent
+            return 0
+        if failure is None:
+            return self.finish_letter(letter, PROCESSED, self.node_id,
+                                      self.durable.on and is_operation(message))
+        return self.take_back(letter, failure[0], failure[1].encode("utf-8", "replace"), self.node_id,
+                              slip.attempt, delay_of(failure))
+
+    def refuse_in(self, InLine line not None, AgentMessage message not None, int code, bytes text,
+                  int64_t delay_ms=0):
         """One that was let in was not processed."""
         cdef uint64_t number = message.correlation
         text = text[:TEXT_BYTES_MAX]
-        if code in PASSING or (line.durable and code != EXPIRED):
+        if message.origin.session is not None:
+            self.put_refusal(message.origin.session, line.epoch, line.from_id, line.to_id, line.level, number,
+                             code, text, line.newest(number, message.slip.attempt), delay_ms)
+        line.attempts.pop(number, None)
+        if code in PASSING or code in AGAIN or (line.durable and code not in FINAL):
             line.failed[number] = None          # it is sent again
         else:
             line.refuse(number, code, text, self.config.delivery_refusals_max)
-        if message.origin.session is not None:
-            self.put_return(message.origin.session, message, number, code, text)
 
     cdef int take_here(self, Route route, AgentMessage message) except -1:
         """A letter of this node is in a mailbox of this node."""
@@ -212,7 +237,7 @@ cdef class Reception(Courier):
         if message.origin is self.origin:
             letter = self.letters[slip.epoch].get(message.correlation)
             if letter is not None:
-                self.take_back(letter, error.code, text, self.node_id)
+                self.take_back(letter, error.code, text, self.node_id, slip.attempt, 0)
         elif line is not None:
             slip.line = None
             self.refuse_in(line, message, error.code, text)
@@ -220,27 +245,33 @@ cdef class Reception(Courier):
             self.put_return(message.origin.session, message, message.correlation, error.code, text)
         return 0
 
-    def put_return_of(self, InLine line not None, uint64_t number, int code, bytes text):
+    def put_return_of(self, InLine line not None, uint64_t number, int code, bytes text, uint32_t attempt):
         session = self.sessions.get(line.node_id)
         if session is not None:
-            self.put_refusal(session, line.epoch, line.from_id, line.to_id, line.level, number, code, text)
+            self.put_refusal(session, line.epoch, line.from_id, line.to_id, line.level, number, code, text,
+                             attempt, 0)
 
     cdef int put_return(self, Session session, AgentMessage message, uint64_t number, int code,
                         bytes text) except -1:
         self.put_refusal(session, message.slip.epoch, message.from_agent, message.to_id, message.level,
-                         number, code, text)
+                         number, code, text, message.slip.attempt if code else 1, 0)
         return 0
 
     def put_refusal(self, Session session not None, uint64_t epoch, uint64_t from_id, uint64_t to_id,
-                    uint8_t level, uint64_t number, int code, bytes text not None):
-        cdef uint8_t* start = session.control.begin(RETURN, 0, 1 + 6 * 9 + 5 + len(text))
+                    uint8_t level, uint64_t number, int code, bytes text not None, uint32_t attempt,
+                    int64_t delay_ms):
+        cdef bint plain = attempt == 1 and not delay_ms
+        cdef uint8_t* start = session.control.begin(RETURN, 0, 1 + 6 * 9 + 5 + len(text) + 2 * 9)
         cdef uint8_t* p
-        start[0] = 0x97
+        start[0] = 0x97 if plain else 0x99
         p = pack_u64(pack_u64(pack_u64(start + 1, epoch), from_id), to_id)
         p = pack_u64(pack_u64(pack_u64(p, level), number), <uint64_t>code)
         p = pack_bin_head(p, <uint32_t>len(text))
         memcpy(p, PyBytes_AS_STRING(text), len(text))
-        session.control.finish(start, p + len(text) - start)
+        p += len(text)
+        if not plain:
+            p = pack_u64(pack_u64(p, attempt), <uint64_t>delay_ms)
+        session.control.finish(start, p - start)
         self.mark(session)
 
     # -- saying it
@@ -291,6 +322,7 @@ cdef class Reception(Courier):
         cdef uint8_t* start
         cdef uint8_t* p
         cdef Py_ssize_t at
+        cdef uint32_t attempt
         for session, said in frames.items():
             flat = [(line, run, on_disk) for line, runs, on_disk in said for run in runs]
             for at in range(0, len(flat), RUNS_MAX):
@@ -299,11 +331,15 @@ cdef class Reception(Courier):
                 start[0] = 0xdd
                 p = put_u32(start + 1, <uint32_t>len(some))
                 for line, run, on_disk in some:
-                    p[0] = 0x97
+                    attempt = <uint32_t>run[3]
+                    p[0] = 0x97 if attempt == 1 else 0x98
                     p = pack_u64(pack_u64(pack_u64(p + 1, line.epoch), line.from_id), line.to_id)
                     p[0] = line.level
                     p[1] = <uint8_t>run[0] | (ON_DISK if on_disk else 0)
                     p = pack_u64(pack_u64(p + 2, run[1]), run[2])
+                    if attempt != 1:
+                        p[0] = 0xce
+                        p = put_u32(p + 1, attempt)
                 session.control.finish(start, p - start)
                 self.mark(session)
         return 0
@@ -340,7 +376,7 @@ cdef class Reception(Courier):
             "letters_dead": self.letters_dead, "dead_letters": len(self.dead),
             "dead_letters_dropped": self.dead_dropped, "letters_received": self.letters_received,
             "letters_again": self.letters_again, "letters_early": self.letters_early,
-            "lines": len(self.in_lines), "lines_dropped": self.lines_dropped,
+            "lines": len(self.in_lines), "lines_dropped": self.lines_dropped, "acks_late": self.acks_late,
         }
 
     def mark_again(self):
@@ -351,6 +387,6 @@ cdef class Reception(Courier):
         self.rouse()
         for line, runs in unmarked:
             runs += line.take_runs()
-            for what, first, last in runs:
-                line.say(what, first, last)
+            for what, first, last, attempt in runs:
+                line.say(what, first, last, attempt)
             self.touch(line)

@@ -230,7 +230,8 @@ class WhenFull(StrEnum):
     DROP_NEWEST = "drop-newest"
     """The message that came goes."""
     DEAD_LETTER = "dead-letter"
-    """So it does, and the driver of the engine gets it, as `Ready.dead`."""
+    """The message that came is a dead letter: of its sender, if that was promised something, else of this
+    node."""
 
     @property
     def number(self) -> int:
@@ -273,6 +274,8 @@ class Event:
     """A rule for conflicts failed, so the siblings are kept; ``name``: the state, ``detail``: how."""
     DEAD_LETTER = "dead_letter"
     """A DURABLE message of this node is a dead letter; ``agent_id``: to whom, ``detail``: why."""
+    LEASE_EXPIRED = "lease_expired"
+    """A handler had a message that was sent with a promise for too long, or left it; it was given back."""
     STORAGE_FAILED = "storage_failed"
     """The disk of this node failed: nothing is written any more until it is started again."""
     MAILBOX_FULL = "mailbox_full"

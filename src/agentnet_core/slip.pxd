@@ -1,4 +1,4 @@
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from agentnet_core.framing cimport Cursor
 
@@ -23,6 +23,13 @@ cdef class Slip:
     cdef readonly uint64_t epoch    # of which the number is one: a life of the sender, or its log
     cdef readonly uint64_t prior    # the number before it in its line that is not settled, or 0
     cdef object line                # at the receiver, once it is let in
+    # While a handler has it: a link of the list of leases.
+    cdef object message
+    cdef Slip before, after
+    cdef int64_t since_ns, due_ns   # 0 while none has
+    cdef uint32_t handed            # the attempt that one has, or had
+    cdef bint lapsed                # it was given back: what its handler says counts no more
+    cdef Slip another(self)
 
 
 cdef uint8_t* write_slip(uint8_t* p, uint8_t field, Slip slip) noexcept

@@ -10,7 +10,11 @@ from agentnet_core.framing cimport pack_u64, put_u32, read_array, read_uint
 
 
 cdef class Slip:
-    pass
+    cdef Slip another(self):
+        """One that says the same."""
+        cdef Slip other = Slip.__new__(Slip)
+        other.care, other.attempt, other.epoch, other.prior = self.care, self.attempt, self.epoch, self.prior
+        return other
 
 
 cdef uint8_t* write_slip(uint8_t* p, uint8_t field, Slip slip) noexcept:

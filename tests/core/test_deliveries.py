@@ -371,7 +371,7 @@ def test_one_that_was_in_the_mailbox_of_an_agent_that_went_may_come_again() -> N
     sink.node.register(again)
     hand.letter(3, attempt=2)
     assert again.payloads == [b"3"]
-    assert hand.done == [[3, 3, 3]]
+    assert hand.done == [[3, 3, 3, 2]]
 
 
 @pytest.mark.parametrize("kind", [DONE, RETURN])

@@ -338,7 +338,11 @@ def delivered() -> list[tuple[int, int, bytes]]:
     letter[3] = 5
     stranger.say(MESSAGE, msgpack.packb(letter) + msgpack.packb({5: [9, 1, 7, 4]}), 1)
     letter[1] = 12345
+    stranger.say(MESSAGE, msgpack.packb(letter) + msgpack.packb({5: [10, 1, 7, 0]}), 1)
+    world.run(50)
     stranger.say(MESSAGE, msgpack.packb(letter) + msgpack.packb({5: [10, 2, 7, 0]}), 1)
+    letter[1] = sink.agent_id
+    stranger.say(MESSAGE, msgpack.packb(letter) + msgpack.packb({5: [9, 2, 7, 4]}), 1)
     world.run(50)
     assert stranger.close is None, stranger.close
     return stranger.heard

@@ -26,7 +26,7 @@ u64 = st.integers(0, 2**64 - 1)
 i64 = st.integers(-(2**63), 2**63 - 1)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 carried = st.dictionaries(
-    st.sampled_from([n for n in range(2, 13) if n not in (3, 4, 5, 8, 12)]) | st.integers(64, 2**64 - 1),
+    st.sampled_from([n for n in range(2, 13) if n not in (3, 4, 5, 8, 9, 12)]) | st.integers(64, 2**64 - 1),
     st.recursive(
         st.none() | st.integers(-(2**63), 2**64 - 1) | st.binary(max_size=20) | st.text(max_size=20),
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.integers(0, 99), inner, max_size=4),
@@ -39,6 +39,7 @@ enveloped = st.fixed_dictionaries(
     optional={
         3: st.integers(0, 127),
         4: st.tuples(u64, st.lists(u64, max_size=64)).map(list),
+        9: st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=32),
         13: st.tuples(st.integers(1, 31), u64).map(list),
     },
 )
@@ -201,6 +202,9 @@ BAD_FIELDS: list[tuple[Any, str]] = [
     ({5: [9, 1, 1, 2**63]}, "field 5"),  # prior to itself
     ({5: [9, 1, 1]}, "field 5"),
     ({5: 9}, "field 5"),
+    ({9: ""}, "field 9"),
+    ({9: "x" * 129}, "field 9"),
+    ({9: b"x"}, "field 9"),
     ({15: [1, "text"]}, "field 15"),
     ({15: [65536, b""]}, "field 15"),
     ({15: 5}, "field 15"),
@@ -240,7 +244,7 @@ def test_reserved_fields_are_carried_and_those_from_64_pass_untouched() -> None:
     assert message.fields == {2: ["n1", 7], 4096: msgpack.ExtType(5, b"z")}
     assert message.encode().endswith(odd[1:])
     for number in FIELDS:
-        if number not in (1, 3, 4, 5, 8, 12, 13, 14, 15):
+        if number not in (1, 3, 4, 5, 8, 9, 12, 13, 14, 15):
             assert read(PLAIN, {number: [1, {2: b"x"}]}).fields == {number: [1, {2: b"x"}]}
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harness import Agent, Node, Token, World
+from harness import UUID, Agent, Node, Token, World
+from promises import ACKNOWLEDGED, DURABLE, send
 
-from agentnet_core.errors import ConfigError, MailboxFull
-from agentnet_core.records import Event
+from agentnet.dead import list_dead
+from agentnet_core.errors import ConfigError, DeadLettered, MailboxFull
+from agentnet_core.message import AgentMessage
+from agentnet_core.records import Delivery, Event
 
 
 def made(
@@ -107,14 +110,63 @@ def test_bytes_are_a_limit_too(policy: str, kept: list[bytes]) -> None:
     assert payloads(sink) == []
 
 
-def test_dead_letters_go_to_the_driver() -> None:
-    world, source, sink, node = made("dead-letter", messages=1)
+@pytest.mark.parametrize("local", [False, True])
+def test_what_is_too_much_is_a_dead_letter_of_this_node(local: bool) -> None:
+    world, source, sink, node = made("dead-letter", local=local, messages=1)
+    source.send("sink", b"kept")
+    source.send("sink", b"dead", message_id="7")
+    world.run(50)
+    source.node.engine.broadcast(AgentMessage(b"to all", message_type=5), source.agent_id)
+    world.run(50)
+    assert [(letter.payload, letter.to_agent) for letter in list_dead(node.engine)] == [
+        (b"dead", sink.agent_id),
+        (b"to all", sink.agent_id),
+    ]
+    first = list_dead(node.engine)[0]
+    assert (first.from_agent, first.message_id, first.code) == (source.agent_id, "7", MailboxFull.code)
+    assert payloads(sink) == [b"kept"]
+    assert node.stats["mailbox_dropped"] == 2
+    node.do(lambda _: node.engine.replay_dead(list(node.engine.dead)))
+    world.run(50)
+    assert payloads(sink) == [b"dead"]
+
+
+@pytest.mark.parametrize("local", [False, True])
+@pytest.mark.parametrize("delivery", [ACKNOWLEDGED, DURABLE])
+def test_of_what_was_promised_it_is_the_senders(local: bool, delivery: Delivery) -> None:
+    world, source, sink, node = made("dead-letter", local=local, messages=1)
+    first, second = send(source, "sink", b"kept", b"dead", delivery=delivery, until="processed")
+    world.run(500)
+    assert isinstance(second.outcome, DeadLettered)
+    assert second.outcome.definite
+    assert not first.done
+    assert payloads(sink) == [b"kept"]
+    assert [letter.payload for letter in list_dead(source.node.engine)] == [b"dead"]
+    assert local or not list_dead(node.engine)
+    sink.serve(lambda _: None)
+    source.node.do(lambda _: source.node.engine.replay_dead(list(source.node.engine.dead)))
+    world.until(lambda: sink.payloads == [b"dead"])
+
+
+@pytest.mark.parametrize("power", [False, True])
+def test_they_outlive_their_node(power: bool) -> None:
+    world = World()
+    a, b = world.node("a", disk=True), world.node("b", disk=True)
+    a.control.found(UUID)
+    world.finish(b.join("a"))
+    sink = b.make("sink")
+    sink.bound("dead-letter", 1, None)
+    world.finish(b.register(sink))
+    source = a.agent("source")
     source.send("sink", b"kept")
     source.send("sink", b"dead")
-    world.run(50)
-    assert [message.payload for message in sink.dead] == [b"dead"]
-    assert payloads(sink) == [b"kept"]
-    assert node.stats["mailbox_dropped"] == 1
+    send(source, "sink", b"promised")
+    world.run(100)
+    for node, payload in ((b, b"dead"), (a, b"promised")):
+        node.kill(silently=power)
+        world.run(100)
+        node.restart("a" if node is b else "b")
+        assert [letter.payload for letter in list_dead(node.engine)] == [payload]
 
 
 def test_an_agent_that_blocks_has_its_own_limits() -> None:

@@ -26,7 +26,7 @@ from agentnet_core.config import EngineConfig
 from agentnet_core.control import Control
 from agentnet_core.dials import Dial
 from agentnet_core.engine import Engine
-from agentnet_core.errors import HandlerFailed, NetworkError, Recalled
+from agentnet_core.errors import NetworkError, Recalled, failure_of
 from agentnet_core.message import AgentMessage, Origin
 from agentnet_core.port import Port, Work
 from agentnet_core.records import AgentRecord, Event, MessagePriority, agent_id_of
@@ -117,8 +117,8 @@ class Agent(Port):
         self.received: list[AgentMessage] = []
         self.recalled: list[AgentMessage] = []
         """Requests that it was at when they were given up."""
-        self.dead: list[AgentMessage] = []
-        """What its full mailbox handed over."""
+        self.gone = False
+        """Whether its handlers, though they may come back, are taken for gone."""
         self._handle = handle
         self._service_ns = service_ns
         self._at: AgentMessage | None = None
@@ -167,10 +167,11 @@ class Agent(Port):
         self.received.append(message)
         self.node.clock.note("handle", self.record.label, message.payload[:32], len(message.payload))
         self._work.message, self.engine.work = message, self._work
+        failure: tuple[int, str, int] | None = None
         try:
-            result, failure = self._handle(message), None
+            result = self._handle(message)
         except Exception as error:  # noqa: BLE001 - as of any handler: whatever it raises is the answer
-            result, failure = b"", (HandlerFailed.code, f"agent {self.record.label}: {error}")
+            result, failure = b"", failure_of(error, f"agent {self.record.label}: {error}")
         finally:
             self.engine.work = None
         if isinstance(result, Token) and not result.done:
@@ -198,13 +199,21 @@ class Agent(Port):
             at, b"", (Recalled.code, f"agent {self.record.label}: stopped, the request was given up")
         )
 
-    def _answer(self, message: AgentMessage, result: Any, failure: tuple[int, str] | None = None) -> None:
+    def attends(self, message: AgentMessage) -> bool:
+        return self._at is message and not self.gone
+
+    def _answer(
+        self,
+        message: AgentMessage,
+        result: Any,
+        failure: tuple[int, str] | tuple[int, str, int] | None = None,
+    ) -> None:
         self._at = self._waits_for = None
         self.engine.now_ns = self.node.clock.now_ns
         if isinstance(result, Token):
             result = result.outcome
         if isinstance(result, BaseException):
-            result, failure = b"", (HandlerFailed.code, f"agent {self.record.label}: {result}")
+            result, failure = b"", failure_of(result, f"agent {self.record.label}: {result}")
         elif isinstance(result, AgentMessage):
             result = result.payload
         body, content = to_bytes(b"" if result is None else result)
@@ -392,8 +401,6 @@ class Node:
             working: list[Any] = [port] if port is not None else list(engine.ports.values())
             for agent in working:
                 agent.recall(origin, correlation)
-        for port, message, _ in ready.dead:
-            port.dead.append(message)
         for call, outcome in ready.learn:
             clock.note("learn", self.name, type(outcome).__name__)
             call.learn(outcome)
