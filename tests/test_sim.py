@@ -276,12 +276,12 @@ def test_a_scenario_of_its_own_is_played_seed_by_seed(tmp_path: Path) -> None:
     five = shell("stories:sized", "--nodes", "5", folder=tmp_path)
     assert "again: agentnet sim stories:sized --seed 0 --nodes 5" in five.stderr
     assert (
-        "expected calm, storm, partitions, letters, forest or MODULE:FUNCTION"
+        "expected calm, storm, starved, partitions, letters, forest or MODULE:FUNCTION"
         in shell("strom", folder=tmp_path).stderr
     )
 
 
-@pytest.mark.parametrize("scenario", ["calm", "storm", "partitions"])
+@pytest.mark.parametrize("scenario", ["calm", "storm", "partitions", "starved --nodes 10"])
 def test_what_comes_with_it_holds(scenario: str) -> None:
-    done = shell(scenario, "--seeds", "3")
+    done = shell(*scenario.split(), "--seeds", "3")
     assert (done.returncode, done.stdout.count(": ok, ")) == (0, 3), done.stderr

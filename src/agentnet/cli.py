@@ -408,9 +408,10 @@ def dead_letters(data_dir: str, numbers: tuple[int, ...], what: str | None, as_j
 def sim(scenario: str, seed: int, seeds: int, nodes: int | None, as_json: bool) -> None:
     """Play a SCENARIO in the simulator, once for each seed.
 
-    SCENARIO is "calm", "storm", "partitions" (of every kind, which heal), "forest" (broadcasts of very many
-    nodes, such as --nodes 10000), or MODULE:FUNCTION, a function of an agentnet.sim.World that asserts what
-    must hold. A seed is one history: what failed once fails again. Exit code 1 if a seed failed.
+    SCENARIO is "calm", "storm", "partitions" (of every kind, which heal), "starved" (nodes that hardly get
+    to run), "letters" (what is delivered with a promise), "forest" (broadcasts of very many nodes, such as
+    --nodes 10000), or MODULE:FUNCTION, a function of an agentnet.sim.World that asserts what must hold. A
+    seed is one history: what failed once fails again. Exit code 1 if a seed failed.
     """
     from agentnet.sim.play import play
     from agentnet.sim.scenarios import SCENARIOS

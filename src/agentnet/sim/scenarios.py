@@ -16,6 +16,7 @@ from agentnet.sim.mail import letters
 from agentnet.sim.node import Agent, Node
 from agentnet.sim.token import Token
 from agentnet.sim.world import World
+from agentnet_core.records import Event
 
 Row = dict[str, Any]
 Scenario = Callable[..., list[Row] | None]
@@ -81,6 +82,43 @@ def harm(world: World, nodes: list[Node]) -> None:
             node.block() if world.rng.random() < 0.5 else node.pause()
         case 5 if node.dead:
             node.restart("n0", disk=world.rng.random() < 0.5)
+
+
+STARVED_PERCENT = 10
+
+
+def starved(world: World, nodes: int = 30) -> list[Row]:
+    """Some nodes hardly get to run: they are stopped for seconds, blocked, or slow, each in its own way.
+    They may be lost, if nothing of them answers; nobody else is, whatever they say."""
+    all_nodes = world.join(*(f"n{number}" for number in range(nodes)))
+    starving = all_nodes[: max(3, nodes * STARVED_PERCENT // 100)]
+    until_ns = world.now_ns + 90_000 * MS
+
+    def stand(node: Node, stop: Callable[[], None]) -> None:
+        if world.now_ns < until_ns:
+            stop()
+            world.after(world.rng.uniform(200, 6_000), go_on, node, stop)
+
+    def go_on(node: Node, stop: Callable[[], None]) -> None:
+        node.unpause()
+        world.after(world.rng.uniform(50, 500), stand, node, stop)
+
+    for number, node in enumerate(starving):
+        way = number % 3
+        if way == 2:
+            node.step_ns = 40 * MS
+        else:
+            stand(node, node.block if way else node.pause)
+    world.run(90_000)
+    names = {node.name for node in starving}
+    lost = [event.node_id for node in all_nodes for event in node.told(Event.LOST)]
+    well = [name for name in lost if name not in names]
+    assert not well, f"lost while they were well: {sorted(set(well))}"
+    for node in starving:
+        node.step_ns = 0
+    world.run(10_000)  # the last of those that were stopped goes on
+    world.until(world.agreed, ms=HEAL_MS_MAX)
+    return [{"starved": len(starving), "of": nodes, "starved_lost": len(lost), "others_lost": len(well)}]
 
 
 # -- partitions
@@ -292,6 +330,7 @@ def row(what: str, forest: Forest, flights: Sequence[Flight], **more: Any) -> Ro
 SCENARIOS: dict[str, Scenario] = {
     "calm": calm,
     "storm": storm,
+    "starved": starved,
     "partitions": partitions,
     "letters": letters,
     "forest": forest,

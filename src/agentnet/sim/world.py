@@ -132,15 +132,17 @@ class World:
         living = [
             node for name, node in self.nodes.items() if not node.dead and (names is None or name in names)
         ]
-        views = [
-            (
-                sorted((member.node_id, member.incarnation) for member in node.control.members()),
+        if any(len(node.engine.sessions) != len(living) - 1 for node in living):
+            return False  # which is quickly seen, and is asked at each step
+
+        def view(node: Node) -> tuple[list[tuple[str, int]], list[tuple[int, str]]]:
+            return (
+                [(member.node_id, member.incarnation) for member in node.control.members()],
                 sorted((agent.agent_id, agent.node_id) for agent in node.control.directory.agents()),
-                len(node.engine.sessions),
             )
-            for node in living
-        ]
-        return all(view == views[0] for view in views) and (not views or views[0][2] == len(living) - 1)
+
+        first = view(living[0]) if living else None
+        return all(view(node) == first for node in living[1:])
 
     # -- links
 
