@@ -7,8 +7,9 @@ written again, whole, as an entry or, if it is large, as a snapshot, and what wa
 Nothing waits for the disk.  So a crash may lose what others have seen; who went on in the same name then
 would give one event two contents, and count on from a total that is too low.  The name in which a node
 changes states is therefore leased: the lease is over at the next start, unless the log says that the name was
-given back, with all that was done in it on the disk.  That word is void as soon as the log is opened again.
-Likewise the clock: its cell is a second ahead of it, and no stamp of the next life is below that.
+given back, with all that was done in it on the disk.  That word is void as soon as the log is opened again,
+and if others know more of the name than this node does, for its disk is a copy that was put back.  Likewise
+the clock: its cell is a second ahead of it, and no stamp of the next life is below that.
 
 Held here: `log_waiting_bytes_max` / 2 bytes that wait for the disk; a state that changes beyond that, and all
 that the disk has refused, is written whole later.  StorageDamaged: the log has what nobody wrote.

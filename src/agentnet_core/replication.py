@@ -28,6 +28,7 @@ from agentnet_core.config import ACTOR_BYTES_MAX, BODY_BYTES, EngineConfig
 from agentnet_core.crdt import Crdt, Site
 from agentnet_core.crdt.base import BY_CODE
 from agentnet_core.errors import (
+    Contradiction,
     NetworkError,
     ProtocolError,
     StorageBusy,
@@ -429,6 +430,8 @@ class Replication:
             stamp_max = self.clock.latest(self._engine.now_ns + self._engine.wall_offset_ns)
             changed = self.states.merge(key, data, author=author, stamp_max=stamp_max)
         except NetworkError as error:
+            if isinstance(error, Contradiction) and self._take_new_name(node_id, key, error):
+                return self.take(node_id, key, data, author)
             self.refused += 1
             self._engine.event(
                 Event(Event.STATE_REFUSED, node_id, name=key.name, detail=str(error), error=error)
@@ -442,6 +445,20 @@ class Replication:
         if changed and author is None and not self._engine.control.linked_to_all:
             self.compare_all()  # who is linked with this node alone learns it from nobody else
         return changed
+
+    def _take_new_name(self, node_id: str, key: Key, error: NetworkError) -> bool:
+        """If this node goes on in the name of an earlier life, others may know more of that than it does, as
+        when its disk was restored from a copy: it takes a name that is its own."""
+        if self.archive.life == self._engine.incarnation:
+            return False
+        self.flush()
+        if self._open:
+            return False
+        old, self.archive.life = self.actor, self._engine.incarnation
+        self.states.rename(self.actor)
+        detail = f"{old} is {self.actor} from now on: {error}"
+        self._engine.event(Event(Event.STATE_CONFLICT, node_id, name=key.name, detail=detail, error=error))
+        return True
 
     # -- as it comes
 

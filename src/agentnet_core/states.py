@@ -150,6 +150,12 @@ class States:
         if held.state.restore(data):
             self._note(held)
 
+    def rename(self, actor: str) -> None:
+        """Change them under that name from now on. No delta is open."""
+        self.site.rename(actor)
+        for held in self._held.values():
+            held.state.disown()
+
     # -- what they come to
 
     def sums(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -139,6 +140,37 @@ def test_a_node_that_lost_its_disk_takes_another_name() -> None:
     assert node.control.replication.actor != first
     assert elements(node) == set()
     world.run(1)
+
+
+def test_a_node_whose_disk_is_an_old_copy_takes_another_name_when_it_learns_that() -> None:
+    world = World()
+    nodes = [world.node(name, config=DISK_CONFIG, disk=True) for name in "ab"]
+    nodes[0].control.found(UUID)
+    world.finish(nodes[1].join("a"))
+    add(nodes[0], 1)
+    nodes[0].leave()
+    assert nodes[0].disk is not None
+    copy = deepcopy(nodes[0].disk.files)
+    nodes[0].restart("b")
+    actor = nodes[0].control.replication.actor
+    add(nodes[0], 2)
+    world.until(lambda: equal(nodes))
+    nodes[0].leave()
+    nodes[0].disk.files = copy
+    nodes[0].restart("b")
+    assert elements(nodes[0]) == {1}
+    assert nodes[0].control.replication.actor == actor
+    world.until(lambda: equal(nodes))
+    assert nodes[0].control.replication.actor != actor
+    add(nodes[0], 3)
+    world.until(lambda: equal(nodes))
+    assert [event.name for event in nodes[0].told("state_conflict")] == ["s"]
+    assert elements(nodes[1]) == {1, 2, 3}
+    rest(world, nodes[0])
+    nodes[0].leave()
+    nodes[0].restart("b")
+    assert elements(nodes[0]) == {1, 2, 3}
+    assert nodes[0].control.replication.refused == nodes[1].control.replication.refused == 0
 
 
 def test_stamps_go_on_above_those_of_the_life_before() -> None:

@@ -212,6 +212,12 @@ cdef class Crdt:
         if self.prefix:
             raise UsageError("a state in a map travels with its map: encode or merge that")
 
+    def disown(self):
+        """The site has another name: what was done here under the old one is another actor's from now on."""
+        if self.delta:
+            raise UsageError("a state with an open delta is disowned: encode that before")
+        self.table.own = NONE
+
     # -- reading
 
     @property

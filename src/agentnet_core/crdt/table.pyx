@@ -57,6 +57,11 @@ cdef class Site:
         self.key_bytes_max = min(config.state_key_bytes_max, 1 << 31)
         self.value_bytes_max = min(config.state_value_bytes_max, 1 << 31)
 
+    def rename(self, str actor not None):
+        """Change states under that name from now on; each of them is told by `Crdt.disown`."""
+        check_actor(actor)
+        self.actor = actor
+
 
 # -- an index
 

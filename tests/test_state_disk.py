@@ -1,0 +1,166 @@
+"""States of real nodes on real disks: kill -9, restarts in order, who has a write on disk, cut links."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from networks import Cluster, soon, until
+
+from agentnet import AgentNetworkManager, ConsistencyLevel, DistributedState, TooFewReplicas
+from agentnet.testing import RealNetwork
+
+QUORUM, EVENTUAL = ConsistencyLevel.QUORUM, ConsistencyLevel.EVENTUAL
+QUICK: dict[str, Any] = {
+    "ping_interval_ms": 200,
+    "link_silence_ms_max": 1_500,
+    "node_silence_ms_max": 1_000,
+    "suspicion_ms_min": 500,
+    "redial_ms_max": 200,
+    "handshake_ms_max": 1_000,
+}
+APP = """
+from agentnet import DistributedState
+
+def setup(net):
+    @net.agent(f"keeper-{net.node_id}")
+    async def keeper(message):
+        number = int(message.payload)
+        for each in range(number):
+            await net.counter("c").increment()
+            await net.set("s").add(each)
+        state = DistributedState(state_id="x", data=message.payload)
+        receipt = await net.sync_state(state, on_disk=True)
+        return [list(receipt.on_disk), net.replication.actor]
+
+    @net.agent(f"teller-{net.node_id}")
+    async def teller(message):
+        state = await net.get_state("x")
+        data = state.data if state else b""
+        return [net.counter("c").value, len(net.set("s")), data, net.replication.actor]
+"""
+
+
+@pytest.fixture
+def net() -> Iterator[RealNetwork]:
+    made = RealNetwork(seed=1)
+    yield made
+    made.close()
+
+
+def write(data: bytes, level: Any = EVENTUAL) -> DistributedState:
+    return DistributedState(state_id="x", data=data, consistency_level=level)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="processes are killed by signals")
+def test_a_node_that_was_killed_has_its_states_again_and_nobody_told_it(
+    net: RealNetwork, tmp_path: Path
+) -> None:
+    (tmp_path / "keeping_app.py").write_text(APP)
+
+    async def start() -> None:
+        await net.process(
+            "p", "keeping_app:setup", path=[str(tmp_path)], data_dir=str(tmp_path / "p"), **QUICK
+        )
+
+    async def main() -> None:
+        await start()
+        [a] = await net.nodes("a", **QUICK)
+        await net.settled()
+        actors = []
+        for life in range(1, 4):
+            kept, actor = await a.request("keeper-p", b"500")
+            assert kept == ["p"]
+            actors.append(actor)
+            await net.crash("p")
+            await net.crash("a")  # with all that it could tell
+            await start()
+            a = await net.restart("a")
+            await net.settled()
+            assert a.replication.merged == 0 or a.counter("c").value == 500 * life
+            told = await a.request("teller-p", b"")
+            assert told[:3] == [500 * life, 500, b"500"]
+            actors.append(told[3])
+        assert len(set(actors)) == 4, "the disk may lack what others have seen: each life has its own name"
+
+    net.run(main())
+
+
+async def test_a_node_that_left_goes_on_in_the_same_name(cluster: Cluster, tmp_path: Path) -> None:
+    [other] = await cluster.start("n1")
+    actors, clocks = [], []
+    for number in range(3):
+        [net] = await cluster.start("n2", data_dir=str(tmp_path))
+        assert net.set("s").value == set(range(number))
+        await net.set("s").add(number)
+        actors.append(net.replication.actor)
+        clocks.append(net.set("s").clock)
+        await until(lambda net=net: other.set("s").value == net.set("s").value)
+        await net.leave_network()
+    assert len(set(actors)) == 1
+    assert clocks[-1] == {actors[0]: 3}
+
+
+async def test_a_receipt_names_the_disks(cluster: Cluster, tmp_path: Path) -> None:
+    nets: list[AgentNetworkManager] = []
+    for name in ("n1", "n2", "n3"):
+        more: dict[str, Any] = {"data_dir": str(tmp_path / name)} if name != "n3" else {}
+        nets += await cluster.start(name, **more)
+    receipt = await soon(nets[0].sync_state(write(b"one", QUORUM), on_disk=True))
+    assert set(receipt.on_disk) == {"n1", "n2"}
+    assert set(receipt.on_disk) <= set(receipt.in_memory)
+    assert (await soon(nets[0].sync_state(write(b"two"), on_disk=True))).on_disk == ("n1",)
+    assert (await soon(nets[0].sync_state(write(b"three", QUORUM)))).on_disk == ()
+    assert set((await soon(nets[2].sync_state(write(b"four", QUORUM), on_disk=True))).on_disk) == {"n1", "n2"}
+    with pytest.raises(TooFewReplicas, match="of 3 replicas have it on disk .* refused: node n3 has no disk"):
+        await soon(nets[0].sync_state(write(b"five", ConsistencyLevel.ALL), on_disk=True))
+    with pytest.raises(TooFewReplicas, match="0 of 1 replicas have it on disk"):
+        await soon(nets[2].sync_state(write(b"six"), on_disk=True))
+
+
+async def test_a_large_state_goes_into_snapshots(cluster: Cluster, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "data_dir": str(tmp_path),
+        "state_snapshot_bytes": 4_000,
+        "log_segment_bytes": 32_000,
+        "log_held_bytes": 64_000,
+    }
+    [net] = await cluster.start("n1", **settings)
+    expected = {}
+    for number in range(3_000):
+        expected[f"k{number % 500}"] = number
+        await net.map("m").set(f"k{number % 500}", number)
+        if number % 50 == 0:
+            await soon(net.sync_state(write(b"so that the disk is waited for"), on_disk=True))
+    await soon(net.sync_state(write(b"over"), on_disk=True))
+    await until(lambda: any(tmp_path.glob("log/*.snapshot")))
+    await net.leave_network()
+    [net] = await cluster.start("n1", **settings)
+    assert net.map("m").value == expected
+    assert sum(path.stat().st_size for path in tmp_path.glob("log/*")) < 400_000
+
+
+def test_states_are_equal_again_after_cuts_and_a_partition(net: RealNetwork, tmp_path: Path) -> None:
+    async def main() -> None:
+        nodes = [
+            (await net.nodes(name, data_dir=str(tmp_path / name), state_sync_ms=500, **QUICK))[0]
+            for name in ("a", "b", "c")
+        ]
+        for number in range(30):
+            for node in nodes:
+                await node.counter("c").increment()
+                await node.set("s").add(f"{node.node_id} {number}")
+            if number in (5, 15):
+                net.cut("a", "b")
+            if number == 10:
+                net.partition(["a"], ["b", "c"])
+        assert nodes[0].counter("c").value < 90
+        net.heal()
+        await net.settled()
+        await net.until(lambda: all(len(node.set("s")) == 90 for node in nodes))
+        await net.until(lambda: all(node.counter("c").value == 90 for node in nodes))
+
+    net.run(main())
