@@ -71,6 +71,7 @@ agentnet_core.leases
 agentnet_core.freight
 agentnet_core.overflow
 agentnet_core.streams
+agentnet_core.inputs
 agentnet_core.engine
 agentnet_core.broadcasts agentnet_core.archive
 agentnet_core.catalogue agentnet_core.replication

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Unpack, cast, overload
@@ -26,7 +26,7 @@ from agentnet.handlers import (
 )
 from agentnet.payload import to_bytes
 from agentnet.runner import Runner
-from agentnet.streams import Refusal, Stream
+from agentnet.streams import Refusal, Stream, feed
 from agentnet_core.errors import ConfigError, HandlerStuck, Nack, failure_of
 from agentnet_core.message import AgentMessage, Origin, check_group
 from agentnet_core.port import Port
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         @property
         def engine(self) -> Engine: ...
         def decode(self, message: AgentMessage, hint: Any, /) -> Any: ...
+        def spawn(self, work: Coroutine[Any, Any, None], /) -> asyncio.Task[None]: ...
         async def wait_settled(self, start: Callable[[Any], None]) -> None: ...
 
     class HealthChecks(Protocol):
@@ -191,7 +192,13 @@ class Agent(Port):
         def request(self, to: int | str, payload: Any, **options: Any) -> Call[Any]: ...
 
     def stream(
-        self, to: int | str, payload: Any, *, idle: float | None = None, part: Any = None
+        self,
+        to: int | str,
+        payload: Any = b"",
+        *,
+        parts: AsyncIterable[Any] | None = None,
+        idle: float | None = None,
+        part: Any = None,
     ) -> Stream[Any]:
         """Ask agent ``to``; iterate over the parts of its answer, which its handler yields.
 
@@ -199,10 +206,42 @@ class Agent(Port):
         each one to. The handler is at most a window ahead of who reads (`stream_parts_max`,
         `stream_bytes_max`). A stream whose link is lost goes on by another one.
 
+        ``parts``: the input, beside the payload: what this yields, the handler gets by `async for part in
+        message.parts()`. It is read as fast as the handler reads, a window ahead at most, and closed when
+        the stream is over; what it raises ends the stream, and the handler is cancelled.
+
         Raises, here: as `request` of what was not sent, and LimitReached. Raises, when iterated: what
         `request` does when awaited; RequestTimeout if no part came in time; StreamLost if it cannot go on.
         """
-        return Stream(self._net.engine.stream(self, to, payload, idle), self._net.decode, part)
+        engine = self._net.engine
+        if parts is None:
+            return Stream(engine.stream(self, to, payload, idle), self._net.decode, part)
+        if not isinstance(parts, AsyncIterable):
+            raise ConfigError(f"parts={describe(parts)}: expected an async iterator")
+        reader = engine.stream(self, to, payload, idle, gives=True)
+        feeding = None
+        if reader.giver is not None:  # else it has ended already
+            feeding = self._net.spawn(feed(reader, reader.giver, parts, engine, to_bytes))
+        return Stream(reader, self._net.decode, part, feeding)
+
+    async def upload(
+        self,
+        to: int | str,
+        parts: AsyncIterable[Any],
+        payload: Any = b"",
+        *,
+        idle: float | None = None,
+        reply: Any = None,
+    ) -> Any:
+        """Ask agent ``to`` with an input in ``parts``; what its handler returns.
+
+        As of `stream`: ``idle`` is for one part of the input, too. ``reply``: a type to decode the answer to.
+        """
+        answer = None
+        async with self.stream(to, payload, parts=parts, idle=idle, part=reply) as stream:
+            async for answer in stream:  # noqa: B007 - until it has ended
+                pass
+        return answer
 
     def breathe(self) -> Awaitable[None]:
         # The clock may be looked at here, not in the core: a millisecond without a turn is enough.

@@ -195,7 +195,7 @@ class AgentNetworkManager(StateSharing):
         self._streams.end()
         self.hub.end()
         if self._keeper is not None:
-            self._spawn(self._close_log())
+            self.spawn(self._close_log())
         identity.close()
 
     async def _wait_closed(self, deadline: float) -> None:
@@ -238,9 +238,9 @@ class AgentNetworkManager(StateSharing):
             plaintext=any(not address.secure for address in config.listen_addresses),
             signer=signer,
         )
-        self.health_checks = HealthChecks(config, self._threads, self._spawn)
+        self.health_checks = HealthChecks(config, self._threads, self.spawn)
         self._drain = Drain(self.control, self.busy, self._threads, self.host)
-        self._vitals = Vitals(engine, self.control, config, self._spawn)
+        self._vitals = Vitals(engine, self.control, config, self.spawn)
         self.control.replication.on_change = self.hub.changed
         self.control.catalogue.watched = bool(self._streams)
         self._doors = Doors(self, engine)
@@ -286,7 +286,7 @@ class AgentNetworkManager(StateSharing):
             session.link.flush()
         closing = [(session, session.link) for session, _ in ready.close]
         for dial in ready.dial:
-            self._spawn(self._doors.dial(dial))
+            self.spawn(self._doors.dial(dial))
         for tunnel in ready.tunnels:
             self._doors.look(tunnel)
         for session in ready.probe:
@@ -346,7 +346,8 @@ class AgentNetworkManager(StateSharing):
         """All that was spawned, but for the one that asks."""
         return [task for task in self._tasks if task is not asyncio.current_task()]
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, None], /) -> asyncio.Task[None]:
+        """A task that ends with this node, at the latest."""
         task = self._loop.create_task(work)
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)
@@ -417,7 +418,7 @@ class AgentNetworkManager(StateSharing):
             if self._engine is None:
                 self._registry.declare(spec)
             else:
-                self._spawn(self._registry.register_late(spec))
+                self.spawn(self._registry.register_late(spec))
             return handler
 
         return declare

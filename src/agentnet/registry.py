@@ -8,7 +8,7 @@ as an event and a log line.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from agentnet.agent import Agent, AgentSpec, make_agent
@@ -19,6 +19,8 @@ from agentnet_core.message import AgentMessage
 from agentnet_core.records import Event, agent_id_of
 
 if TYPE_CHECKING:
+    import asyncio
+
     from agentnet.config import NetworkConfig
     from agentnet.host import Host
     from agentnet_core.control import Control
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
         @property
         def engine(self) -> Engine: ...
         def decode(self, message: AgentMessage, hint: Any, /) -> Any: ...
+        def spawn(self, work: Coroutine[Any, Any, None], /) -> asyncio.Task[None]: ...
         async def wait_settled(self, start: Callable[[Any], None]) -> None: ...
 
 

@@ -1,12 +1,14 @@
-"""Answers in parts, as users see them: who asks iterates, and the handler is an async generator.
+"""Answers and inputs in parts, as users see them: who asks iterates, and the handler is an async generator.
 
 In: a Reader of the engine, or an async generator function.  Out: an async iterator that leaves nothing
-behind, however it is left; a handler like any other.  The engine waits for who reads too slowly.
+behind, however it is left; a handler like any other.  The engine waits for who reads too slowly.  The input
+is an async iterator too, which a task of its own reads, at most a window ahead of the handler.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -15,7 +17,7 @@ from agentnet_core.message import AgentMessage
 
 if TYPE_CHECKING:
     from agentnet_core.engine import Engine
-    from agentnet_core.streams import Reader
+    from agentnet_core.streams import Reader, Writer
 
 T = TypeVar("T")
 
@@ -27,10 +29,17 @@ class Stream(Generic[T]):
     next part that comes; the parts before it have come.
     """
 
-    def __init__(self, reader: Reader, decode: Callable[[AgentMessage, Any], Any], hint: Any) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        decode: Callable[[AgentMessage, Any], Any],
+        hint: Any,
+        feeding: asyncio.Task[None] | None = None,
+    ) -> None:
         self._reader = reader
         self._decode = decode
         self._hint = hint
+        self._feeding = feeding
 
     @property
     def position(self) -> int:
@@ -44,7 +53,11 @@ class Stream(Generic[T]):
             try:
                 part = self._reader.take()
             except StopIteration:
+                self._end()
                 raise StopAsyncIteration from None
+            except BaseException:
+                self._end()
+                raise
             if part is not None:
                 plain = self._hint is None and not part.is_value
                 answer: T = part.payload if plain else self._decode(part, self._hint)  # type: ignore[assignment]
@@ -53,7 +66,7 @@ class Stream(Generic[T]):
 
     async def aclose(self) -> None:
         """Read no more: the remote generator is closed."""
-        self._reader.close()
+        self._end()
 
     async def __aenter__(self) -> Self:
         return self
@@ -61,10 +74,40 @@ class Stream(Generic[T]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._reader.close()
+        self._end()
 
     def __del__(self) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._reader.close()
+        if self._feeding is not None:
+            self._feeding.cancel()
+
+
+async def feed(
+    reader: Reader,
+    giver: Writer,
+    source: AsyncIterable[Any],
+    engine: Engine,
+    to_bytes: Callable[[Any], tuple[bytes, int]],
+) -> None:
+    """Give all that ``source`` has as the input of a stream; what it raises ends the stream."""
+    parts: Any = aiter(source)
+    try:
+        async for part in parts:
+            body, content = (part, 0) if type(part) is bytes else to_bytes(part)
+            token = giver.put(body, content)
+            if token is not None:
+                await token
+        giver.put(b"", 0, True)
+    except Exception as error:  # noqa: BLE001 - of the user's own iterator; who reads the answer gets it
+        if giver.error is None and not reader.over:
+            engine.cancel_stream(reader, error)
+    finally:
+        close = getattr(parts, "aclose", None)
+        if close is not None:
+            await close()
 
 
 class Refusal(Exception):

@@ -1,14 +1,14 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from agentnet_core.framing cimport Frame
+from agentnet_core.inputs cimport Inputs
 from agentnet_core.message cimport AgentMessage
 from agentnet_core.route cimport Route
 from agentnet_core.port cimport Port
 from agentnet_core.session cimport Session
-from agentnet_core.streams cimport Streams
 
 
-cdef class Engine(Streams):
+cdef class Engine(Inputs):
     cdef readonly dict ports         # id -> Port
     cdef dict doors                  # of `ports`, those that other nodes reach: none in maintenance
     cdef public uint64_t load        # messages in all mailboxes, as the driver has counted them last

@@ -4,14 +4,14 @@ from typing import Any
 from typing_extensions import disjoint_base
 
 from agentnet_core.config import EngineConfig
+from agentnet_core.inputs import Inputs
 from agentnet_core.port import Port
 from agentnet_core.recalls import Pending
 from agentnet_core.records import AgentRecord
 from agentnet_core.session import Session
-from agentnet_core.streams import Streams
 
 @disjoint_base
-class Engine(Streams):
+class Engine(Inputs):
     links_refused: int  # by either side
     load: int  # messages in all mailboxes, as the driver has counted them last
     def __init__(

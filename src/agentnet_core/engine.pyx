@@ -17,10 +17,10 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from agentnet_core.envelope cimport STREAM_ASKED
+from agentnet_core.envelope cimport STREAM_ASKED, STREAM_INPUT
 from agentnet_core.framing cimport (
     CANCEL, CARRY, CREDIT, DONE, GO, GRANT, MESSAGE, OPTIONAL_FIELDS, PING, PONG, REFUSED, RETURN, STATUS,
-    STOP,
+    STOP, TAKE,
     Arena,
     Cursor, pack_u64, read_array, read_uint, skip_value,
 )
@@ -42,7 +42,7 @@ cdef int64_t MS = 1_000_000
 cdef int64_t NEVER = 0x7fffffffffffffff
 
 
-cdef class Engine(Streams):
+cdef class Engine(Inputs):
     """One node, without its I/O. See the module's head and the design's contract.
 
     `make_token()` gives an object that the engine hands back in `ready().settle`, and that has
@@ -194,6 +194,8 @@ cdef class Engine(Streams):
                 return self.refuse(message, port.record, LimitReached(
                     f"node {self.node_id} answers {self.streams_max} streams already (streams_max); agent "
                     f"{port.record.label} has not begun it"))
+            if message.envelope.part & STREAM_INPUT:
+                message.envelope.inputs = self
         box.push(message)
         if is_high(box) and port.when_full:
             self.overflow(port, message)
@@ -293,7 +295,7 @@ cdef class Engine(Streams):
         cdef uint64_t value = 0
         cdef Cursor c
         if session.welcomed and frame.kind in (
-                CREDIT, STOP, GO, PING, PONG, REFUSED, STATUS, DONE, RETURN, CANCEL, GRANT):
+                CREDIT, STOP, GO, PING, PONG, REFUSED, STATUS, DONE, RETURN, CANCEL, GRANT, TAKE):
             if frame.kind == CREDIT:
                 return self.on_credit(session, frame)
             if frame.kind == DONE:
@@ -306,6 +308,8 @@ cdef class Engine(Streams):
                 return self.on_cancel(session, frame)
             if frame.kind == GRANT:
                 return self.on_grant(session, frame)
+            if frame.kind == TAKE:
+                return self.on_take(session, frame)
             if frame.kind == PONG:
                 return self.on_pong(session, frame)
             c.at, c.end = frame.body, frame.body + frame.size

@@ -29,6 +29,8 @@ cdef class Envelope:
     cdef uint64_t budget
     cdef bytes passed_by            # the ids, AGENT_BYTES each
     cdef bint answered              # a stream that was asked for is, or was
+    cdef bint taken                 # its input is read, or was
+    cdef object inputs              # the engine that has its input, if it has one
     cdef bint started               # a chain begins with this message, which itself carries none
     cdef uint64_t open_calls        # of its handler, at this time
     # 9: its sender's name for it, under which it is done once
@@ -54,3 +56,4 @@ cdef inline bint is_enveloped(uint64_t key) noexcept:
 cdef str check_operation(operation)
 
 cdef bytes extend_path(bytes path, uint64_t agent_id)
+cdef object parts_of(message, Envelope envelope)

@@ -20,6 +20,8 @@ from agentnet_core.config import OPERATION_BYTES_MAX
 from agentnet_core.errors import ConfigError
 from agentnet_core.records import describe
 
+from agentnet_core.errors import ConfigError
+
 cdef enum:
     HOPS_BYTES = 2              # key, a small int
     CHAIN_HEAD_BYTES = 1 + 1 + 9 + 3
@@ -179,3 +181,10 @@ cdef bytes extend_path(bytes path, uint64_t agent_id):
     cdef uint8_t last[AGENT_BYTES]
     pack_u64(last, agent_id)
     return path + PyBytes_FromStringAndSize(<const char*>last, AGENT_BYTES)
+
+
+cdef object parts_of(message, Envelope envelope):
+    """The input of that message, whose envelope this is."""
+    if envelope is None or envelope.inputs is None:
+        raise ConfigError("this message has no input in parts: who asks calls `stream` with `parts`")
+    return envelope.inputs.open_input(message)

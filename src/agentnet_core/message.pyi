@@ -1,4 +1,4 @@
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any, Final, Self
 
 from typing_extensions import disjoint_base
@@ -118,6 +118,9 @@ class AgentMessage:
     @property
     def fields(self) -> dict[int, Any]:
         """Optional fields that this version carries and does not read, by number."""
+
+    def parts(self) -> AsyncIterator[Any]:
+        """Its input, `async for part in message.parts()`; ConfigError if it has none, see `Agent.stream`."""
 
     def with_fields(self, fields: dict[int, Any]) -> Self:
         """The same message carrying optional `fields` {number: MessagePack value}; itself returned."""

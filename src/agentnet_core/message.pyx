@@ -19,7 +19,7 @@ from libc.string cimport memcpy
 
 cimport cython
 
-from agentnet_core.envelope cimport Envelope, is_enveloped
+from agentnet_core.envelope cimport Envelope, is_enveloped, parts_of
 from agentnet_core.framing cimport (
     Cursor, get_u32, get_u64, pack_bin_head, pack_u64, put_u32, put_u64,
     read_array, read_bin, read_int, read_map, read_str, read_uint, skip_value,
@@ -196,6 +196,10 @@ cdef class AgentMessage:
                     found[key] = unpack_value(PyBytes_FromStringAndSize(<const char*>start, c.at - start))
         return found
 
+    def parts(self):
+        """Its input, `async for part in message.parts()`; ConfigError if it has none, see `Agent.stream`."""
+        return parts_of(self, self.envelope)
+
     def with_fields(self, dict fields not None):
         """The same message carrying optional `fields` {number: MessagePack value}; itself returned."""
         pairs = []
@@ -275,9 +279,7 @@ cdef class AgentMessage:
             count += self.extras_count + (self.slip is not None)
             if self.envelope is not None:
                 count += self.envelope.count()
-        p[0] = 0xde
-        p[1] = <uint8_t>(count >> 8)
-        p[2] = <uint8_t>count
+        p[0], p[1], p[2] = 0xde, <uint8_t>(count >> 8), <uint8_t>count
         p += 3
         if first and self.id is not None:
             text = PyUnicode_AsUTF8AndSize(self.id, &n)
@@ -360,9 +362,7 @@ cdef uint8_t* write_plain(uint8_t* p, uint64_t from_agent, uint64_t to_agent, ui
     p = pack_u64(p, to_agent)
     p = pack_u64(p, seq)
     p = pack_u64(p, correlation)
-    p[0] = type
-    p[1] = level
-    p[2] = 0xce
+    p[0], p[1], p[2] = type, level, 0xce
     p = put_u32(p + 3, ttl_ms)
     p[0] = 0xd3
     p = put_u64(p + 1, <uint64_t>timestamp)

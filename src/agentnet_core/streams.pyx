@@ -53,12 +53,12 @@ cdef class Reader:
     def wait(self):
         """Something to await, until there is a part, or there will be none."""
         cdef Streams engine = self.engine
-        if not (self.over or self.adrift) and self.taken + <uint64_t>engine.stream_parts_max > self.granted:
-            self.grant()
-        self.waiter = engine.make_token()
+        waiter = self.waiter = engine.make_token()
         self.deadline_ns = engine.now_ns + self.idle_ns
         engine.wake_by(self.deadline_ns)
-        return self.waiter
+        if not (self.over or self.adrift) and self.taken + <uint64_t>engine.stream_parts_max > self.granted:
+            self.grant()            # to an agent of this node, and what it grants may be here then
+        return waiter
 
     def close(self):
         """Nobody reads it any more: the other side stops, and nothing of it stays."""

@@ -36,6 +36,7 @@ from harness import (
     RETIRE,
     RETURN,
     STAY,
+    TAKE,
     TUNNEL,
     UUID,
     VOUCH,
@@ -150,7 +151,7 @@ def spoken() -> list[str]:
     said += [*stranger.heard, *((kind, 0, body) for kind, body in map(gossip.encode, on_the_tree()))]
     said += [it for it in in_groups() if it[0] in (AGENTS, MESSAGE)]
     said += [it for it in delivered() if it[0] in (HELLO, MESSAGE, DONE, RETURN)]
-    said += [*of_states(), *called()]
+    said += [*of_states(), *called(), *given()]
     said += [it for it in through_a_relay() if it[0] in (TUNNEL, CARRY)]
     said += [it for it in signed() if it[0] in (HELLO, MEMBERS, AGENTS, CLOSE, gossip.GOSSIP)]
     lines = [f"{KINDS[kind]} {flags} {body.hex()}" for kind, flags, body in said]
@@ -292,6 +293,38 @@ def called() -> list[tuple[int, int, bytes]]:
     assert reader.over
     assert stranger.close is None, stranger.close
     return [it for it in stranger.heard if it[0] in (MESSAGE, CANCEL, GRANT)]
+
+
+def given() -> list[tuple[int, int, bytes]]:
+    """A request with an input in parts, and one whose input is read."""
+    world = World()
+    node = world.node("m")
+    node.control.found(UUID)
+    stranger = Stranger(world, node, name="a")
+    stranger.introduce(features_optional=FEATURE_DELIVERY)
+    (body,) = write_whole("a", 1, 1, [AgentRecord(THERE, "a", "there")], 4096)
+    stranger.say(AGENTS, body)
+    worker = node.make("worker")
+    node.register(worker)
+    world.run(50)
+    reader = node.engine.stream(worker, THERE, b"a question", None, gives=True)
+    assert reader.giver is not None
+    reader.giver.put(b"some")
+    reader.giver.put(b"", 0, True)
+    world.run(50)
+    stranger.say(TAKE, msgpack.packb([reader.correlation, 0, 4]))
+    head = msgpack.packb([THERE, worker.agent_id, 1, 3, 2, 1, 0, 0, b"a question"])
+    stranger.say(MESSAGE, head + msgpack.packb({13: [3, 4]}), OPTIONAL_FIELDS)
+    world.run(50)
+    taken = worker.take()
+    assert taken is not None
+    node.engine.open_input(taken)
+    ((_, taker),) = node.engine.takers.items()
+    taker.wait()
+    node.turn()
+    world.run(50)
+    assert stranger.close is None, stranger.close
+    return [it for it in stranger.heard if it[0] in (MESSAGE, TAKE)]
 
 
 def signed() -> list[tuple[int, int, bytes]]:
