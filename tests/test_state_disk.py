@@ -121,6 +121,22 @@ async def test_a_receipt_names_the_disks(cluster: Cluster, tmp_path: Path) -> No
         await soon(nets[2].sync_state(write(b"six"), on_disk=True))
 
 
+async def test_changes_of_handles_wait_for_disks_too(cluster: Cluster, tmp_path: Path) -> None:
+    nets: list[AgentNetworkManager] = []
+    for name in ("n1", "n2"):
+        nets += await cluster.start(name, data_dir=str(tmp_path / name))
+    nets += await cluster.start("n3")
+    await soon(nets[0].counter("c").increment(3, consistency=QUORUM, on_disk=True))
+    await soon(nets[0].map("m").set("k", "v", on_disk=True))
+    await soon(nets[2].flag("f").enable(consistency=2, on_disk=True))
+    with pytest.raises(TooFewReplicas, match="node n3 has no disk"):
+        await soon(nets[2].flag("f").disable(on_disk=True, timeout=5))
+    for net in nets[:2]:
+        await net.leave_network()
+    (net,) = await cluster.start("n1", data_dir=str(tmp_path / "n1"))
+    assert (net.counter("c").value, net.map("m").value) == (3, {"k": "v"})
+
+
 async def test_a_large_state_goes_into_snapshots(cluster: Cluster, tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "data_dir": str(tmp_path),

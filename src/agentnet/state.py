@@ -2,7 +2,8 @@
 
 A read gives what this node holds, at once; a node reads its own writes.  A change is made here at once and
 leaves with this turn of the event loop.  Awaiting it costs nothing, unless its caller wants replicas to
-have it first: ``consistency`` is then QUORUM, ALL, or how many; TooFewReplicas when they do not in time.
+have it first: ``consistency`` is then QUORUM, ALL, or how many; or their disks, ``on_disk=True``.
+TooFewReplicas when they do not in time.
 
 A state changes in place on every node; of concurrent changes each type has its own law, which it tells.
 A value that is read is a copy.
@@ -14,7 +15,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypedDict, Unpack, cast
 
 from agentnet_core.crdt import (
     Crdt,
@@ -54,6 +55,15 @@ Consistency = ConsistencyLevel | int
 EVENTUAL = ConsistencyLevel.EVENTUAL
 WRITES_A_TURN = 64
 """Writes that wait for nobody, before the loop turns."""
+
+
+class WriteOptions(TypedDict, total=False):
+    """What awaiting a change waits for: ``consistency``, nobody unless it is given; ``on_disk``: it is on the
+    disks of so many, or on that of this node; ``timeout`` in seconds, ``state_write_ms_max`` if none."""
+
+    consistency: Consistency
+    on_disk: bool
+    timeout: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,21 +228,21 @@ class State:
         """Word of each change from now on, of this node's and of others', to be read by one task."""
         return self._node.hub.open(self._held.key)
 
-    def _change(
-        self, consistency: Consistency, timeout: float | None, mutate: Callable[..., Any], *arguments: Any
-    ) -> Awaitable[None]:
+    def _change(self, options: WriteOptions, mutate: Callable[..., Any], *arguments: Any) -> Awaitable[None]:
         """Make the change, and let it go; what is returned waits for those that are wanted."""
         node = self._node
         node.tell_time()
         replication = node.replication
-        if consistency is EVENTUAL or consistency is ConsistencyLevel.CAUSAL:
+        consistency, on_disk = options.get("consistency", EVENTUAL), options.get("on_disk", False)
+        waits = consistency is not EVENTUAL and consistency is not ConsistencyLevel.CAUSAL
+        if not (waits or on_disk):
             mutate(*arguments)
             replication.changed(self._held)
             node.hub.writes += 1
             # Whoever writes on and on lets the loop turn now and then, or nothing would leave.
             return cast(Awaitable[None], SENT if node.hub.writes % WRITES_A_TURN else Pause())
-        replicas = replication.replicas(self._held.key)
-        need = needed(consistency, replicas)
+        replicas = replication.replicas(self._held.key) if waits else (replication.node_id,)
+        need = needed(consistency, replicas) if waits else 1
         replication.check_reach(self._held.key, need, replicas)
         replication.quorums.admit()
         try:
@@ -242,7 +252,8 @@ class State:
             raise
         replication.changed(self._held)
         token = asyncio.get_running_loop().create_future()
-        replication.wait(self._held, need, replicas, token, to_ns(timeout))
+        timeout_ns = to_ns(options.get("timeout"))
+        replication.wait(self._held, need, replicas, token, timeout_ns, on_disk=on_disk)
         return token
 
     def _stamp(self) -> int:
@@ -259,17 +270,13 @@ class Counter(State):
     __slots__ = ()
     kind = PNCounter
 
-    def increment(
-        self, amount: int = 1, *, consistency: Consistency = EVENTUAL, timeout: float | None = None
-    ) -> Awaitable[None]:
+    def increment(self, amount: int = 1, **options: Unpack[WriteOptions]) -> Awaitable[None]:
         """Add ``amount``, at least 1."""
-        return self._change(consistency, timeout, self._state.increment, amount)
+        return self._change(options, self._state.increment, amount)
 
-    def decrement(
-        self, amount: int = 1, *, consistency: Consistency = EVENTUAL, timeout: float | None = None
-    ) -> Awaitable[None]:
+    def decrement(self, amount: int = 1, **options: Unpack[WriteOptions]) -> Awaitable[None]:
         """Take ``amount`` away, at least 1."""
-        return self._change(consistency, timeout, self._state.decrement, amount)
+        return self._change(options, self._state.decrement, amount)
 
     def __int__(self) -> int:
         value: int = self.value
@@ -282,21 +289,17 @@ class SharedSet(State):
     __slots__ = ()
     kind = ORSet
 
-    def add(
-        self, element: Any, *, consistency: Consistency = EVENTUAL, timeout: float | None = None
-    ) -> Awaitable[None]:
+    def add(self, element: Any, **options: Unpack[WriteOptions]) -> Awaitable[None]:
         """Add ``element``; also if it is there, so that removals elsewhere do not take it away."""
-        return self._change(consistency, timeout, self._state.add, element)
+        return self._change(options, self._state.add, element)
 
-    def discard(
-        self, element: Any, *, consistency: Consistency = EVENTUAL, timeout: float | None = None
-    ) -> Awaitable[None]:
+    def discard(self, element: Any, **options: Unpack[WriteOptions]) -> Awaitable[None]:
         """Remove ``element`` if it is there."""
-        return self._change(consistency, timeout, self._state.discard, element)
+        return self._change(options, self._state.discard, element)
 
-    def clear(self, *, consistency: Consistency = EVENTUAL, timeout: float | None = None) -> Awaitable[None]:
+    def clear(self, **options: Unpack[WriteOptions]) -> Awaitable[None]:
         """Remove all that is there."""
-        return self._change(consistency, timeout, self._state.clear)
+        return self._change(options, self._state.clear)
 
     def __contains__(self, element: Any) -> bool:
         return element in self._state
@@ -314,21 +317,17 @@ class SharedMap(State):
     __slots__ = ()
     kind = LWWMap
 
-    def set(
-        self, key: Any, value: Any, *, consistency: Consistency = EVENTUAL, timeout: float | None = None
-    ) -> Awaitable[None]:
+    def set(self, key: Any, value: Any, **options: Unpack[WriteOptions]) -> Awaitable[None]:
         """Write ``value``, any MessagePack value, under ``key``: a str, bytes, int or a tuple of these."""
-        return self._change(consistency, timeout, self._state.set, key, value, self._stamp())
+        return self._change(options, self._state.set, key, value, self._stamp())
 
-    def delete(
-        self, key: Any, *, consistency: Consistency = EVENTUAL, timeout: float | None = None
-    ) -> Awaitable[None]:
+    def delete(self, key: Any, **options: Unpack[WriteOptions]) -> Awaitable[None]:
         """Remove ``key`` if it is there; a write of it that was not seen here stays."""
-        return self._change(consistency, timeout, self._state.delete, key)
+        return self._change(options, self._state.delete, key)
 
-    def clear(self, *, consistency: Consistency = EVENTUAL, timeout: float | None = None) -> Awaitable[None]:
+    def clear(self, **options: Unpack[WriteOptions]) -> Awaitable[None]:
         """Remove all keys that are there."""
-        return self._change(consistency, timeout, self._state.clear)
+        return self._change(options, self._state.clear)
 
     def get(self, key: Any, default: Any = None) -> Any:
         """The value under ``key``."""
@@ -350,15 +349,13 @@ class Register(State):
     __slots__ = ()
     kind = LWWRegister
 
-    def set(
-        self, value: Any, *, consistency: Consistency = EVENTUAL, timeout: float | None = None
-    ) -> Awaitable[None]:
+    def set(self, value: Any, **options: Unpack[WriteOptions]) -> Awaitable[None]:
         """Write ``value``, any MessagePack value."""
-        return self._change(consistency, timeout, self._state.set, value, self._stamp())
+        return self._change(options, self._state.set, value, self._stamp())
 
-    def clear(self, *, consistency: Consistency = EVENTUAL, timeout: float | None = None) -> Awaitable[None]:
+    def clear(self, **options: Unpack[WriteOptions]) -> Awaitable[None]:
         """Back to no value."""
-        return self._change(consistency, timeout, self._state.clear)
+        return self._change(options, self._state.clear)
 
 
 class Siblings(State):
@@ -372,15 +369,14 @@ class Siblings(State):
         value: Any,
         *,
         seen: dict[str, int] | None = None,
-        consistency: Consistency = EVENTUAL,
-        timeout: float | None = None,
+        **options: Unpack[WriteOptions],
     ) -> Awaitable[None]:
         """Write ``value`` in the place of what was ``seen``: a `clock`; None for all that is here now."""
-        return self._change(consistency, timeout, self._state.set, value, seen)
+        return self._change(options, self._state.set, value, seen)
 
-    def clear(self, *, consistency: Consistency = EVENTUAL, timeout: float | None = None) -> Awaitable[None]:
+    def clear(self, **options: Unpack[WriteOptions]) -> Awaitable[None]:
         """Back to no value."""
-        return self._change(consistency, timeout, self._state.clear)
+        return self._change(options, self._state.clear)
 
 
 class Flag(State):
@@ -389,15 +385,13 @@ class Flag(State):
     __slots__ = ()
     kind = EWFlag
 
-    def enable(self, *, consistency: Consistency = EVENTUAL, timeout: float | None = None) -> Awaitable[None]:
+    def enable(self, **options: Unpack[WriteOptions]) -> Awaitable[None]:
         """Turn it on."""
-        return self._change(consistency, timeout, self._state.enable)
+        return self._change(options, self._state.enable)
 
-    def disable(
-        self, *, consistency: Consistency = EVENTUAL, timeout: float | None = None
-    ) -> Awaitable[None]:
+    def disable(self, **options: Unpack[WriteOptions]) -> Awaitable[None]:
         """Turn it off, as far as is known here."""
-        return self._change(consistency, timeout, self._state.disable)
+        return self._change(options, self._state.disable)
 
     def __bool__(self) -> bool:
         value: bool = self.value
@@ -434,20 +428,13 @@ class Document(State):
     def document(self, key: Any) -> Document:
         return Document(self._node, self._held, self._state.at(key, ORMap))
 
-    def delete(
-        self,
-        key: Any,
-        kind: type[State],
-        *,
-        consistency: Consistency = EVENTUAL,
-        timeout: float | None = None,
-    ) -> Awaitable[None]:
+    def delete(self, key: Any, kind: type[State], **options: Unpack[WriteOptions]) -> Awaitable[None]:
         """Remove what is under ``key`` of that ``kind``, such as `Counter`."""
-        return self._change(consistency, timeout, self._state.delete, key, kind.kind)
+        return self._change(options, self._state.delete, key, kind.kind)
 
-    def clear(self, *, consistency: Consistency = EVENTUAL, timeout: float | None = None) -> Awaitable[None]:
+    def clear(self, **options: Unpack[WriteOptions]) -> Awaitable[None]:
         """Remove all that is there."""
-        return self._change(consistency, timeout, self._state.clear)
+        return self._change(options, self._state.clear)
 
 
 def to_ns(seconds: float | None) -> int | None:

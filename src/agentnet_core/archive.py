@@ -12,7 +12,9 @@ and if others know more of the name than this node does, for its disk is a copy 
 the clock: its cell is a second ahead of it, and no stamp of the next life is below that.
 
 Held here: `log_waiting_bytes_max` / 2 bytes that wait for the disk; a state that changes beyond that, and all
-that the disk has refused, is written whole later.  StorageDamaged: the log has what nobody wrote.
+that the disk has refused, is written whole later.  Of more states than the log may have owners, the others
+are in memory alone (`log_owners_max`), and who waits for the disk is told.  StorageDamaged: the log has what
+nobody wrote.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from agentnet_core.body import pack, unpack
 from agentnet_core.config import STATE_NAME_BYTES_MAX, EngineConfig
 from agentnet_core.crdt.base import BY_CODE
 from agentnet_core.entries import FLEETING
-from agentnet_core.errors import NetworkError, ProtocolError, StorageBusy, StorageDamaged
+from agentnet_core.errors import NetworkError, ProtocolError, StorageBusy, StorageDamaged, StorageFull
 from agentnet_core.states import Held, Key, States
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ NAME, CHANGE = 16, 17
 CLOCK_CELL, RETURNED_CELL = 1, FLEETING + 1
 CLOCK_AHEAD = 1000 << 16
 """How far the clock on the disk is ahead: a second, as a stamp of `HybridClock`."""
+OTHER_OWNERS = 16
+"""Of the owners that a log may have, those that are no states."""
 RECORD_BYTES = 32
 CHUNK_BYTES = 1024 * 1024
 WHOLE_PARTS = 4
@@ -89,6 +93,7 @@ class Archive:
         self._shelves: dict[Key, Shelf] = {}
         self._by_owner: dict[int, Shelf] = {}
         self._owner = STATES
+        self._owners_max = config.log_owners_max - OTHER_OWNERS
         self._torn: dict[int, Shelf] = {}
         self._flying: deque[_Flight] = deque()
         self._waiting = 0
@@ -117,9 +122,13 @@ class Archive:
         alone = [shelf for shelf in self._by_owner.values() if shelf.saving and shelf.alone]
         return len(self._torn) + sum(not shelf.torn for shelf in alone)
 
-    def lacks(self, key: Key) -> StorageBusy | None:
+    def lacks(self, key: Key) -> NetworkError | None:
         """Why the disk will not have all of a state with `batch`, if it will not."""
         shelf = self._shelves.get(key)
+        if shelf is None and len(self._shelves) >= self._owners_max:
+            return StorageFull(
+                f"{key.label}: {len(self._shelves)} states are in the log already (log_owners_max)"
+            )
         if shelf is None or not (shelf.torn or (shelf.saving and shelf.alone)):
             return None
         return StorageBusy(f"{key.label}: node {self._engine.node_id} is to write it whole: try again")
@@ -131,6 +140,8 @@ class Archive:
         if not self.on:
             return
         shelf = self._shelves.get(held.key)
+        if shelf is None and len(self._shelves) >= self._owners_max:
+            return  # see `lacks`
         if shelf is None:
             shelf = self._add(self._owner + 1, held.key)
         if stamp > self._clock:

@@ -146,6 +146,10 @@ class Replication:
     # -- for the driver
 
     @property
+    def node_id(self) -> str:
+        return self._engine.node_id
+
+    @property
     def actor(self) -> str:
         """In whose name this node changes states."""
         return actor_of(self._engine.node_id, self.archive.life)

@@ -270,6 +270,21 @@ def test_changes_that_wait_for_the_disk_are_bounded() -> None:
     assert len(before) == 100
 
 
+def test_states_in_the_log_are_bounded_by_its_owners() -> None:
+    world, (node,) = pair(True, log_owners_max=18)
+    for number in range(3):
+        held = hold(node, ORSet, f"s{number}")
+        held.state.add(1)  # type: ignore[attr-defined]
+        token = write(node, held, 1, ("n0",), on_disk=True)
+        node.turn()
+        world.until(lambda token=token: token.done)
+        assert (token.error is None) == (number < 2)
+    assert "2 states are in the log already (log_owners_max)" in str(token.error)
+    rest(world, node)
+    crash(node)
+    assert len(node.control.replication.states) == 2
+
+
 # -- old peers, bad logs
 
 
