@@ -9,7 +9,6 @@ that a peer sent goes through one of the ``expect_`` functions; bool is no integ
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -36,34 +35,18 @@ def pack(value: Any) -> bytes:
 
 def unpack(what: str, body: bytes | memoryview) -> Any:
     """The one value that ``body`` is; ``what`` names the frame in the error."""
-    return Reader(what, body).value()
+    check_msgpack(body, DEPTH_MAX)
+    return unpack_checked(what, body)
 
 
-class Reader:
-    """Takes the values of a body one by one, so that a long list is never in memory as a whole."""
-
-    def __init__(self, what: str, body: bytes | memoryview) -> None:
-        check_msgpack(body, DEPTH_MAX)
-        self._what = what
-        self._unpacker = msgpack.Unpacker(raw=False, strict_map_key=False, max_buffer_size=len(body))
-        self._unpacker.feed(body)
-
-    def value(self) -> Any:
-        """The next value, whole."""
-        return self._next("a MessagePack value", self._unpacker.unpack)
-
-    def count(self, field: str) -> int:
-        """How many values follow, as elements of the list that is next."""
-        length: int = self._next(f"a list of {field}", self._unpacker.read_array_header)
-        return length
-
-    def _next(self, expected: str, read: Callable[[], Any]) -> Any:
-        try:
-            return read()
-        except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
-            # TypeError: a map key that cannot be one, such as a list.
-            text = describe(str(error))
-            raise ProtocolError(f"{self._what}: expected {expected}, got other bytes: {text}") from None
+def unpack_checked(what: str, body: bytes | memoryview) -> Any:
+    """As `unpack`, where `check_msgpack` has passed the bytes, or those that they are from."""
+    try:
+        return msgpack.unpackb(body, raw=False, strict_map_key=False)
+    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
+        # TypeError: a map key that cannot be one, such as a list.
+        text = describe(str(error))
+        raise ProtocolError(f"{what}: expected a MessagePack value, got other bytes: {text}") from None
 
 
 def wrong(field: str, expected: str, got: object) -> ProtocolError:

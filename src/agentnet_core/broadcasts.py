@@ -139,7 +139,7 @@ class Broadcasts:
     def receive(self, session: Session, kind: int, body: bytes) -> None:
         """A frame of the tree; whoever sends one is a neighbour."""
         source = session.node_id
-        frame = decode(kind, body)
+        frame = decode(kind, body, self._tree.known)
         if source not in self._peers:
             self.link_up(source)
         if isinstance(frame, Gossip) and not self._is_proven(source, frame):

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentnet_core.body import U64_MAX, wrong
 from agentnet_core.broadcasts import Broadcasts
-from agentnet_core.claims import Applied
+from agentnet_core.claims import Applied, Early
 from agentnet_core.config import EngineConfig
 from agentnet_core.directory import Directory
 from agentnet_core.errors import AgentExists, AgentUnreachable, NetworkError, NoSuchAgent
@@ -80,6 +80,7 @@ class Catalogue:
         self._membership = membership
         self._broadcasts = broadcasts
         broadcasts.take(CHANGES, self._on_change)
+        self._early = Early(config.changes_early_max)
         self._pulls = Pulls(config)
         self._delay_ns = config.pull_delay_ms * MS
         self._patience_ns = config.pull_ms_max * MS
@@ -232,11 +233,15 @@ class Catalogue:
         self._take(session.node_id, self.directory.read(body))
 
     def _on_change(self, source: str, gossip: Gossip, body: bytes) -> None:
-        """A change of a list that was published on the tree."""
+        """A change of a list that was published on the tree, where it may overtake the news of its owner."""
         update, origin = self.directory.read(body), gossip.broadcast.origin
         if update.owner != origin:
             raise wrong("AGENTS owner", f"{origin!r}, who published it", update.owner)
-        self._take(source, update)
+        if self._membership.incarnation_of(origin) is None:
+            if not self._membership.is_gone(origin, update.incarnation):
+                self._early.keep(origin, source, update)
+        else:
+            self._take(source, update)
 
     def _take(self, source: str, update: Update) -> None:
         """What a linked node brings of a list."""
@@ -245,7 +250,8 @@ class Catalogue:
             return
         self._pulls.came(owner, source, now_ns)
         applied = self.directory.apply(source, update)
-        self._say(owner, CONFIRM, applied.confirms)
+        if owner in self.engine.sessions:
+            self._say(owner, CONFIRM, applied.confirms)
         self._report(applied)
         if self._is_signed and applied.added:
             for question in self._lookups.open():
@@ -318,13 +324,16 @@ class Catalogue:
 
     def _compare(self, owner: str, teller: str) -> None:
         """Something was heard of a node: the list of its dead life goes, more of its living one is wanted."""
-        living = self._membership.living(owner)
-        self._report(self.directory.forget(owner, living.incarnation if living is not None else None))
+        living, early = self._membership.living(owner), self._early.take(owner)
+        if living is None or not self.directory.is_of(owner, living.incarnation):
+            self._report(self.directory.forget(owner, living.incarnation if living is not None else None))
         if living is None:
             self._pulls.drop(owner)
             more, told = self.registrations.replace(owner, self._keepers_of)
             self._remind(more)
             return self._settle(told)
+        for source, update in early:
+            self._take(source, update)
         self._want(owner, living.incarnation, living.listed, teller)
 
     def _want(self, owner: str, incarnation: int, listed: int, teller: str) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from hashlib import blake2b
 from struct import Struct
 
@@ -28,10 +27,11 @@ from agentnet_core.roster import (
     Standing,
     join_members,
     pack_record,
-    wire_form,
 )
-from agentnet_core.signing import CERTIFICATE_KEY, Head, Seal
+from agentnet_core.signing import Head, Seal
 
+SAID_BYTES_MAX = 4096
+"""A record that takes more bytes is read each time that it is told."""
 PASSED_BY_FAILURES = 3
 """After so many failed dials of a neighbour another is dialled as well, until it is reached."""
 
@@ -56,16 +56,21 @@ def share_of(node_id: str) -> int:
     return blake2b(node_id.encode(), digest_size=1).digest()[0] % SHARES
 
 
+def _bare(record: NodeRecord) -> NodeRecord:
+    """The record without its node's certificate."""
+    return record if record.seal is None else record._replace(seal=record.seal._replace(certificate=b""))
+
+
 class Node:
     """``since_ns``: of its link. ``heard_ns``: when it was heard of last; of a linked one the caller may
-    know better. ``told``: JOINED was told and LOST was not. ``wire``, ``packed``: of the record, once needed.
-    ``mark``: of the record that was last counted in the sum of its ``share``. ``hung_up``: its end of the
-    last link closed without a word; ``refused``: where its dials are since. ``fresh``: its certificate has
-    not been told on yet."""
+    know better. ``told``: JOINED was told and LOST was not. ``packed``: the record, once needed; ``said``: in
+    which bytes it was told last, which need not be read again. ``mark``: of the record that was last counted
+    in the sum of its ``share``. ``hung_up``: its end of the last link closed without a word; ``refused``:
+    where its dials are since. ``fresh``: its certificate has not been told on yet."""
 
     __slots__ = (
         *("fresh", "heard_ns", "hung_up", "linked", "lost", "mark", "plaintext", "record", "redial"),
-        *("packed", "refused", "share", "since_ns", "told", "turn", "wire"),
+        *("packed", "refused", "said", "share", "since_ns", "told", "turn"),
     )
 
     def __init__(self, record: NodeRecord, now_ns: int, next_ns: int) -> None:
@@ -78,7 +83,7 @@ class Node:
         self.turn = 0
         self.share, self.mark = share_of(record.node_id), 0
         self.packed: bytes | None = None
-        self.wire: list[object] | None = None
+        self.said: bytes | None = None
 
 
 class Census:
@@ -110,11 +115,15 @@ class Census:
         self._courtesy_ns = courtesy_ns
         self._nodes_max = config.nodes_max
         self._nodes: dict[str, Node] = {}
+        self._said: dict[bytes, str] = {}
+        """Of which node a record is that need not be read again: at most one of each."""
         self._rings = Rings(config, (node_id,))
         self._found: dict[str, Node] = {}
         """The neighbours, as they were found last."""
         self._listeners: Mapping[str, Node] | None = None
         """Those of them that are told what is new here; None if it may be others by now."""
+        self._passed_by = False
+        """Whether one of them is dialled in vain, so that who is further on the rings counts."""
         self._moved_ns: int | None = None
         """When they changed since."""
         self._linked: dict[str, Node] = {}
@@ -186,6 +195,7 @@ class Census:
             before, moved_ns, self._moved_ns = self._found, self._moved_ns, None
             ids = self._rings.neighbours(self.node_id)
             vain = [i for i in ids if self._nodes[i].redial.failures >= PASSED_BY_FAILURES]
+            self._passed_by = bool(vain)
             if vain and not self.is_mesh():
                 ids += self._rings.neighbours(self.node_id, [i for i in vain if i not in self._linked])
             self._found = {node_id: self._nodes[node_id] for node_id in ids}
@@ -303,7 +313,7 @@ class Census:
 
     def _me(self) -> NodeRecord:
         me = NodeRecord(self.node_id, self.incarnation, self.addresses, self.version, listed=self.listed)
-        return me if self._proofs is None else self._proofs.own(replace(me, head=self.list_head()))
+        return me if self._proofs is None else self._proofs.own(me._replace(head=self.list_head()))
 
     def _proven(self, record: NodeRecord, source: str | None) -> NodeRecord | None:
         """The record, if it is its node's own word, or if nobody signs."""
@@ -343,23 +353,32 @@ class Census:
             packed.append(node.packed)
         return packed
 
-    def _held(self, item: object) -> str | None:
-        """The node that an item of `unpack_members` tells of, if it says what is held already."""
-        if type(item) is not list or not item or type(item[0]) is not str:
-            return None
-        node_id: str = item[0]
-        node = self._nodes.get(node_id)
+    def _note_said(self, record: NodeRecord, item: bytes) -> None:
+        """The record was told in these bytes: if it is what is held now, they need not be read again."""
+        node = self._nodes.get(record.node_id)
+        if node is None or node.record is not record or len(item) > SAID_BYTES_MAX:
+            return
+        if node.said is not None:
+            del self._said[node.said]
+        node.said, self._said[item] = item, record.node_id
+        if record.seal is None and node.packed is None:
+            node.packed = item
+
+    def _holds(self, record: NodeRecord, item: bytes) -> bool:
+        """Whether a record that was told in these bytes says nothing that is not held."""
+        node = self._nodes.get(record.node_id)
         if node is None:
-            return None
-        if node.wire is None:
-            node.wire = wire_form(node.record)
-        # Whatever certificate is beside the same signature, that was checked with the right one.
-        fields = item[-1] if type(item[-1]) is dict else {}
-        certificate = fields.pop(CERTIFICATE_KEY, None)
-        held = node.wire == item
-        if certificate is not None:
-            fields[CERTIFICATE_KEY] = certificate
-        return node_id if held else None
+            return False
+        held = node.record
+        if self._proofs is None:
+            holds = record.seal is None and held.covers(record)
+            same = holds and held.listed == record.listed
+        else:
+            # Whatever certificate is beside the same signature, that was checked with the right one.
+            holds = same = _bare(held) == _bare(record)
+        if same:
+            self._note_said(held, item)
+        return holds
 
     # -- changing
 
@@ -374,7 +393,10 @@ class Census:
 
     def _hold(self, node: Node, record: NodeRecord) -> None:
         """Hold that record of the node from now on."""
-        node.record, node.packed, node.wire = record, None, None
+        node.record, node.packed = record, None
+        if node.said is not None:
+            del self._said[node.said]
+            node.said = None
         self._unmarked[record.node_id] = node
         if not node.lost and (record.accusers or record.standing is Standing.LOST):
             self._accused[record.node_id] = node
@@ -386,8 +408,10 @@ class Census:
         node_id = node.record.node_id
         node.heard_ns = now_ns
         node.redial.failures, node.redial.next_ns = 0, now_ns + self._courtesy_ns(node_id)
+        was_mesh = self.is_mesh()
         self._rings.add(node_id)
-        self._move(now_ns)
+        if was_mesh or self._passed_by or self._rings.are_beside(self.node_id, node_id):
+            self._move(now_ns)
         if not node.told:
             self._untold[node_id] = node
 
@@ -398,8 +422,7 @@ class Census:
         self._accused.pop(node_id, None)
         self._untold.pop(node_id, None)
         self._lost[node_id] = node
-        self._rings.remove(node_id)
-        self._move(now_ns)
+        self._leave_rings(node_id, now_ns)
 
     def _put_back(self, node: Node, now_ns: int) -> None:
         """A lost node lives."""
@@ -412,9 +435,15 @@ class Census:
         self._unlink(node_id)
         for table in (self._nodes, self._accused, self._lost, self._untold, self._unmarked):
             table.pop(node_id, None)
+        if node.said is not None:
+            del self._said[node.said]
         self._count(node, 0)
+        self._leave_rings(node_id, now_ns)
+
+    def _leave_rings(self, node_id: str, now_ns: int) -> None:
         self._rings.remove(node_id)
-        self._move(now_ns)
+        if node_id in self._found or self._passed_by or self.is_mesh():
+            self._move(now_ns)
 
     def _bury(self, node_id: str, incarnation: int, seal: Seal | None) -> None:
         self._left.pop(node_id, None)

@@ -97,7 +97,8 @@ class Control:
         self._joining: Joining | None = None
         self._compared: dict[str, None] = {}
         """The linked nodes that were told what is known here: none takes news for the whole."""
-        self._ticked_ns, self._due_ns = engine.now_ns, NEVER
+        self.ticked_ns, self._due_ns = engine.now_ns, NEVER
+        """When the driver last came round, even if nothing was due here."""
 
     @property
     def network_uuid(self) -> bytes:
@@ -220,6 +221,7 @@ class Control:
 
     def opened(self, session: Session, dial: Dial | None) -> None:
         """A connection is there: say who we are."""
+        self.liveness.opened()
         self.admission.opened(session, dial)
 
     def closed(self, session: Session, error: NetworkError) -> None:
@@ -273,8 +275,10 @@ class Control:
             return  # said before the peer knew
         if kind == CLOSE:
             self._on_close(session, Close.decode(body))
-        elif self.admission.receive(session, kind, body):
+        elif kind < CLOSE and self.admission.receive(session, kind, body):
             return
+        elif kind in KINDS and session.welcomed:
+            self.broadcasts.receive(session, kind, body)
         elif kind == MEMBERS and session.welcomed:
             learned = self.membership.learn(body, self.engine.now_ns, session.node_id)
             if self.membership.confirm(session.node_id) or learned:
@@ -287,8 +291,6 @@ class Control:
         elif kind == AGENTS and session.welcomed:
             self.catalogue.on_agents(session, body)
             self._check_joined()
-        elif kind in KINDS and session.welcomed:
-            self.broadcasts.receive(session, kind, body)
         elif kind in (STATE, STATE_CHUNK) and session.welcomed:
             self.replication.receive(session, kind, body)
         elif kind == PULL and session.welcomed:
@@ -358,7 +360,7 @@ class Control:
 
     def tick(self, now_ns: int) -> int:
         """What is due; the time of the next thing."""
-        gap_ns, self._ticked_ns = now_ns - self._ticked_ns, now_ns
+        gap_ns, self.ticked_ns = now_ns - self.ticked_ns, now_ns
         if now_ns - self._due_ns > self.config.node_silence_ms_max * MS // 4:
             # This node was the one that stood still: all peers get the time back to be heard.
             for session in self.engine.links:
@@ -444,7 +446,7 @@ class Control:
         if self._joining is None:
             return
         now = self.engine.now_ns
-        complete = self.membership.joined(now) and self.catalogue.complete
+        complete = self.catalogue.complete and self.membership.joined(now)
         left = self.membership.bootstrap_left()
         joined = self._joining.outcome(now, left, linked=bool(self.engine.sessions), complete=complete)
         if joined is None:

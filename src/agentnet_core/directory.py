@@ -42,13 +42,15 @@ from agentnet_core.listing import (
     unsigned,
     wire_form,
     write_change,
-    write_confirms,
     write_reminder,
     write_whole,
 )
 from agentnet_core.lookups import Place
 from agentnet_core.records import AgentRecord, describe
 from agentnet_core.signing import Head
+
+KEPT_BYTES_MAX = 1024
+"""A list that goes to others in no more than that is kept as it goes: who is new asks for all."""
 
 
 class Directory(Index):
@@ -108,7 +110,13 @@ class Directory(Index):
         claims = self._mine if node_id == self.node_id else self._claims.get(node_id)
         if claims is None or claims.partial or held <= (incarnation, version):
             return []
-        return write_whole(node_id, *held, claims.records.values(), self.body_bytes, self.head_of(node_id))
+        if claims.bodies is None or claims.bodies[0] != held:
+            records, head = claims.records.values(), self.head_of(node_id)
+            bodies = write_whole(node_id, *held, records, self.body_bytes, head)
+            if claims is self._mine or len(bodies) > 1 or len(bodies[0]) > KEPT_BYTES_MAX:
+                return bodies
+            claims.bodies = held, bodies
+        return claims.bodies[1]
 
     def head_of(self, node_id: str) -> Head | None:
         """What that node signed of its list as it is held here, where the network is signed."""
@@ -284,6 +292,13 @@ class Directory(Index):
         if claims is not None:
             claims.coming = None
 
+    def is_of(self, node_id: str, incarnation: int) -> bool:
+        """Whether surely nothing is held of that node but of that incarnation."""
+        if self._early or self._ledger is not None:
+            return False
+        claims = self._claims.get(node_id)
+        return claims is None or claims.incarnation == incarnation
+
     def forget(self, node_id: str, below: int | None = None) -> Applied:
         """Drop all that a node said it owns, unless as incarnation ``below`` or a higher one."""
         applied = Applied()
@@ -383,7 +398,7 @@ class Directory(Index):
         of_others = ((i, winners[i].node_id) for i in (r.agent_id for r in update.records) if i in winners)
         untaken = [(i, owner) for i, owner in of_others if owner != update.owner]
         applied.version = claims.version
-        applied.confirms = self._confirms(claims, untaken)
+        applied.answer = self._answer(claims, untaken)
 
     def _keep_early(self, update: Update, applied: Applied) -> None:
         applied.lacks = True
@@ -434,11 +449,12 @@ class Directory(Index):
             self._drop_early(update.owner, claims.incarnation, claims.version)
         applied.version = claims.version
         untaken, claims.untaken = claims.untaken, []
-        applied.confirms = self._confirms(claims, untaken)
+        applied.answer = self._answer(claims, untaken)
 
-    def _confirms(self, claims: Claims, untaken: list[tuple[int, str]]) -> list[bytes]:
-        version = claims.version
-        return write_confirms(claims.node_id, claims.incarnation, version, untaken, self.body_bytes)
+    def _answer(
+        self, claims: Claims, untaken: list[tuple[int, str]]
+    ) -> tuple[str, int, int, list[tuple[int, str]], int]:
+        return claims.node_id, claims.incarnation, claims.version, untaken, self.body_bytes
 
     def _adds_up(self, claims: Claims, update: Update, applied: Applied) -> bool:
         """Whether a change is what its owner signed; if not, the list is wanted whole, and so it is where

@@ -39,6 +39,7 @@ from agentnet_core.errors import (
 from agentnet_core.records import Event
 
 cdef int64_t MS = 1_000_000
+cdef int64_t CONTROL_NS_MAX = 500 * MS
 cdef int64_t NEVER = 0x7fffffffffffffff
 
 
@@ -537,6 +538,7 @@ cdef class Engine(Inputs):
         """Time has come: requests and sends whose deadline has passed fail; `wake_ns` is the next one."""
         cdef Pending pending
         cdef Session session
+        cdef int64_t wake_ns = self.wake_ns
         self.now_ns = now_ns
         self.date()
         self.wake_ns = NEVER
@@ -566,9 +568,13 @@ cdef class Engine(Inputs):
         for route in self.routes.values():
             if (<Route>route).waiting:
                 self.expire_waiting((<Route>route).waiting)
-        next_ns = self.control.tick(now_ns)
-        if next_ns < self.wake_ns:
-            self.wake_ns = next_ns
+        if now_ns < wake_ns and now_ns - self.controlled_ns < CONTROL_NS_MAX:
+            self.control.ticked_ns = now_ns     # nothing is due there, as at most times
+        else:
+            self.controlled_ns = now_ns
+            wake_ns = self.control.tick(now_ns)
+        if wake_ns < self.wake_ns:
+            self.wake_ns = wake_ns
 
     def stats(self):
         """Every counter, by name."""

@@ -270,6 +270,26 @@ def check_msgpack(const uint8_t[::1] body, int depth_max=DEPTH_MAX, Py_ssize_t v
         raise ProtocolError(f"MessagePack: {c.end - c.at} bytes too many after byte {c.at - start}")
 
 
+def split_msgpack(const uint8_t[::1] body, int depth_max=DEPTH_MAX):
+    """The elements of the list that `body` is, each as its bytes; None where `check_msgpack` would refuse
+    it, or where it is no list."""
+    cdef Cursor c
+    cdef const uint8_t* start
+    cdef uint32_t n = 0
+    if body.shape[0] == 0:
+        return None
+    c.at, c.end = &body[0], &body[0] + body.shape[0]
+    if not read_array(&c, &n) or (n and depth_max <= 1):
+        return None
+    items = []
+    for _ in range(n):
+        start = c.at
+        if not skip_value(&c, depth_max - 1):
+            return None
+        items.append(PyBytes_FromStringAndSize(<const char*>start, c.at - start))
+    return items if c.at == c.end else None
+
+
 # -- out
 
 cdef class Chunk:

@@ -11,10 +11,13 @@ What is in a frame is checked as it is read; what that means is for `tree`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from agentnet_core.body import (
+    DEPTH_MAX,
     U64_MAX,
     expect_bool,
     expect_bytes,
@@ -24,8 +27,10 @@ from agentnet_core.body import (
     expect_name,
     pack,
     unpack,
+    unpack_checked,
 )
 from agentnet_core.config import BODY_BYTES, BROADCAST_BYTES
+from agentnet_core.framing import split_msgpack
 from agentnet_core.signing import Seal, read_seal, seal_fields
 
 GOSSIP, IHAVE, GRAFT, PRUNE, GONE = range(24, 29)
@@ -50,8 +55,7 @@ class BroadcastId(NamedTuple):
     sequence: int
 
 
-@dataclass(frozen=True, slots=True)
-class Gossip:
+class Gossip(NamedTuple):
     """A broadcast. ``hops``: links that it has crossed when it arrives. ``age_ms``: how long it has rested
     on nodes, for its time to live. ``shapes``: whether it may prune links. ``seal``: its origin's, if any."""
 
@@ -88,6 +92,8 @@ Frame = Gossip | Ihave | Graft | Prune | Gone
 
 # -- the wire
 
+NONE_KNOWN: Mapping[bytes, BroadcastId] = MappingProxyType({})
+
 
 def encode(frame: Frame) -> tuple[int, bytes]:
     """Kind and body of the frame."""
@@ -105,8 +111,11 @@ def encode(frame: Frame) -> tuple[int, bytes]:
             return PRUNE, pack([])
 
 
-def decode(kind: int, body: bytes | memoryview) -> Frame:
-    """The frame that a body of one of these kinds is; ProtocolError if it is none."""
+def decode(kind: int, body: bytes | memoryview, known: Mapping[bytes, BroadcastId] = NONE_KNOWN) -> Frame:
+    """The frame that a body of one of these kinds is; ProtocolError if it is none.
+
+    ``known``: ids by their bytes, as of `pack_id`, that need not be read.
+    """
     if kind == GOSSIP:
         values = expect_list("GOSSIP", unpack("GOSSIP", body), range(7, 9))
         *broadcast, hops, age_ms, shapes, payload = values[:7]
@@ -122,8 +131,16 @@ def decode(kind: int, body: bytes | memoryview) -> Frame:
         expect_list("PRUNE", unpack("PRUNE", body), range(1))
         return Prune()
     what, build = _LISTS[kind]
-    frame: Frame = build(tuple(_read_id(what, item) for item in expect_list(what, unpack(what, body))))
+    items = split_msgpack(body, DEPTH_MAX)
+    if items is None:
+        items = expect_list(what, unpack(what, body))
+    frame: Frame = build(tuple(known.get(i) or _read_id(what, unpack_checked(what, i)) for i in items))
     return frame
+
+
+def pack_id(broadcast: BroadcastId) -> bytes:
+    """The id as it is in the body of a frame of ids."""
+    return pack(broadcast)
 
 
 _LISTS: dict[int, tuple[str, Any]] = {IHAVE: ("IHAVE", Ihave), GRAFT: ("GRAFT", Graft), GONE: ("GONE", Gone)}

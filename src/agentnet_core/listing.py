@@ -30,7 +30,6 @@ import msgpack
 
 from agentnet_core.body import (
     U64_MAX,
-    Reader,
     expect_bool,
     expect_fields,
     expect_int,
@@ -174,21 +173,22 @@ class Update:
 
 def read_update(body: bytes | memoryview, capabilities: Capabilities) -> Update:
     """The update in the body of an AGENTS frame."""
-    reader = Reader("AGENTS", body)
-    size = reader.count("8 to 9 values")
-    if not 8 <= size <= 9:
-        raise ProtocolError("AGENTS: expected a list of 8 to 9 values")
-    owner = expect_name("AGENTS owner", reader.value())
-    incarnation = expect_int("AGENTS incarnation", reader.value(), 0, U64_MAX)
-    base = expect_int("AGENTS base", reader.value(), 0, VERSION_MAX)
-    version = expect_int("AGENTS version", reader.value(), base, VERSION_MAX)
-    first = expect_bool("AGENTS first", reader.value())
-    last = expect_bool("AGENTS last", reader.value())
+    values = unpack("AGENTS", body)
+    if type(values) is not list or not 8 <= len(values) <= 9:
+        raise wrong("AGENTS", "a list of 8 to 9 values", values)
+    owner = expect_name("AGENTS owner", values[0])
+    incarnation = expect_int("AGENTS incarnation", values[1], 0, U64_MAX)
+    base = expect_int("AGENTS base", values[2], 0, VERSION_MAX)
+    version = expect_int("AGENTS version", values[3], base, VERSION_MAX)
+    first = expect_bool("AGENTS first", values[4])
+    last = expect_bool("AGENTS last", values[5])
     if base and not (first and last):
         raise wrong("AGENTS base", "0 where a list comes in parts", base)
-    records = [_read_record(owner, reader.value(), capabilities) for _ in range(reader.count("records"))]
-    removals = [expect_int("AGENTS removed id", i, 1, U64_MAX) for i in expect_list("AGENTS", reader.value())]
-    fields = expect_fields("AGENTS fields", reader.value()) if size == 9 else {}
+    if type(values[6]) is not list:
+        raise wrong("AGENTS", "a list of records", values[6])
+    records = [_read_record(owner, item, capabilities) for item in values[6]]
+    removals = [expect_int("AGENTS removed id", i, 1, U64_MAX) for i in expect_list("AGENTS", values[7])]
+    fields = expect_fields("AGENTS fields", values[8]) if len(values) == 9 else {}
     head = expect_head("AGENTS head", fields[HEAD_KEY]) if HEAD_KEY in fields else None
     return Update(owner, incarnation, base, version, first, last, records, removals, head)
 

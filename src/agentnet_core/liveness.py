@@ -34,7 +34,7 @@ NEVER = 2**63 - 1
 UNANSWERED_MIN = 4
 """Probes that went unanswered before that means anything: one may be lost on the way, and an own loop that
 stands a little sends two before it reads the answer to the first."""
-LOOKS = 4
+LOOKS = 2
 """Between two pings or probes of a link: what is due between two looks waits for the next."""
 BY_PORT, BY_LINK = "port", "link"
 
@@ -95,16 +95,23 @@ class Liveness:
         self._patience_ns = min(self._ping_ns + self._probe_ns, self._silence_ns // 2)
         self._rest_ns = min(self._ping_ns, self._probe_ns) // LOOKS
         self._grace_ns = max(0, self._silence_ns - config.node_silence_ms_max * MS)
+        self._due_ns = 0
+        """When a link is to be looked at next."""
         self._watches: dict[Session, Watch] = {}
         self._known: dict[str, str] = {}
 
     # -- news
+
+    def opened(self) -> None:
+        """There is a connection more: its handshake may take only so long."""
+        self._due_ns = 0
 
     def welcomed(self, session: Session, now_ns: int) -> None:
         """A link is in use from now on."""
         offer = session.hello.liveness
         watch = Watch(offer is not None and bool(offer[2]) and bool(offer[0] or offer[1]))
         self._watches[session] = watch
+        self._due_ns = 0
         self._engine.ping(session)
         self.ask(session, now_ns)
 
@@ -139,6 +146,7 @@ class Liveness:
         if lag_ns < self._inactive_ns:
             return
         watch.inactive_ns = watch.inactive_ns or now_ns
+        self._due_ns = 0
         # Its stack may take a moment to be had.
         if not watch.told and (stack or now_ns - watch.inactive_ns >= self._unreachable_ns):
             watch.told = True
@@ -178,16 +186,20 @@ class Liveness:
         if gap_ns > self._unreachable_ns:
             for each in self._watches.values():
                 each.unanswered = 0
+        if now_ns < self._due_ns:
+            return self._due_ns
         next_ns = NEVER
         for session in list(self._engine.links):
             watch = self._watches.get(session)
             if watch is not None:
-                if now_ns >= watch.due_ns or watch.inactive_ns:
+                # What is due soon is asked along, so that the links of a node come to be due together.
+                if now_ns + self._rest_ns >= watch.due_ns or watch.inactive_ns:
                     watch.due_ns = self._check(session, watch, now_ns)
-                next_ns = min(next_ns, watch.due_ns)
+                next_ns = min(next_ns, now_ns if watch.inactive_ns else watch.due_ns)
             elif not session.welcomed:
                 next_ns = min(next_ns, self._check_handshake(session, now_ns))
-        return max(next_ns, now_ns + self._rest_ns)
+        self._due_ns = max(next_ns, now_ns + self._rest_ns)
+        return self._due_ns
 
     def _check_handshake(self, session: Session, now_ns: int) -> int:
         limit_ms = self._config.handshake_ms_max
@@ -207,7 +219,7 @@ class Liveness:
             self._is_back(session, watch)
         if watch.unanswered >= UNANSWERED_MIN and session.heard_ns >= watch.probed_ns + self._probe_ns:
             watch.answered_ns = 0  # the peer speaks, its port does not
-        if now_ns >= self._next_ping_ns(session):
+        if now_ns + self._rest_ns >= self._next_ping_ns(session):
             if watch.pinged_ns <= session.heard_ns:
                 watch.pinged_ns = now_ns
             self._engine.ping(session)

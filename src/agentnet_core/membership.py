@@ -34,7 +34,6 @@ by `link_up` or `dial_failed`.  At most one is in progress for a node, and for a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 
 from agentnet_core.census import PASSED_BY_FAILURES, Census, Node
 from agentnet_core.config import EngineConfig
@@ -44,7 +43,7 @@ from agentnet_core.errors import HandshakeRefused, ProtocolError
 from agentnet_core.news import News
 from agentnet_core.proofs import Proofs
 from agentnet_core.records import Event
-from agentnet_core.roster import NodeRecord, Standing, Vouch, merge, read_record, unpack_members
+from agentnet_core.roster import NodeRecord, Standing, Vouch, merge, read_record, split_members
 from agentnet_core.signing import Head, Seal
 
 NS_PER_MS = 1_000_000
@@ -164,21 +163,28 @@ class Membership(Census):
 
     def learn(self, body: bytes | memoryview, now_ns: int, source: str | None = None) -> bool:
         """Take the body of a MEMBERS frame of ``source``, which is linked; False if all is held already."""
-        # Most are held already, for all tell all.
-        records = []
-        for item in unpack_members(body):
-            node_id = self._held(item)
+        # Most are held already, for all tell all: those need not be read.
+        told, said = [], self._said
+        for item in split_members(body):
+            node_id = said.get(item)
             if node_id is None:
-                records.append(read_record(item))
-            else:
-                self._news.echoed(node_id, source)
-        untaken = [record.node_id for record in records if not self._learn(record, source, now_ns)]
+                record = read_record(item)
+                if not self._holds(record, item):
+                    told.append((record, item))
+                    continue
+                node_id = record.node_id
+            self._news.echoed(node_id, source)
+        untaken = []
+        for record, item in told:
+            if not self._learn(record, source, now_ns):
+                untaken.append(record.node_id)
+            self._note_said(record, item)
         if untaken:
             detail = (
                 f"nodes_max={self._nodes_max}: no room for {len(untaken)} nodes, {untaken[0]!r} and so on"
             )
             self._tell(Event(Event.LINK_REFUSED, untaken[0], detail=detail, count=len(untaken)))
-        return bool(records)
+        return bool(told)
 
     def vouched(self, helper: str, vouch: Vouch, now_ns: int) -> None:
         """A helper that was asked has answered."""
@@ -223,7 +229,7 @@ class Membership(Census):
             self._replace(node, record, now_ns)
         else:
             # What is held against it stays until it has heard of that, and cleared itself.
-            record = replace(node.record, addresses=found) if node.record.seal is None else node.record
+            record = node.record._replace(addresses=found) if node.record.seal is None else node.record
             self._lists[node_id] = node_id
         if node.record != record and node.told:
             self._news.note(node_id, node_id)
@@ -451,6 +457,7 @@ class Membership(Census):
             self._admit(record, now_ns)
             self._dials.found(node_id, record.addresses)
             self._news.note(node_id, source)
+            self._lists[node_id] = source or ""
             if record.accusers:
                 self._detector.accused(node_id, now_ns)
                 self._look_soon(now_ns)

@@ -84,6 +84,15 @@ class Rings:
         """Those next to the node on the rings, in a full mesh too: what they hear, all hear in a few hops."""
         return self._nearest(node_id, unreachable, (1, -1))
 
+    def are_beside(self, node_id: str, other: str) -> bool:
+        """Whether that other one, which is on the rings, is next to the node on one of them."""
+        places = self._places[node_id]
+        for ring, place, its in zip(self._rings, places, self._places[other], strict=True):
+            at, its_at = bisect_left(ring, place), bisect_left(ring, its)
+            if (at - its_at) % len(ring) in (1, len(ring) - 1):
+                return True
+        return False
+
     def is_mesh(self, node_id: str) -> bool:
         """Whether the node, itself on the rings or not, is linked with all others."""
         return len(self._places) + (node_id not in self._places) <= self._mesh_nodes_max

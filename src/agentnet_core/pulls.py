@@ -109,15 +109,17 @@ class Pulls:
             if want.due_ns <= now_ns:
                 self._release(want)
         self._due_ns, self._starved = NEVER, False
+        busy = sum(self._open.get(node_id, 0) >= self._lists_max for node_id in nodes)
         for owner, want in self._wants.items():
             if want.due_ns <= now_ns:
-                node_id = self._next(owner, want, nodes)
+                node_id = self._next(owner, want, nodes) if busy < len(nodes) else ""
                 if not node_id:
                     self._starved = True
                     continue
                 want.asked, want.tried[node_id] = node_id, None
                 want.due_ns = now_ns + self._patience_ns
                 self._open[node_id] = self._open.get(node_id, 0) + 1
+                busy += self._open[node_id] == self._lists_max
                 asks.setdefault(node_id, []).append((owner, want.incarnation))
             self._due_ns = min(self._due_ns, want.due_ns)
         return asks

@@ -9,7 +9,8 @@ STAY.  Out: requests to the membership to dial, what the engine is to hold, let 
               looked for (`tunnels`) when all were in vain, or after `relay_after_ms`, and it is
               dialled on: a link of its own takes over from one that is relayed, which ends when all
               that was sent on it is answered. Else they fail, and surely were not sent
-    in use    until no message has gone either way for `data_idle_ms`, or another link needs the
+    in use    until no message has gone either way for `data_idle_ms`, or for an eighth of that since it
+              was made, or another link needs the
               place (`data_links_max`) and this one is not needed and was used least recently
     retiring  this side sends no message and says RETIRE, for nothing of its own is on its way. The
               other one answers STAY if it keeps the link, or if anything waits, is unconfirmed or is
@@ -404,7 +405,9 @@ class Reach:
         self._look_ns = now_ns + max(every_ns, MS) if self._uses or self._wants else NEVER
 
     def _is_old(self, session: Session, now_ns: int) -> bool:
-        return session in self._older or now_ns - self._uses[session].since_ns >= self._idle_ns
+        # What was linked for the overlay alone, and is not any more, is given up sooner.
+        idle_ns = self._idle_ns if session.moved else self._idle_ns // LOOKS
+        return session in self._older or now_ns - self._uses[session].since_ns >= idle_ns
 
     def _keeps(self, session: Session) -> bool:
         return not session.relay and self._membership.keeps_link(session.node_id)

@@ -21,12 +21,14 @@ here that is the identity of a process, and stays for its lifetime.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any, NamedTuple
 
 import msgpack
 
 from agentnet_core.body import (
+    DEPTH_MAX,
     U64_MAX,
     expect_addresses,
     expect_bool,
@@ -37,8 +39,10 @@ from agentnet_core.body import (
     expect_name,
     pack,
     unpack,
+    unpack_checked,
 )
 from agentnet_core.config import BODY_BYTES, VERSION_MAX
+from agentnet_core.framing import split_msgpack
 from agentnet_core.signing import Head, Seal, expect_head, read_seal, seal_fields
 
 ACCUSERS_MAX = 8
@@ -59,8 +63,7 @@ class Standing(IntEnum):
     LEFT = 2
 
 
-@dataclass(frozen=True, slots=True)
-class NodeRecord:
+class NodeRecord(NamedTuple):
     """A node as MEMBERS tells of it. ``accusers`` do not hear it; ``witnesses``, some of them, saw its
     process end: their link was reset and their dial refused. ``listed``: the version of its agents' list.
 
@@ -94,11 +97,20 @@ class NodeRecord:
 
     def standing_as(self, standing: Standing) -> NodeRecord:
         """The record with what is held of it from now on."""
-        return replace(self, standing=standing)
+        return self._replace(standing=standing)
 
     def with_list(self, listed: int, head: Head | None) -> NodeRecord:
         """The record with another version of the node's list."""
-        return replace(self, listed=listed, head=head)
+        return self._replace(listed=listed, head=head)
+
+    def covers(self, told: NodeRecord) -> bool:
+        """Whether all that ``told`` says is in this record, where nothing is signed; False if that takes a
+        `merge` to tell."""
+        return told[:SAID] == self[:SAID] and told.listed <= self.listed
+
+
+SAID = NodeRecord._fields.index("listed")
+"""The fields before it are what is said of the node itself."""
 
 
 def merge(one: NodeRecord, other: NodeRecord) -> NodeRecord:
@@ -189,22 +201,32 @@ def _sealed(record: NodeRecord) -> dict[int, object]:
 
 def decode_members(body: bytes | memoryview) -> list[NodeRecord]:
     """The records in the body of a MEMBERS frame."""
-    return [read_record(item) for item in unpack_members(body)]
+    return [read_record(item) for item in split_members(body)]
 
 
-def unpack_members(body: bytes | memoryview) -> list[object]:
-    """The records in the body of a MEMBERS frame, unread: as of `wire_form`, if they are sound."""
-    return expect_list("MEMBERS", unpack("MEMBERS", body))
+def split_members(body: bytes | memoryview) -> list[bytes]:
+    """The records in the body of a MEMBERS frame, unread: as of `pack_record`, if they are sound."""
+    items = split_msgpack(body, DEPTH_MAX)
+    return expect_list("MEMBERS", unpack("MEMBERS", body)) if items is None else items
 
 
-def read_record(item: object) -> NodeRecord:
-    """The record that an item of `unpack_members` is; ProtocolError if it is none."""
-    values = expect_list("MEMBERS record", item)
-    fields = (
-        expect_fields("MEMBERS record fields", values.pop()) if values and type(values[-1]) is dict else {}
-    )
+def read_record(item: bytes) -> NodeRecord:
+    """The record that an item of `split_members` is; ProtocolError if it is none."""
+    values = expect_list("MEMBERS record", unpack_checked("MEMBERS", item))
+    fields: dict[int, Any] = {}
+    if len(values) in (4, 5) and type(values[-1]) is not dict:  # the plain case, told apart for its speed
+        listed = values.pop() if len(values) == 5 else 0
+        return NodeRecord(
+            expect_name("MEMBERS node id", values[0]),
+            expect_int("MEMBERS incarnation", values[1], 0, U64_MAX),
+            expect_addresses("MEMBERS addresses", values[3]),
+            expect_int("MEMBERS version", values[2], 0, VERSION_MAX),
+            listed=expect_int("MEMBERS listed", listed, 0, VERSION_MAX),
+        )
+    if values and type(values[-1]) is dict:
+        fields = expect_fields("MEMBERS record fields", values.pop())
     if len(values) not in (4, 5, 7, 8):
-        expect_list("MEMBERS record", item, range(4, 5))
+        expect_list("MEMBERS record", values, range(4, 5))
     listed = values.pop() if len(values) in (5, 8) else 0
     node_id, incarnation, version, addresses = values[:4]
     standing, accusers, witnesses = values[4:] or (0, [], [])

@@ -36,7 +36,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import replace
 
 from agentnet_core.config import EngineConfig
 from agentnet_core.errors import MessageTooLarge
@@ -51,6 +50,7 @@ from agentnet_core.gossip import (
     Graft,
     Ihave,
     Prune,
+    pack_id,
 )
 from agentnet_core.signing import Seal
 from agentnet_core.window import Window
@@ -132,6 +132,10 @@ class Tree:
         self._windows: dict[tuple[str, int], Window] = {}  # the one heard of last is last
         self._kept: dict[BroadcastId, tuple[Gossip, int]] = {}  # as it goes on, and when it came here
         self._kept_bytes = 0
+        self._told: dict[BroadcastId, None] = {}
+        """Of what is kept, what a new peer is told of: changes of lists are found by their versions."""
+        self.known: dict[bytes, BroadcastId] = {}
+        """The ids of what is kept, by their bytes: nearly all that is announced is here."""
         self._young: deque[tuple[int, int]] = deque()  # the users' of this node: when, and bytes
         self._young_bytes = 0
         self._missing: dict[BroadcastId, _Missing] = {}  # the one due first is first: all wait equally long
@@ -203,9 +207,7 @@ class Tree:
         self._peers[name] = _Peer(eager=False)
         self._hold_on(name)
         if self._listens(name):
-            self._send_ids(
-                name, Ihave, [b for b, kept in self._kept.items() if self._is_to_tell(*kept, now_ns)]
-            )
+            self._send_ids(name, Ihave, [b for b in self._told if self._age_ms(*self._kept[b], now_ns) >= 0])
 
     def link_down(self, name: str, now_ns: int) -> None:
         """The link is gone: what the peer had announced is asked of others."""
@@ -336,6 +338,9 @@ class Tree:
 
     def _keep(self, gossip: Gossip, now_ns: int) -> None:
         self._kept[gossip.broadcast] = gossip, now_ns
+        self.known[pack_id(gossip.broadcast)] = gossip.broadcast
+        if gossip.payload[:1] != CHANGE:
+            self._told[gossip.broadcast] = None
         self._kept_bytes += len(gossip.payload)
         while len(self._kept) > self._kept_max or self._kept_bytes > self._kept_bytes_max:
             self._let_go()
@@ -345,12 +350,10 @@ class Tree:
         age_ms = gossip.age_ms + (now_ns - came_ns) // NS_PER_MS
         return age_ms if age_ms * NS_PER_MS < self._kept_ns else -1
 
-    def _is_to_tell(self, gossip: Gossip, came_ns: int, now_ns: int) -> bool:
-        """Whether a new peer is told of it: changes of lists are found by the versions of those."""
-        return gossip.payload[:1] != CHANGE and self._age_ms(gossip, came_ns, now_ns) >= 0
-
     def _let_go(self) -> None:
         gossip, _ = self._kept.pop(next(iter(self._kept)))
+        del self.known[pack_id(gossip.broadcast)]
+        self._told.pop(gossip.broadcast, None)
         self._kept_bytes -= len(gossip.payload)
 
     # -- copies
@@ -376,7 +379,7 @@ class Tree:
         self._delivered.append(gossip)
         if gossip.shapes:
             self._shape(broadcast, name, now_ns)
-        onward = replace(gossip, hops=min(gossip.hops + 1, HOPS_MAX))
+        onward = gossip._replace(hops=min(gossip.hops + 1, HOPS_MAX))
         self._spread(onward, (name, *announcers), now_ns)
 
     def _spread(self, gossip: Gossip, have: Container[str], now_ns: int) -> None:
@@ -387,15 +390,15 @@ class Tree:
         for name, peer in self._peers.items():
             if name in have:
                 continue
-            crowded = self._is_crowded(name, 0)
-            if peer.eager and not crowded:
-                eager.append(name)
+            if peer.eager:
+                if not self._is_crowded(name, 0):
+                    eager.append(name)
+                    continue
+                self.put_off += 1
+            elif not self._listens(name):
                 continue
-            if not (peer.eager or self._listens(name)):
-                continue
-            self.put_off += peer.eager
             self._announce_later(peer, broadcast, now_ns)
-            if len(peer.pending) >= IDS_MAX and not crowded:
+            if len(peer.pending) >= IDS_MAX and not self._is_crowded(name, 0):
                 self._send_ids(name, Ihave, peer.pending)
                 peer.pending.clear()
         if eager:
@@ -502,7 +505,7 @@ class Tree:
                 self._announce_later(peer, broadcast, now_ns)
             else:
                 sent_bytes += len(kept[0].payload)
-                self._outgoing.append(((name,), replace(kept[0], age_ms=age_ms, shapes=False)))
+                self._outgoing.append(((name,), kept[0]._replace(age_ms=age_ms, shapes=False)))
         self._send_ids(name, Gone, gone)
 
     def _send_ids(

@@ -8,9 +8,18 @@ import pytest
 from harness import AGENTS, CONFIRM, MEMBERS, MS, PULL, UUID, Node, World, address_of
 from strangers import Stranger
 
+from agentnet_core.claims import Early
 from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.gossip import CHANGES, GOSSIP, BroadcastId, Gossip, decode, encode
-from agentnet_core.listing import Confirm, read_pull, write_change, write_pulls, write_whole
+from agentnet_core.listing import (
+    Capabilities,
+    Confirm,
+    read_pull,
+    read_update,
+    write_change,
+    write_pulls,
+    write_whole,
+)
 from agentnet_core.records import AgentRecord, Event
 from agentnet_core.roster import NodeRecord, encode_members
 
@@ -279,6 +288,29 @@ def tree_payload(body: bytes) -> tuple[str, bytes]:
 
 def gossip(origin: str, payload: bytes, sequence: int = 1) -> bytes:
     return encode(Gossip(BroadcastId(origin, 1, sequence), 1, 0, False, payload))[1]
+
+
+def test_a_change_may_overtake_the_news_of_its_owner() -> None:
+    world = World()
+    node, stranger = acquainted(world)
+    for sequence, agent in enumerate((5, 6), 1):
+        (change,) = write_change("x", 1, sequence - 1, [AgentRecord(agent, "x")], [], 999)
+        stranger.say(GOSSIP, gossip("x", bytes((CHANGES,)) + change, sequence))
+    world.run(20)
+    assert known(node) == []
+    stranger.say(MEMBERS, members("x"))
+    world.run(20)
+    assert known(node) == ["5", "6"]
+    assert not any(stranger.bodies(PULL)), "nobody need be asked"
+
+
+def test_of_changes_that_nobody_owns_yet_some_are_kept() -> None:
+    early = Early(2)
+    updates = [read_update(write_change(owner, 1, 0, [], [7], 999)[0], Capabilities()) for owner in "xyz"]
+    for update in updates:
+        early.keep(update.owner, "a", update)
+    assert [early.take(owner) for owner in "xyz"] == [[], [("a", updates[1])], [("a", updates[2])]]
+    assert early.take("y") == []
 
 
 def test_a_change_comes_on_the_tree_from_its_owner_alone() -> None:

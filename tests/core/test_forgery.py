@@ -4,7 +4,6 @@ told it.  The liar has a key and a certificate of its own, and has heard all tha
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from hashlib import blake2b
 
 import pytest
@@ -100,19 +99,18 @@ class Scene:
 
 
 FORGED: dict[str, Callable[[Scene, Pen], NodeRecord]] = {
-    "a higher incarnation": lambda s, pen: replace(pen.record(), incarnation=2),
-    "a higher version": lambda s, pen: replace(pen.record(), version=1),
-    "other addresses": lambda s, pen: replace(pen.record(version=1), addresses=ELSEWHERE),
+    "a higher incarnation": lambda s, pen: pen.record()._replace(incarnation=2),
+    "a higher version": lambda s, pen: pen.record()._replace(version=1),
+    "other addresses": lambda s, pen: pen.record(version=1)._replace(addresses=ELSEWHERE),
     "signed by itself": lambda s, pen: s.pen(pen.name, key="r").record(incarnation=2),
     "in another network": lambda s, pen: s.pen(pen.name, uuid=OTHER_UUID).record(incarnation=2),
-    "without a signature": lambda s, pen: replace(pen.record(incarnation=2), seal=None),
-    "with another's certificate": lambda s, pen: replace(
-        pen.record(incarnation=2),
+    "without a signature": lambda s, pen: pen.record(incarnation=2)._replace(seal=None),
+    "with another's certificate": lambda s, pen: pen.record(incarnation=2)._replace(
         seal=Seal(pen.record(incarnation=2).seal.signature, s.pen("r").key.certificate),
     ),
-    "a leave": lambda s, pen: replace(pen.record(), standing=Standing.LEFT),
-    "a leave of another life": lambda s, pen: replace(pen.farewell(7), incarnation=1),
-    "a leave without a signature": lambda s, pen: replace(pen.farewell(), seal=None),
+    "a leave": lambda s, pen: pen.record()._replace(standing=Standing.LEFT),
+    "a leave of another life": lambda s, pen: pen.farewell(7)._replace(incarnation=1),
+    "a leave without a signature": lambda s, pen: pen.farewell()._replace(seal=None),
     "a list that it has not": lambda s, pen: pen.record(listed=5),
     "a list of another version": lambda s, pen: pen.record(listed=5, head=pen.head(4)),
     "a list that another signed": lambda s, pen: pen.record(listed=5, head=s.pen("r").head(5)),
@@ -139,7 +137,7 @@ def test_nor_of_a_node_that_nobody_knows(how: str) -> None:
 
 def test_the_node_itself_is_told_of_a_self_that_it_is_not() -> None:
     scene = Scene()
-    scene.tell(replace(scene.pen("m").record(), version=9))
+    scene.tell(scene.pen("m").record()._replace(version=9))
     scene.check_refused("m")
 
 
@@ -165,10 +163,10 @@ def test_what_is_held_is_not_checked_again() -> None:
     assert notary is not None
     (held,) = [r for r in scene.m.control.membership.records() if r.node_id == "far"]
     before = notary.checked
-    bare = replace(held, seal=Seal(held.seal.signature))
-    accused = replace(bare, accusers=("a",))
-    swapped = replace(held, seal=Seal(held.seal.signature, b"whatever it is"))
-    scene.tell(held, held, bare, accused, swapped, replace(held, listed=0, head=None))
+    bare = held._replace(seal=Seal(held.seal.signature))
+    accused = bare._replace(accusers=("a",))
+    swapped = held._replace(seal=Seal(held.seal.signature, b"whatever it is"))
+    scene.tell(held, held, bare, accused, swapped, held._replace(listed=0, head=None))
     scene.list_as(1, scene.agent)
     assert notary.checked == before
     assert scene.refused == 0
@@ -177,7 +175,7 @@ def test_what_is_held_is_not_checked_again() -> None:
 def test_without_a_certificate_a_newcomer_is_not_known_yet() -> None:
     scene = Scene()
     record = scene.pen("x").record()
-    scene.tell(replace(record, seal=Seal(record.seal.signature)))
+    scene.tell(record._replace(seal=Seal(record.seal.signature)))
     assert scene.view() == scene.before
     assert scene.refused == 0, "its node may have sent the certificate before"
     assert scene.m.control.stats()["records_unproven"] == 1
@@ -198,11 +196,11 @@ def test_a_certificate_that_has_expired_is_nobodys_forgery() -> None:
 def test_a_link_brings_so_many_forgeries_and_no_more() -> None:
     scene = Scene(forgeries_max=3)
     for _ in range(3):
-        scene.tell(replace(scene.pen("a").record(), version=1))
+        scene.tell(scene.pen("a").record()._replace(version=1))
     scene.check_refused("a", times=3)
     assert scene.world.notary is not None
     checked = scene.world.notary.checked
-    scene.tell(*[replace(scene.pen("a").record(), version=1)] * 50)
+    scene.tell(*[scene.pen("a").record()._replace(version=1)] * 50)
     assert scene.world.notary.checked == checked + 1, "a liar does not keep others busy"
     assert scene.r.session.closed
     (close,) = [Close.decode(body) for body in scene.r.bodies(CLOSE)]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from strangers import frame
 
 from agentnet_core.errors import ProtocolError
-from agentnet_core.framing import KINDS, Arena, Decoder, Outbox, check_msgpack, crc32c
+from agentnet_core.framing import KINDS, Arena, Decoder, Outbox, check_msgpack, crc32c, split_msgpack
 
 FRAME_MAX = 4096
 Frames = list[tuple[int, int, bytes]]
@@ -324,6 +324,22 @@ def test_what_the_library_packs_passes(value: Any, single_float: bool) -> None:
     for end in range(0, len(body), len(body) // 20 + 1):
         with pytest.raises(ProtocolError, match="MessagePack"):
             check_msgpack(body[:end])
+
+
+@quick
+@given(st.lists(values, max_size=6))
+def test_a_list_is_split_into_its_elements(items: list[Any]) -> None:
+    body = msgpack.packb(items)
+    assert split_msgpack(body) == [msgpack.packb(item) for item in items]
+    assert split_msgpack(body + b"\xc0") is None
+    assert all(split_msgpack(body[:end]) is None for end in range(0, len(body), len(body) // 20 + 1))
+    assert split_msgpack(msgpack.packb({1: items})) is None
+
+
+def test_a_list_that_is_nested_too_deep_is_not_split() -> None:
+    for depth in (1, 5):
+        assert split_msgpack(b"\x91" * (depth - 1) + b"\x90", depth) is not None
+        assert split_msgpack(b"\x91" * depth + b"\x90", depth) is None
 
 
 @quick

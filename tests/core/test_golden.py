@@ -94,7 +94,7 @@ def spoken() -> list[str]:
         fragment_bytes=256,
         bulk_window_bytes=4096,
         link_silence_ms_max=2_000,
-        data_idle_ms=1_000,
+        data_idle_ms=6_000,
     )
     node = world.node("m", config=config)
     node.control.found(UUID)

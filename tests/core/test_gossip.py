@@ -38,6 +38,7 @@ frames = st.one_of(
         st.integers(0, 2**64 - 1),
         st.booleans(),
         st.binary(max_size=100),
+        st.none(),
     ),
     st.builds(Ihave, id_tuples),
     st.builds(Graft, id_tuples),

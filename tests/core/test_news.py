@@ -7,7 +7,7 @@ from agentnet_core.config import EngineConfig
 from agentnet_core.news import NEVER, News
 from agentnet_core.overlay import Rings
 from agentnet_core.records import agent_id_of
-from agentnet_core.roster import NodeRecord, pack_record, read_record, unpack_members
+from agentnet_core.roster import NodeRecord, pack_record, read_record, split_members
 
 MS = 1_000_000
 
@@ -19,7 +19,7 @@ def pack(node_id: str) -> list[bytes]:
 def told(news: News, *peers: str) -> dict[str, list[str]]:
     """Of whom each peer is told."""
     return {
-        peer: [read_record(item).node_id for body in bodies for item in unpack_members(body)]
+        peer: [read_record(item).node_id for body in bodies for item in split_members(body)]
         for peer, bodies in news.drain(peers, 0, pack)
     }
 

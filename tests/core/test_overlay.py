@@ -40,6 +40,14 @@ def is_connected(links: dict[str, tuple[str, ...]]) -> bool:
 # -- laws
 
 
+@given(large_groups)
+def test_who_is_beside_a_node_is_its_neighbour(names: list[str]) -> None:
+    all_of_them = rings(*names)
+    for name in names:
+        beside = [other for other in names if other != name and all_of_them.are_beside(name, other)]
+        assert sorted(beside) == sorted(all_of_them.listeners(name))
+
+
 @given(groups, st.randoms())
 def test_the_order_of_coming_and_going_does_not_matter(names: list[str], rng: object) -> None:
     shuffled = list(names)

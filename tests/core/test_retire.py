@@ -81,6 +81,17 @@ def test_a_link_of_the_overlay_is_never_retired() -> None:
     calm(a, b, c)
 
 
+def test_a_link_that_never_carried_anything_is_retired_sooner() -> None:
+    world = World()
+    a, b = world.join("a", "b", config=EngineConfig(data_idle_ms=8_000))
+    for node in (a, b):
+        keep_only(node)
+    world.run(500)
+    assert linked(a, b)
+    world.until(lambda: not linked(a, b), ms=3_000)
+    calm(a, b)
+
+
 def test_a_request_that_is_worked_on_keeps_its_link() -> None:
     world = World()
     a, b = apart(world, "a", "b")

@@ -33,6 +33,9 @@ records = st.builds(
     st.sampled_from(Standing),
     some_names,
     some_names,
+    st.just(0),
+    st.none(),
+    st.none(),
 )
 
 
