@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,13 @@ from typing import Any
 import pytest
 from networks import Cluster, soon, until
 
-from agentnet import AgentNetworkManager, ConsistencyLevel, DistributedState, TooFewReplicas
+from agentnet import (
+    AgentNetworkManager,
+    ConsistencyLevel,
+    DistributedState,
+    NetworkError,
+    TooFewReplicas,
+)
 from agentnet.testing import RealNetwork
 
 QUORUM, EVENTUAL = ConsistencyLevel.QUORUM, ConsistencyLevel.EVENTUAL
@@ -41,6 +48,21 @@ def setup(net):
         state = await net.get_state("x")
         data = state.data if state else b""
         return [net.counter("c").value, len(net.set("s")), data, net.replication.actor]
+"""
+
+
+WRITER = """
+from agentnet import ConsistencyLevel
+
+def setup(net):
+    @net.agent(f"writer-{net.node_id}", concurrency=16)
+    async def writer(message):
+        await net.set("s").add(int(message.payload), consistency=ConsistencyLevel.QUORUM, on_disk=True)
+        await net.counter("c").increment(consistency=ConsistencyLevel.QUORUM, on_disk=True)
+
+    @net.agent(f"reader-{net.node_id}")
+    async def reader(message):
+        return [sorted(net.set("s").value), net.counter("c").value]
 """
 
 
@@ -85,6 +107,63 @@ def test_a_node_that_was_killed_has_its_states_again_and_nobody_told_it(
             assert told[:3] == [500 * life, 500, b"500"]
             actors.append(told[3])
         assert len(set(actors)) == 4, "the disk may lack what others have seen: each life has its own name"
+
+    net.run(main())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="processes are killed by signals")
+def test_what_disks_have_acknowledged_outlives_kills_of_any_process(net: RealNetwork, tmp_path: Path) -> None:
+    (tmp_path / "writing_app.py").write_text(WRITER)
+    names, told, lost = ("p", "q", "r"), dict[int, None](), 0
+
+    async def start(name: str) -> None:
+        folder = str(tmp_path / name)
+        more: dict[str, Any] = {
+            "log_segment_bytes": 8_000,
+            "log_held_bytes": 16_000,
+            "state_snapshot_bytes": 1_000,
+        }
+        await net.process(name, "writing_app:setup", path=[str(tmp_path)], data_dir=folder, **more, **QUICK)
+
+    async def write_one(a: AgentNetworkManager, name: str, number: int) -> None:
+        nonlocal lost
+        try:
+            await a.request(f"writer-{name}", b"%d" % number, timeout=3)
+            told[number] = None
+        except NetworkError:
+            lost += 1
+
+    async def main() -> None:
+        for name in names:
+            await start(name)
+        [a] = await net.nodes("a", **QUICK)
+        await net.settled()
+        a.replication.receive = lambda *_: None  # type: ignore[method-assign]  # it has no part in this
+        for round_ in range(3):
+            victim = names[round_ % 3]
+            writing = [
+                asyncio.ensure_future(write_one(a, names[number % 3], 1000 * round_ + number))
+                for number in range(60)
+            ]
+            while sum(each.done() for each in writing) < 10 + round_:
+                await asyncio.sleep(0.005)
+            await net.crash(victim)
+            await asyncio.gather(*writing)
+            await start(victim)
+            await net.settled()
+        for name in names:
+            await net.crash(name)
+        for name in names:
+            await start(name)
+        await net.settled()
+        assert len(told) > 60
+        for name in names:
+            while True:
+                elements, count = await a.request(f"reader-{name}", b"", timeout=30)
+                if told.keys() <= set(elements) and len(told) <= count:
+                    break
+                assert net.clock.now < 120, f"{name} lacks {sorted(told.keys() - set(elements))[:9]}, {count}"
+                await asyncio.sleep(0.1)
 
     net.run(main())
 

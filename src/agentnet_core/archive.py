@@ -11,10 +11,10 @@ given back, with all that was done in it on the disk.  That word is void as soon
 and if others know more of the name than this node does, for its disk is a copy that was put back.  Likewise
 the clock: its cell is a second ahead of it, and no stamp of the next life is below that.
 
-Held here: `log_waiting_bytes_max` / 2 bytes that wait for the disk; a state that changes beyond that, and all
-that the disk has refused, is written whole later.  Of more states than the log may have owners, the others
-are in memory alone (`log_owners_max`), and who waits for the disk is told.  StorageDamaged: the log has what
-nobody wrote.
+Held here: `state_writes_max` promises to tell of the disk, and `log_waiting_bytes_max` / 2 bytes that wait
+for it; a state that changes beyond that, and all that the disk has refused, is written whole later.  Of more
+states than the log may have owners, the others are in memory alone (`log_owners_max`), and who waits for the
+disk is told.  StorageDamaged: the log has what nobody wrote.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentnet_core.body import pack, unpack
 from agentnet_core.config import STATE_NAME_BYTES_MAX, EngineConfig
 from agentnet_core.crdt.base import BY_CODE
 from agentnet_core.entries import FLEETING
 from agentnet_core.errors import NetworkError, ProtocolError, StorageBusy, StorageDamaged, StorageFull
+from agentnet_core.parts import Refusals, refusals_of
 from agentnet_core.states import Held, Key, States
 
 if TYPE_CHECKING:
@@ -78,15 +79,30 @@ class _Flight:
         self.shelves: dict[int, Shelf] = {}
 
 
+class _Promise(NamedTuple):
+    """Who is told when a batch is on the disk: of so many changes, all but those that were refused."""
+
+    batch: int
+    node_id: str
+    serial: int
+    changes: int
+    refusals: Refusals
+
+
 class Archive:
     """The states of one engine in its log. ``life``: in whose name it changes them, an incarnation.
-    ``persisted_batch``: all up to that one is on the disk. ``on_persisted``, ``on_refused``: called when
-    more is, and when what waits is not."""
+    ``persisted_batch``: all up to that one is on the disk. ``observe``: called with the last stamp of the
+    life before. ``say``: with a node, a serial and refusals, when a promise is kept or cannot be."""
 
     def __init__(
-        self, engine: Engine, states: States, config: EngineConfig, observe: Callable[[int], None]
+        self,
+        engine: Engine,
+        states: States,
+        config: EngineConfig,
+        observe: Callable[[int], None],
+        say: Callable[[str, int, Refusals], None],
     ) -> None:
-        self._engine, self._states, self._observe = engine, states, observe
+        self._engine, self._states, self._observe, self._say = engine, states, observe, say
         self._durable = engine.durable
         self._waiting_max = config.log_waiting_bytes_max // 2
         self._whole_bytes = min(config.state_snapshot_bytes, self._waiting_max // 2)
@@ -102,8 +118,8 @@ class Archive:
         self._again_ns = NEVER
         self.life = engine.incarnation
         self.persisted_batch = 0
-        self.on_persisted: Callable[[], None] = lambda: None
-        self.on_refused: Callable[[NetworkError], None] = lambda _error: None
+        self._promises: deque[_Promise] = deque()
+        self._promises_max = config.state_writes_max
         engine.durable.tenants.append(self)
 
     @property
@@ -176,7 +192,33 @@ class Archive:
             self._tear(shelf)
         elif shelf.torn:
             self._mend(shelf)
-        self.on_persisted()
+
+    def promise(self, node_id: str, serial: int, keys: list[Key]) -> None:
+        """Tell when what has been noted of these is on the disk, or that it will not be."""
+        refusals: Refusals = []
+        if not self.on:
+            error = StorageFull(f"node {self._engine.node_id} has no disk that takes it (see data_dir)")
+            self._say(node_id, serial, refusals_of(range(len(keys)), error))
+            return
+        for number, key in enumerate(keys):
+            lacking = self.lacks(key)
+            if len(self._promises) >= self._promises_max:
+                lacking = StorageBusy(
+                    f"node {self._engine.node_id}: {len(self._promises)} writes wait for its disk "
+                    f"(state_writes_max)"
+                )
+            refusals += refusals_of((number,), lacking) if lacking is not None else []
+        if len(refusals) == len(keys):
+            self._say(node_id, serial, refusals)
+            return
+        self._promises.append(_Promise(self.batch, node_id, serial, len(keys), refusals))
+        self._keep_promises()
+
+    def _keep_promises(self) -> None:
+        early = self._durable.defect == DEFECTS["told before the write"]
+        while self._promises and (early or self._promises[0].batch <= self.persisted_batch):
+            promise = self._promises.popleft()
+            self._say(promise.node_id, promise.serial, promise.refusals)
 
     def tick(self, now_ns: int) -> int:
         """Try again what was refused; the time of the next thing."""
@@ -193,7 +235,7 @@ class Archive:
             self._waiting -= self._flying.popleft().size
         if self._torn and not self._flying:
             self._mend_all()
-        self.on_persisted()
+        self._keep_promises()
 
     def refused(self, error: NetworkError) -> None:
         for flight in self._flying:
@@ -201,7 +243,9 @@ class Archive:
                 self._tear(shelf)
         self._flying.clear()
         self._waiting = self._clock = 0
-        self.on_refused(error)
+        while self._promises:
+            promise = self._promises.popleft()
+            self._say(promise.node_id, promise.serial, refusals_of(range(promise.changes), error))
 
     def relieve(self, owner: int, index: int) -> None:
         shelf = self._by_owner.get(owner)

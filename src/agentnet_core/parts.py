@@ -28,7 +28,7 @@ What is in a frame is checked as it is read; what it means is for others.  Proto
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from agentnet_core.body import (
@@ -49,7 +49,7 @@ from agentnet_core.config import (
     VERSION_MAX,
     EngineConfig,
 )
-from agentnet_core.errors import ProtocolError
+from agentnet_core.errors import NetworkError, ProtocolError
 from agentnet_core.states import PRINT_BYTES, SHARES, Key
 
 STATE, STATE_CHUNK = 29, 30
@@ -63,6 +63,9 @@ TEXT_BYTES_MAX = 512
 ITEM_BYTES = 64
 """What an item of a list takes beside its name, at most."""
 ROWS_MAX = BODY_BYTES // (ACTOR_BYTES_MAX + ITEM_BYTES)
+
+Refusals = list[tuple[int, int, str]]
+"""Number in a list of changes, error code, text."""
 
 
 def write(verb: int, *rest: Any) -> bytes:
@@ -138,7 +141,7 @@ def _changes(value: object) -> list[tuple[Key, bytes]]:
     return found
 
 
-def _refusals(value: object) -> list[tuple[int, int, str]]:
+def _refusals(value: object) -> Refusals:
     found = []
     for item in expect_list("STATE refusals", value):
         number, code, text = expect_list("STATE refusal", item, range(3, 4))
@@ -216,6 +219,11 @@ def write_prints(share: int, prints: list[tuple[Key, int]]) -> list[bytes]:
             bodies.append(write(PRINTS, share, after, key, items))
             items, size, after = [], 0, key
     return [*bodies, write(PRINTS, share, after, None, items)]
+
+
+def refusals_of(numbers: Iterable[int], error: NetworkError) -> Refusals:
+    """Those changes were refused with that."""
+    return [(number, error.code, str(error)[: TEXT_BYTES_MAX // 4]) for number in numbers]
 
 
 # -- large bodies

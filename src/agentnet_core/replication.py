@@ -17,10 +17,10 @@ it waits, `refused` counts it, an event tells.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from agentnet_core.archive import DEFECTS, Archive
+from agentnet_core.archive import Archive
 from agentnet_core.broadcasts import Broadcasts
 from agentnet_core.clock import HybridClock
 from agentnet_core.comparing import Comparing
@@ -31,8 +31,6 @@ from agentnet_core.errors import (
     Contradiction,
     NetworkError,
     ProtocolError,
-    StorageBusy,
-    StorageFull,
     TooFewReplicas,
     UsageError,
 )
@@ -57,10 +55,11 @@ from agentnet_core.parts import (
     STATE,
     STATE_CHUNK,
     SUMS,
-    TEXT_BYTES_MAX,
+    Refusals,
     Transfers,
     read,
     read_chunk,
+    refusals_of,
     write,
 )
 from agentnet_core.quorums import Quorums, Wait
@@ -83,7 +82,6 @@ CHANGE_BYTES = 300
 HASH_KEY_BYTES = 16
 
 Changes = list[tuple[Key, bytes]]
-Refusals = list[tuple[int, int, str]]
 
 
 class Replication:
@@ -107,10 +105,7 @@ class Replication:
         self.clock = HybridClock(config.state_skew_ms_max)
         self.states = States(config, self._make_site)
         self.states.on_change = self._changed
-        self.archive = Archive(engine, self.states, config, self.observe)
-        self.archive.on_persisted, self.archive.on_refused = self._persisted, self._refused
-        self._unsaid: deque[tuple[int, str, int, int, Refusals]] = deque()
-        """Batch, node, serial, how many changes, refusals: what is KEPT once that batch is on the disk."""
+        self.archive = Archive(engine, self.states, config, self.observe, self._say_kept)
         self.quorums = Quorums(engine.node_id, config, engine.settle)
         self.comparing = Comparing(self.states, self, config)
         self.transfers = Transfers(self, config)
@@ -283,7 +278,7 @@ class Replication:
         body = write(KEEP if keeps else DELTA, serial, items)
         wanted = self.quorums.sent(serial, body) if serial else []
         if keeps:
-            self._keep(self._engine.node_id, serial, keys)
+            self.archive.promise(self._engine.node_id, serial, keys)
         if self._engine.control.linked_to_all:
             for node_id in list(self._engine.sessions):
                 if not self.send(node_id, body):
@@ -480,14 +475,14 @@ class Replication:
 
     def _on_keep(self, node_id: str, serial: int, changes: Changes) -> None:
         self._on_delta(node_id, serial, changes)
-        self._keep(node_id, serial, [key for key, _ in changes])
+        self.archive.promise(node_id, serial, [key for key, _ in changes])
 
     def _take_changes(self, node_id: str, author: str, changes: Changes) -> Refusals:
         refusals = []
         for number, (key, data) in enumerate(changes):
             taken = self.take(node_id, key, data, author)
             if isinstance(taken, NetworkError):
-                refusals += _refusals((number,), taken)
+                refusals += refusals_of((number,), taken)
                 continue
             held = self.states.get(key)
             if taken and held is not None and held.state.gaps and (node_id, key) not in self._gaps:
@@ -495,42 +490,8 @@ class Replication:
                 self._engine.wake_by(due_ns)
         return refusals
 
-    # -- the disk
-
-    def _keep(self, node_id: str, serial: int, keys: list[Key]) -> None:
-        """Tell that node when what it has changed in these is on the disk of this one."""
-        archive, own = self.archive, self._engine.node_id
-        if not archive.on:
-            error = StorageFull(f"node {own} has no disk that takes it (see data_dir)")
-            self._say_kept(node_id, serial, _refusals(range(len(keys)), error))
-        elif len(self._unsaid) >= self._config.state_writes_max:
-            busy = StorageBusy(
-                f"node {own}: {len(self._unsaid)} changes wait for its disk (state_writes_max)"
-            )
-            self._say_kept(node_id, serial, _refusals(range(len(keys)), busy))
-        else:
-            refusals = []
-            for number, key in enumerate(keys):
-                lacking = archive.lacks(key)
-                refusals += _refusals((number,), lacking) if lacking is not None else []
-            self._unsaid.append((archive.batch, node_id, serial, len(keys), refusals))
-            self._persisted()
-
-    def _persisted(self) -> None:
-        done = self.archive.persisted_batch
-        if self._engine.durable.defect == DEFECTS["told before the write"]:
-            done = NEVER
-        while self._unsaid and self._unsaid[0][0] <= done:
-            _, node_id, serial, _, refusals = self._unsaid.popleft()
-            self._say_kept(node_id, serial, refusals)
-
-    def _refused(self, error: NetworkError) -> None:
-        """What waits for the disk does not get there now."""
-        while self._unsaid:
-            _, node_id, serial, count, _ = self._unsaid.popleft()
-            self._say_kept(node_id, serial, _refusals(range(count), error))
-
     def _say_kept(self, node_id: str, serial: int, refusals: Refusals) -> None:
+        """What that node has changed is on the disk of this one, but for those."""
         if node_id == self._engine.node_id:
             self.quorums.kept(node_id, serial, refusals)
         else:
@@ -571,10 +532,6 @@ class Replication:
     def _make_site(self) -> Site:
         hash_key = self._rng.getrandbits(8 * HASH_KEY_BYTES).to_bytes(HASH_KEY_BYTES, "big")
         return Site(self.actor, hash_key, self._config)
-
-
-def _refusals(numbers: Iterable[int], error: NetworkError) -> Refusals:
-    return [(number, error.code, str(error)[: TEXT_BYTES_MAX // 4]) for number in numbers]
 
 
 def actor_of(node_id: str, incarnation: int) -> str:

@@ -117,3 +117,56 @@ def test_when_the_node_leaves_all_are_told() -> None:
     book.end("it leaves")
     assert isinstance(book.settled["x"], TooFewReplicas)
     assert book.waiting == 0
+
+
+# -- disks
+
+
+def on_disk(book: Book, token: str, need: int, replicas: tuple[str, ...] = ALL) -> Wait:
+    wait = book.wait(token, need, replicas)
+    wait.on_disk = True
+    return wait
+
+
+def test_disks_count_once_they_have_told_and_only_for_who_waits_for_them() -> None:
+    book = Book()
+    kept = on_disk(book, "kept", 2)
+    serial = book.open([KEY], [kept, book.wait("had", 2)])
+    book.sent(serial, b"body")
+    book.answered("b", serial)
+    assert book.settled == {"had": None}
+    book.kept("b", serial)
+    assert "kept" not in book.settled, "the own disk has not told"
+    book.kept("c", serial)
+    assert "kept" not in book.settled, "what is kept is had before"
+    book.kept("a", serial)
+    assert book.settled == {"had": None, "kept": None}
+    assert (kept.have, kept.kept) == (("a", "b"), ("a", "b"))
+    book.kept("d", serial)
+    assert book.waiting == 0
+
+
+def test_where_disks_refuse_it_fails_as_soon_as_it_cannot_be() -> None:
+    book = Book()
+    serial = book.open(
+        [KEY, OTHER], [on_disk(book, "both", 2, ("a", "b")), on_disk(book, "one", 1, ("a", "b"))]
+    )
+    book.sent(serial, b"body")
+    book.answered("b", serial)
+    book.kept("b", serial, [(1, 1, "of the other"), (7, 1, "of nothing")])
+    assert book.settled == {"one": None}
+    book.kept("a", serial, [(0, 1, "no disk")])
+    error = book.settled["both"]
+    assert isinstance(error, TooFewReplicas)
+    assert "1 of 2 replicas have it on disk (b); not a; refused: no disk" in str(error)
+
+
+def test_who_has_it_and_has_not_told_of_its_disk_is_sent_it_again() -> None:
+    book = Book()
+    serial = book.open([KEY], [on_disk(book, "kept", 3, ("a", "b", "c"))])
+    book.sent(serial, b"body")
+    book.answered("b", serial)
+    book.answered("c", serial)
+    book.kept("c", serial)
+    assert book.link_up("b") == [b"body"]
+    assert book.link_up("c") == []
