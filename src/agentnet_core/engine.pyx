@@ -29,7 +29,7 @@ from agentnet_core.courier cimport Courier
 from agentnet_core.message cimport TYPE_RESPONSE, Origin, copy_message, read_message
 from agentnet_core.outflow cimport ACTIVE, MAINTENANCE
 from agentnet_core.route cimport Waiting
-from agentnet_core.recalls cimport Pending
+from agentnet_core.recalls cimport TAKEN_OUT_SILENTLY, TOLD_AND_LEFT, WORKS_ON, Pending
 
 from agentnet_core.errors import (
     AgentStopped, AgentUnreachable, CallCycle, Congested, LimitReached, NetworkError, NoSuchAgent, NotOwner,
@@ -268,6 +268,10 @@ cdef class Engine(Inputs):
             self.now_ready.recall.append((port, origin, correlation))
             return self.rouse()
         self.requests_withdrawn += 1
+        if self.recall_defect == TAKEN_OUT_SILENTLY:
+            return 0
+        if self.recall_defect == TOLD_AND_LEFT:
+            port.box.push(message)
         self.refuse(message, port.record, Recalled(
             f"agent {port.record.label}: the request was given up before it was begun; it was not executed",
             definite=True))
@@ -277,7 +281,7 @@ cdef class Engine(Inputs):
         """Nobody can be told what becomes of what the peer asked: nothing more is done for it."""
         cdef Port port
         Courier.part(self, session, error)
-        if session.parting:
+        if session.parting or self.recall_defect == WORKS_ON:
             return 0                # by this node's own wish: it ends them itself
         self.set_adrift(session)
         for port in self.ports.values():

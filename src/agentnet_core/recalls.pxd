@@ -8,6 +8,18 @@ from agentnet_core.route cimport Route, Waiting
 from agentnet_core.session cimport Session
 
 
+# Bugs, planted by tests that must find them; 0 none.
+cdef enum RecallDefect:
+    NEVER_TOLD = 1              # the other node is not told that a request was given up
+    NOT_AWAITED = 2             # that is heeded before the request has come
+    TAKEN_OUT_SILENTLY = 3      # nobody is told of what was taken out of a mailbox
+    TOLD_AND_LEFT = 4           # it is told for taken out, and is in the mailbox still
+    TOLD_AND_SENT = 5           # it is told for not sent, and goes out
+    LEARNED_TWICE = 6
+    NEVER_FORGOTTEN = 7         # who waits for word of it waits for ever
+    WORKS_ON = 8                # what a lost link had brought is done
+
+
 cdef class Pending:
     """A request without an answer yet: what its asker holds, of the driver's own kind."""
     cdef Recalls engine             # None before it is asked
@@ -30,6 +42,7 @@ cdef class Recalls(Outflow):
     cdef Py_ssize_t pending_max
     cdef int64_t recall_wait_ns
     cdef int64_t requests_recalled, requests_withdrawn
+    cdef public int recall_defect
     cdef int end(self, Pending pending, outcome, hint=*) except -1
     cdef int recall(self, Pending pending) except -1
     cdef int learn(self, Pending pending, outcome) except -1

@@ -1,6 +1,10 @@
+from typing import Final
+
 from typing_extensions import disjoint_base
 
 from agentnet_core.outflow import Outflow
+
+DEFECTS: Final[dict[str, int]]
 
 @disjoint_base
 class Pending:
@@ -16,3 +20,4 @@ class Recalls(Outflow):
     def pending(self) -> dict[int, Pending]: ...
     @property
     def recalled(self) -> dict[int, Pending]: ...
+    recall_defect: int  # planted by a test, 0 none

@@ -16,6 +16,12 @@ from agentnet_core.message cimport TYPE_QUERY
 
 from agentnet_core.errors import InternalError, ProtocolError, Recalled
 
+DEFECTS = {
+    "never told": NEVER_TOLD, "not awaited": NOT_AWAITED, "taken out silently": TAKEN_OUT_SILENTLY,
+    "told and left": TOLD_AND_LEFT, "told and sent": TOLD_AND_SENT, "learned twice": LEARNED_TWICE,
+    "never forgotten": NEVER_FORGOTTEN, "works on": WORKS_ON,
+}
+
 
 cdef class Pending:
     cdef Pending another(self):
@@ -60,7 +66,8 @@ cdef class Recalls(Outflow):
             give_back(pending.cause, pending.share)
             pending.cause = None
         if waiting is not None and not waiting.dropped and not waiting.started:
-            waiting.drop()
+            if self.recall_defect != TOLD_AND_SENT:
+                waiting.drop()
             return self.learn(pending, Recalled(
                 f"the request to agent {pending.route.record.label} was given up before it was sent",
                 definite=True))
@@ -76,6 +83,8 @@ cdef class Recalls(Outflow):
         """What became of a request that was given up: an answer, an error, or None if that is not known."""
         pending.waiting = None
         self.now_ready.learn.append((pending, outcome))
+        if self.recall_defect == LEARNED_TWICE:
+            self.now_ready.learn.append((pending, outcome))
         return self.rouse()
 
     cdef Pending take_recalled(self, uint64_t correlation, Session session):
@@ -105,7 +114,7 @@ cdef class Recalls(Outflow):
         cdef uint8_t* p
         if session is None:
             return self.withdraw(self.origin, route.agent_id, correlation)
-        if session.closed or not (session.welcomed and session.delivers):
+        if session.closed or not (session.welcomed and session.delivers) or self.recall_defect == NEVER_TOLD:
             return 0                # the link has ended, or the peer is of a release before this
         start = session.control.begin(CANCEL, 0, 1 + 3 * 9)
         start[0] = 0x93
@@ -123,7 +132,7 @@ cdef class Recalls(Outflow):
         if not (read_array(&c, &n) and n == 3 and read_uint(&c, &correlation) and read_uint(&c, &agent_id)
                 and read_uint(&c, &sent) and c.at == c.end and correlation):
             raise ProtocolError("CANCEL frame: expected [correlation, agent, bytes sent before]")
-        if <uint64_t>session.received >= sent:
+        if <uint64_t>session.received >= sent or self.recall_defect == NOT_AWAITED:
             return self.withdraw(session.origin, agent_id, correlation)
         if session.recalls is None:
             session.recalls = []
@@ -145,7 +154,7 @@ cdef class Recalls(Outflow):
     cdef int expire_recalled(self) except -1:
         """Forget those of which no word came in time; the oldest are the first."""
         cdef Pending pending
-        while self.recalled:
+        while self.recalled and self.recall_defect != NEVER_FORGOTTEN:
             pending = next(iter(self.recalled.values()))
             if pending.deadline_ns > self.now_ns:
                 self.wake_ns = min(self.wake_ns, pending.deadline_ns)

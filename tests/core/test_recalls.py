@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -12,10 +14,13 @@ from strangers import Stranger
 from agentnet_core.config import EngineConfig
 from agentnet_core.errors import HandlerFailed, LinkLost, ProtocolError, Recalled, RequestTimeout
 from agentnet_core.message import AgentMessage
+from agentnet_core.recalls import DEFECTS
 
 
-def pair(world: World, **config: Any) -> tuple[Node, Node, Agent]:
+def pair(world: World, defect: str | None = None, **config: Any) -> tuple[Node, Node, Agent]:
     a, b = world.join("a", "b", config=EngineConfig(**config))
+    for node in (a, b):
+        node.engine.recall_defect = DEFECTS[defect] if defect is not None else 0
     return a, b, a.agent("asker")
 
 
@@ -29,8 +34,12 @@ def begun(agent: Agent, count: int = 1) -> bool:
 
 @pytest.mark.parametrize("local", [False, True])
 def test_the_handler_stops_within_a_round_trip(local: bool) -> None:
+    stops(local)
+
+
+def stops(local: bool, defect: str | None = None) -> None:
     world = World()
-    a, b, asker = pair(world)
+    a, b, asker = pair(world, defect)
     slow = (a if local else b).agent("slow", never)
     token = asker.request("slow", b"x")
     world.until(lambda: begun(slow))
@@ -67,8 +76,12 @@ def test_what_is_in_the_mailbox_is_taken_out(local: bool) -> None:
 
 
 def test_what_was_not_sent_yet_never_is() -> None:
+    not_sent()
+
+
+def not_sent(defect: str | None = None) -> None:
     world = World()
-    _, b, asker = pair(world, mailbox_messages_max=1)
+    _, b, asker = pair(world, defect, mailbox_messages_max=1)
     sink = b.agent("sink")
     asker.send("sink", b"fills it")
     world.run(50)
@@ -84,8 +97,12 @@ def test_what_was_not_sent_yet_never_is() -> None:
 
 @pytest.mark.parametrize("after_ms", [0, 0.1, 0.4, 1])
 def test_a_large_request_that_is_on_its_way_is_not_begun(after_ms: float) -> None:
+    on_its_way(after_ms)
+
+
+def on_its_way(after_ms: float, defect: str | None = None) -> None:
     world = World(weather=Weather(room_bytes=32 * 1024))
-    _, b, asker = pair(world)
+    _, b, asker = pair(world, defect)
     sink = b.agent("sink", lambda message: b"")
     token = asker.request("sink", bytes(2_000_000))
     world.run(after_ms)
@@ -123,8 +140,12 @@ def test_a_timeout_is_told_once_and_its_fate_later() -> None:
 
 
 def test_without_a_link_nobody_is_left_working_and_the_fate_is_unknown() -> None:
+    without_a_link()
+
+
+def without_a_link(defect: str | None = None) -> None:
     world = World()
-    a, b, asker = pair(world)
+    a, b, asker = pair(world, defect)
     slow, full = b.agent("slow", never), b.agent("full")
     tokens = [asker.request(name, b"x") for name in ("slow", "full")]
     asker.send("full", b"stays")
@@ -142,15 +163,19 @@ def test_without_a_link_nobody_is_left_working_and_the_fate_is_unknown() -> None
 
 
 def test_no_word_in_time_is_an_unknown_fate() -> None:
+    no_word()
+
+
+def no_word(defect: str | None = None) -> None:
     world = World()
-    a, b, asker = pair(world, recall_ms_max=300)
+    a, b, asker = pair(world, defect, recall_ms_max=300)
     sink = b.agent("sink")
     token = asker.request("sink", b"x")
     world.until(lambda: sink.pending_messages)
     sink.take_all()  # by who does not heed it
     token.cancel()
     began_ns = world.now_ns
-    world.until(lambda: token.fate)
+    world.until(lambda: token.fate, ms=2_000)
     assert token.fate == [None]
     assert world.now_ns - began_ns == pytest.approx(300 * MS, abs=260 * MS)
     assert not a.engine.recalled
@@ -234,10 +259,16 @@ def test_what_a_handler_asked_is_given_up_with_it(how: str) -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_whatever_happens_each_is_told_once_and_no_fate_lies(seed: int) -> None:
-    """Requests, small and large, some given up at any time, some links cut; a fate that is told is true."""
-    weather = Weather(cut=0.002 if seed % 2 else 0.0, stall=0.02, resend_ns=3 * MS, piece_bytes=4_000)
+    storm(seed)
+
+
+def storm(seed: int, defect: str | None = None) -> None:
+    """Requests, small and large, some given up at any time; links are cut, or bring bytes twice, which ends
+    them too; a fate that is told is true."""
+    cut, repeat = (0.002 if seed % 2 else 0.0), (0.001 if seed % 4 == 3 else 0.0)
+    weather = Weather(cut=cut, repeat=repeat, stall=0.02, resend_ns=3 * MS, piece_bytes=4_000)
     world = World(seed, weather)
-    a, b = world.join("a", "b", config=EngineConfig(mailbox_messages_max=8, recall_ms_max=400))
+    a, b, asker = pair(world, defect, mailbox_messages_max=8, recall_ms_max=400)
     finished: dict[bytes, int] = {}
     rng = world.rng
 
@@ -254,7 +285,6 @@ def test_whatever_happens_each_is_told_once_and_no_fate_lies(seed: int) -> None:
         return result
 
     b.agent("worker", work)
-    asker = a.agent("asker")
     asked: dict[bytes, Token] = {}
     for number in range(80):
         name = b"%04d" % number
@@ -271,6 +301,8 @@ def test_whatever_happens_each_is_told_once_and_no_fate_lies(seed: int) -> None:
         assert token.done or token.cancelled()
         assert finished.get(name, 0) <= 1
         outcome = token.fate[0] if token.fate else token.outcome
+        if not cut and token.cancelled():
+            assert token.fate != [None], "no word of what was given up, and no link was lost"
         if isinstance(outcome, AgentMessage):
             assert finished[name] == 1
         elif isinstance(outcome, Recalled) or getattr(outcome, "definite", False):
@@ -279,3 +311,21 @@ def test_whatever_happens_each_is_told_once_and_no_fate_lies(seed: int) -> None:
         else:
             assert outcome is None or isinstance(outcome, (LinkLost, RequestTimeout, HandlerFailed))
     assert told > 5
+
+
+PLAYS: dict[str, Callable[[str], None]] = {
+    "never told": lambda defect: stops(False, defect),
+    "not awaited": lambda defect: on_its_way(0.4, defect),
+    "told and sent": not_sent,
+    "never forgotten": no_word,
+    "works on": without_a_link,
+}
+"""What finds the bugs that a storm need not meet."""
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_planted_bug_is_caught(defect: str) -> None:
+    plays = [PLAYS[defect]] if defect in PLAYS else [partial(storm, seed) for seed in range(0, 12, 2)]
+    with pytest.raises(AssertionError):
+        for play in plays:
+            play(defect)
