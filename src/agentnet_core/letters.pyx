@@ -14,7 +14,7 @@ from agentnet_core.records import Reached, Receipt
 cdef tuple REACHED = (None, Reached.KEPT, Reached.MAILBOXED, Reached.PROCESSED)
 
 
-@cython.freelist(512)
+@cython.freelist(2048)
 cdef class Letter:
     pass
 

@@ -62,7 +62,7 @@ NOWHERE = Origin("", 0)
 cdef Origin _nowhere = NOWHERE
 
 
-@cython.freelist(512)
+@cython.freelist(2048)
 @cython.no_gc
 cdef class AgentMessage:
     """One message between agents.

@@ -6,9 +6,12 @@ message, which is neither a request nor an answer.  Numbers of one epoch rise; t
 an epoch, a sender, a receiver and a priority, are not without gaps, so each names the one `prior` to it.
 """
 
+cimport cython
+
 from agentnet_core.framing cimport pack_u64, put_u32, read_array, read_uint
 
 
+@cython.freelist(2048)
 cdef class Slip:
     cdef Slip another(self):
         """One that says the same."""
