@@ -6,10 +6,11 @@ written again, whole, as an entry or, if it is large, as a snapshot, and what wa
 
 Nothing waits for the disk.  So a crash may lose what others have seen; who went on in the same name then
 would give one event two contents, and count on from a total that is too low.  The name in which a node
-changes states is therefore leased: the lease is over at the next start, unless the log says that the name was
-given back, with all that was done in it on the disk.  That word is void as soon as the log is opened again,
-and if others know more of the name than this node does, for its disk is a copy that was put back.  Likewise
-the clock: its cell is a second ahead of it, and no stamp of the next life is below that.
+changes states is therefore leased: the lease is over at the next start, unless the log says that the name
+was given back, with all that was done in it on the disk.  That word is void as soon as the log is opened
+again; and where the disk may be a copy that was put back: if it is old (`state_name_ms_max`), or others
+know more of the name than this node does.  Likewise the clock: its cell is a second ahead of it, and no
+stamp of the next life is below that.
 
 Held here: `state_writes_max` promises to tell of the disk, and `log_waiting_bytes_max` / 2 bytes that wait
 for it; a state that changes beyond that, and all that the disk has refused, is written whole later.  Of more
@@ -108,6 +109,7 @@ class Archive:
         self._whole_bytes = min(config.state_snapshot_bytes, self._waiting_max // 2)
         self._shelves: dict[Key, Shelf] = {}
         self._by_owner: dict[int, Shelf] = {}
+        self._name_ns_max = config.state_name_ms_max * MS
         self._owner = STATES
         self._owners_max = config.log_owners_max - OTHER_OWNERS
         self._torn: dict[int, Shelf] = {}
@@ -177,7 +179,8 @@ class Archive:
         """Nothing will be changed in this name any more: whoever starts next may have it, if all that was is
         on the disk."""
         if self.on and not self.unsaved:
-            self._durable.entries.cell(STATES, RETURNED_CELL, self.life.to_bytes(8, "big"))
+            body = self.life.to_bytes(8, "big") + max(self._wall_ns, 0).to_bytes(8, "big")
+            self._durable.entries.cell(STATES, RETURNED_CELL, body)
 
     def drain(self) -> list[Snapshot]:
         """Snapshots to be saved now; of each `saved` tells. A batch always goes with them."""
@@ -256,7 +259,7 @@ class Archive:
     def open(self, found: dict[int, Any]) -> None:
         shared = found.get(STATES)
         if shared is not None:
-            life = int.from_bytes(shared.cells.get(RETURNED_CELL, b""), "big")
+            life = self._returned(shared.cells.get(RETURNED_CELL, b""))
             if self._durable.defect == DEFECTS["name kept"]:
                 life = life or self._engine.incarnation - 1
             self.life = life or self.life
@@ -265,6 +268,15 @@ class Archive:
         for owner in sorted(found):
             if STATES < owner < 2 * STATES:
                 self._open_shelf(owner, found[owner])
+
+    @property
+    def _wall_ns(self) -> int:
+        return self._engine.now_ns + self._engine.wall_offset_ns
+
+    def _returned(self, body: bytes) -> int:
+        """The life whose name was given back not long ago, or 0."""
+        ago_ns = self._wall_ns - int.from_bytes(body[8:], "big")
+        return int.from_bytes(body[:8], "big") if 0 <= ago_ns <= self._name_ns_max else 0
 
     def _open_shelf(self, owner: int, found: Any) -> None:
         key: Key | None = None

@@ -328,6 +328,9 @@ class EngineConfig:
     state_snapshot_bytes: int = 256 * 1024
     """A larger state is put into a snapshot when it is written again, whole: as soon as its changes take so
     much in the log, and four times what it is."""
+    state_name_ms_max: int = 600_000
+    """A node that left in order, and starts again within this time, changes states under the actor of before;
+    later it takes another, for its disk may be an old copy that was put back."""
     state_transfers_max: int = 8
     """Large states that come at the same time; others wait their turn."""
     state_transfers_waiting_max: int = 16
