@@ -8,7 +8,7 @@ leave in order, and come back. In the end:
 - no event that a majority's disks had acknowledged is lost, whatever died after that;
 - no actor made an event of one number twice, in whatever life.
 
-``python -m tests.archives 1000`` plays that many seeds, on all cores.
+``python tests/archives.py 1000`` plays that many seeds, on all cores.
 """
 
 from __future__ import annotations

@@ -366,7 +366,7 @@ def test_what_is_said_for_one_opening_of_the_log_is_void_at_the_next() -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_histories(seed: int) -> None:
-    """``python -m tests.archives`` plays more of them."""
+    """``python tests/archives.py`` plays more of them."""
     DiskHistory(seed).play()
 
 
