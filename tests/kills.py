@@ -1,12 +1,14 @@
 """Durable messages between two processes that are killed, again and again, with SIGKILL.
 
     python -m tests.kills N             so many kills, of either side by chance; what came of it, as JSON
+    python -m tests.kills N once        likewise, where the handler commits its effect with `once`
 
 A sender notes each number in a file before it sends it, and the numbers that were told to be kept in another;
 a receiver notes each life and each number that it handles.  In the end, every number that was kept must have
 been handled; in each life of the receiver numbers must rise; and no number may be handled for the first
 time after a higher one.  A number may be handled again only where its receiver was killed since: between the
-handler and the disk there is no moment at which both know.
+handler and the disk there is no moment at which both know.  With `once` that is no matter: a number that is
+handled again has no effect yet, and in the end each has one.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ SETTINGS = {
     "delivery_retry_ms_max": 200,
 }
 PATIENCE_S = 60.0
+ONCE = "once"
+"""The file that says that effects are committed."""
 
 
 def node(name: str, folder: Path, ports: list[int]) -> AgentNetworkManager:
@@ -92,15 +96,24 @@ async def send(folder: Path, ports: list[int]) -> None:
 async def receive(folder: Path, ports: list[int]) -> None:
     handled = notes(folder, "handled")
     os.write(handled, b"0\n")  # a life begins
+    once = (folder / ONCE).exists()
 
     async def handle(message: AgentMessage) -> None:
         os.write(handled, message.payload + b"\n")
+        if once:
+            number, store = message.payload.decode(), message.store
+            effects, total = int(store.get(number, b"0")), int(store.get("total", b"0"))
+            await message.once({number: b"%d" % (effects + 1), "total": b"%d" % (total + 1)})
 
     over = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
     async with node("receiver", folder, ports) as net:
         net.agent("sink")(handle)
         await net.join_network(addresses(ports))
         await over
+        if once:
+            (sink,) = [port for port in net.engine.ports.values() if port.record.name == "sink"]
+            store = {key: int(value) for key, value in sink.store.items()}
+            (folder / "effects").write_text(json.dumps(store))
 
 
 class Victims:
@@ -162,12 +175,23 @@ def judge(folder: Path) -> dict[str, int]:
             seen.add(number)
     lost = sorted(set(kept) - seen)
     assert not lost, f"{len(lost)} were kept and never handled: {lost[:10]}"
-    return {"kept": len(kept), "handled": len(seen), "again": repeated, "receiver_lives": lives}
+    told = {"kept": len(kept), "handled": len(seen), "again": repeated, "receiver_lives": lives}
+    if (folder / ONCE).exists():
+        effects = json.loads((folder / "effects").read_text())
+        total = effects.pop("total")
+        twice = [number for number, count in effects.items() if count != 1]
+        assert not twice, f"{len(twice)} took effect more than once: {twice[:10]}"
+        assert total == len(effects), f"{total} effects were counted, {len(effects)} are there"
+        assert {str(number) for number in seen} == effects.keys()
+        told["effects"] = total
+    return told
 
 
-def run(kills: int, folder: Path, ports: list[int], seed: int = 1) -> dict[str, int]:
-    """So many kills while messages flow, and then the reckoning."""
+def run(kills: int, folder: Path, ports: list[int], seed: int = 1, once: bool = False) -> dict[str, int]:
+    """So many kills while messages flow, and then the reckoning; ``once``: of effects that are committed."""
     rng = Random(seed)
+    if once:
+        (folder / ONCE).touch()
     victims = Victims(folder, ports)
     try:
         for _ in range(kills):
@@ -204,4 +228,4 @@ if __name__ == "__main__":
         asyncio.run({"sender": send, "receiver": receive}[what](Path(where), [int(port) for port in given]))
     else:
         with TemporaryDirectory() as directory:
-            print(json.dumps(run(int(what), Path(directory), free_ports())))
+            print(json.dumps(run(int(what), Path(directory), free_ports(), once="once" in rest)))

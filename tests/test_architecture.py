@@ -62,12 +62,14 @@ agentnet_core.outflow
 agentnet_core.recalls
 agentnet_core.letters agentnet_core.calls
 agentnet_core.durable
+agentnet_core.deeds
 agentnet_core.links agentnet_core.port
 agentnet_core.casting
 agentnet_core.posting
 agentnet_core.courier
 agentnet_core.reception
 agentnet_core.leases
+agentnet_core.operations
 agentnet_core.freight
 agentnet_core.overflow
 agentnet_core.streams

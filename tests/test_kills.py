@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from kills import free_ports, run
 
 
-def test_kills_lose_nothing(tmp_path: Path) -> None:
-    told = run(5, tmp_path, free_ports())
+@pytest.mark.parametrize("once", [False, True])
+def test_kills_lose_nothing(tmp_path: Path, once: bool) -> None:
+    told = run(5, tmp_path, free_ports(), once=once)
     assert told["kept"] > 100
     assert told["handled"] >= told["kept"]

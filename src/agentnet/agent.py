@@ -129,6 +129,7 @@ class RequestOptions(TypedDict, total=False):
     timeout: float | None
     priority: MessagePriority | int
     reply: Any
+    operation_id: str | None
 
 
 class Agent(Port):
@@ -185,6 +186,7 @@ class Agent(Port):
             *,
             timeout: float | None = None,
             priority: MessagePriority | int = ...,
+            operation_id: str | None = None,
             reply: type[T],
         ) -> Call[T]: ...
         @overload

@@ -70,6 +70,7 @@ cdef class Runner(Work):
         """Cancel the handler if it is at that request of that node, or at any of it if that is 0."""
         cdef AgentMessage message = self.message
         if (message is None or message.correlation == 0 or message.slip is not None or self.recalled
+                or (message.envelope is not None and message.envelope.operation is not None)
                 or message.origin is not origin
                 or (correlation == 0 and message.envelope is not None and message.envelope.answered)
                 or (correlation and message.correlation != correlation)):

@@ -19,6 +19,8 @@ cdef class Calls(Recalls):
     cpdef object reply(self, AgentMessage request, bytes payload, int content=*, failure=*)
     cdef object send_letter(self, uint64_t from_id, to, payload, tuple options, delivery, until, timeout)
     cdef int handled(self, AgentMessage message, failure) except -1
+    cdef object reply_once(self, AgentMessage request, bytes payload, int content, failure)
+    cdef object respond(self, AgentMessage request, bytes payload, int content, failure)
     cdef int hand_over(self, Route port, AgentMessage message) except -1
     cdef int turn_down(self, AgentMessage message, error) except -1
     cdef int refuse(self, AgentMessage message, record, error) except -1

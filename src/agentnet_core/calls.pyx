@@ -101,17 +101,23 @@ cdef class Calls(Recalls):
         `failure`: (code, text) of the error to answer with. A message that asks for no answer is
         passed over.
         """
-        cdef Session session
-        cdef AgentMessage answer
         if request is None or payload is None:
             raise TypeError("reply: expected a message and bytes, got None")
-        session = request.origin.session
         if request.type != TYPE_QUERY or request.correlation == 0:
             if request.slip is not None:
                 self.handled(request, failure)
             return None
-        if request.envelope is not None and request.envelope.part & STREAM_ASKED:
-            return self.reply_in_parts(request, payload, content, failure)
+        if request.envelope is not None:
+            if request.envelope.part & STREAM_ASKED:
+                return self.reply_in_parts(request, payload, content, failure)
+            if request.envelope.operation is not None:
+                return self.reply_once(request, payload, content, failure)
+        return self.respond(request, payload, content, failure)
+
+    cdef object respond(self, AgentMessage request, bytes payload, int content, failure):
+        """Send the answer to a request, or that it failed."""
+        cdef Session session = request.origin.session
+        cdef AgentMessage answer
         if (session is not None and session.clear and content == 0 and failure is None
                 and PyBytes_GET_SIZE(payload) <= self.fragment_bytes
                 and PyBytes_GET_SIZE(payload) <= session.message_bytes_max
@@ -131,7 +137,7 @@ cdef class Calls(Recalls):
             self.check_size(answer, session)
         except MessageTooLarge as error:
             text = f"the answer of agent {self.control.directory.label(request.to_id)}: {error}"
-            return self.reply(request, b"", 0, (MessageTooLarge.code, text))
+            return self.respond(request, b"", 0, (MessageTooLarge.code, text))
         if session is None:
             self.stamp(answer)
             self.on_answer(None, answer)
@@ -166,6 +172,10 @@ cdef class Calls(Recalls):
 
     cdef int hand_over(self, Route port, AgentMessage message) except -1:
         """A handler of that agent has it from now on: `Leases` knows for how long."""
+        raise InternalError("Calls alone promise nothing")
+
+    cdef object reply_once(self, AgentMessage request, bytes payload, int content, failure):
+        """Answer one that is an operation: `Operations` keeps the answer."""
         raise InternalError("Calls alone promise nothing")
 
     cdef int turn_down(self, AgentMessage message, error) except -1:

@@ -28,7 +28,9 @@ DEFECTS = {
     "done at the mailbox": DONE_AT_THE_MAILBOX, "tail dropped": TAIL_DROPPED, "no window": NO_WINDOW,
     "no order": NO_ORDER, "released early": RELEASED_EARLY, "numbers again": NUMBERS_AGAIN,
     "not sent again": NOT_SENT_AGAIN, "marked at the mailbox": MARKED_AT_THE_MAILBOX,
-    "late word": LATE_WORD,
+    "late word": LATE_WORD, "results forgotten": RESULTS_FORGOTTEN,
+    "mark without effect": MARK_WITHOUT_EFFECT, "effect without mark": EFFECT_WITHOUT_MARK,
+    "answered before the write": ANSWERED_BEFORE_THE_WRITE,
 }
 
 cdef enum:

@@ -63,7 +63,6 @@ cdef class Engine(Inputs):
         self.ports = self.doors = {}
         self.limit(config)
         self.limit_letters()
-        self.limit_leases()
         self.limit_streams()
         self.control_bytes_max = config.control_bytes_max
         self.pending_max = config.requests_pending_max
@@ -197,6 +196,8 @@ cdef class Engine(Inputs):
                     f"{port.record.label} has not begun it"))
             if message.envelope.part & STREAM_INPUT:
                 message.envelope.inputs = self
+        if not (message.envelope is None and message.slip is None or self.admit_once(port.record, message)):
+            return 0
         box.push(message)
         if is_high(box) and port.when_full:
             self.overflow(port, message)
@@ -595,5 +596,5 @@ cdef class Engine(Inputs):
             "requests_withdrawn": self.requests_withdrawn,
             "links": len(self.links), "links_lost": self.links_lost,
             "links_refused": self.links_refused, "links_retired": self.links_retired,
-            "links_awaited": len(self.awaited), **self.letter_stats(), **self.lease_stats(),
+            "links_awaited": len(self.awaited), **self.letter_stats(),
         }

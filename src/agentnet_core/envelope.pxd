@@ -57,3 +57,4 @@ cdef str check_operation(operation)
 
 cdef bytes extend_path(bytes path, uint64_t agent_id)
 cdef object parts_of(message, Envelope envelope)
+cdef object taker_of(port)

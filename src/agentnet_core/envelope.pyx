@@ -17,10 +17,8 @@ from libc.string cimport memcpy
 from agentnet_core.framing cimport get_u64, pack_u64, put_u16, read_array, read_str, read_uint
 
 from agentnet_core.config import OPERATION_BYTES_MAX
-from agentnet_core.errors import ConfigError
+from agentnet_core.errors import ConfigError, UsageError
 from agentnet_core.records import describe
-
-from agentnet_core.errors import ConfigError
 
 cdef enum:
     HOPS_BYTES = 2              # key, a small int
@@ -188,3 +186,10 @@ cdef object parts_of(message, Envelope envelope):
     if envelope is None or envelope.inputs is None:
         raise ConfigError("this message has no input in parts: who asks calls `stream` with `parts`")
     return envelope.inputs.open_input(message)
+
+
+cdef object taker_of(port):
+    """The agent whose handler has a message; UsageError if none has, or nobody would send it again."""
+    if port is None:
+        raise UsageError("once: for a message at its handler, sent with a promise or an operation id")
+    return port

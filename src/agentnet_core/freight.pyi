@@ -1,6 +1,6 @@
 from typing import Protocol
 
-from agentnet_core.leases import Leases
+from agentnet_core.operations import Operations
 from agentnet_core.session import Session
 
 class _Leg(Protocol):
@@ -10,7 +10,7 @@ class _Leg(Protocol):
     def number(self) -> int: ...
     def take(self, most: int, /) -> bytes | None: ...
 
-class Freight(Leases):
+class Freight(Operations):
     def haul(self, session: Session, leg: _Leg) -> None: ...
     def unhaul(self, session: Session, leg: _Leg) -> None: ...
     def tunnelled(self, tunnel: object) -> None: ...

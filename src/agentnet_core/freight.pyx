@@ -24,7 +24,7 @@ cdef enum:
 cdef int64_t piece_bytes_max = BODY_BYTES
 
 
-cdef class Freight(Leases):
+cdef class Freight(Operations):
     """The part of an engine that carries bytes for tunnels; `tunnels` knows whose they are."""
 
     def haul(self, Session session not None, leg):
@@ -47,7 +47,7 @@ cdef class Freight(Leases):
 
     cdef int pump(self, Session session) except -1:
         if session.bulk:
-            Leases.pump(self, session)
+            Operations.pump(self, session)
         while session.freight and self.put_freight(session):
             pass
         return 0

@@ -20,8 +20,9 @@ cdef int64_t MS = 1_000_000
 cdef class Leases(Reception):
     """The part of an engine that knows who works on what was sent with a promise."""
 
-    def limit_leases(self):
+    def limit_letters(self):
         """Take the limits of the config."""
+        Reception.limit_letters(self)
         self.lease_ns, self.lease_ns_max = self.config.lease_ms * MS, self.config.lease_ms_max * MS
 
     cdef int hand_over(self, Route port, AgentMessage message) except -1:
@@ -116,7 +117,6 @@ cdef class Leases(Reception):
             slip.line = line
         return 0
 
-    def lease_stats(self):
-        """Every counter of leases, by name."""
-        return {"leases": self.leases, "leases_extended": self.leases_extended,
-                "leases_expired": self.leases_expired}
+    def letter_stats(self):
+        return {**Reception.letter_stats(self), "leases": self.leases,
+                "leases_extended": self.leases_extended, "leases_expired": self.leases_expired}

@@ -31,6 +31,12 @@ cdef int grow(Ring* ring) except -1:
     return 0
 
 
+cdef inline bint may_be_taken(AgentMessage message, Origin origin) noexcept:
+    """A request of that node that is no operation: one of those is asked for again."""
+    return (message.correlation and message.origin is origin and message.slip is None
+            and (message.envelope is None or message.envelope.operation is None))
+
+
 cdef class Mailbox:
     """`count` and `bytes` are what is in it; a message counts its payload and 200 bytes."""
 
@@ -98,8 +104,7 @@ cdef class Mailbox:
             mask = ring.capacity - 1
             for i in range(ring.count):
                 message = <AgentMessage>ring.slots[(ring.head + i) & mask]
-                if (message.correlation == correlation and message.origin is origin
-                        and message.slip is None):
+                if message.correlation == correlation and may_be_taken(message, origin):
                     while i > 0:
                         ring.slots[(ring.head + i) & mask] = ring.slots[(ring.head + i - 1) & mask]
                         i -= 1
@@ -120,7 +125,7 @@ cdef class Mailbox:
             mask, kept, count = ring.capacity - 1, 0, ring.count
             for i in range(count):
                 message = <AgentMessage>ring.slots[(ring.head + i) & mask]
-                if message.correlation and message.origin is origin and message.slip is None:
+                if may_be_taken(message, origin):
                     taken.append(message)
                     self.took(ring, message)
                 else:

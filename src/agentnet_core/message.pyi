@@ -102,6 +102,10 @@ class AgentMessage:
     def operation_id(self) -> str | None:
         """Its sender's name for what it asks, under which that is done once; None if it has none."""
 
+    @property
+    def store(self) -> Mapping[str, bytes]:
+        """The store of the agent that handles it: what `once` has put there."""
+
     def once(self, changes: Mapping[str, bytes | None] | None = None, result: Any = b"") -> Awaitable[None]:
         """Commit in its handler that it is done, with its result and ``changes`` to the agent's store.
 

@@ -19,7 +19,7 @@ from libc.string cimport memcpy
 
 cimport cython
 
-from agentnet_core.envelope cimport Envelope, is_enveloped, parts_of
+from agentnet_core.envelope cimport Envelope, is_enveloped, parts_of, taker_of
 from agentnet_core.framing cimport (
     Cursor, get_u32, get_u64, pack_bin_head, pack_u64, put_u32, put_u64,
     read_array, read_bin, read_int, read_map, read_str, read_uint, skip_value,
@@ -29,7 +29,7 @@ from agentnet_core.slip cimport SLIP_BYTES, read_slip, write_slip
 import msgpack
 
 from agentnet_core.config import GROUP_BYTES_MAX
-from agentnet_core.errors import ConfigError, ProtocolError, UsageError
+from agentnet_core.errors import ConfigError, ProtocolError
 from agentnet_core.framing import check_msgpack
 from agentnet_core.records import MessagePriority, MessageType, agent_id_of, describe
 
@@ -174,9 +174,12 @@ cdef class AgentMessage:
 
     def once(self, changes=None, result=b""):
         """Commit that it is done, with `changes` to its agent's store: see `Operations.once`."""
-        if self.taker is None:
-            raise UsageError("once: for a message at its handler, sent with a promise or an operation id")
-        return self.taker.once(self, changes, result)
+        return taker_of(self.taker).once(self, changes, result)
+
+    @property
+    def store(self):
+        """The store of the agent that handles it."""
+        return taker_of(self.taker).store
 
     @property
     def fields(self):
@@ -219,8 +222,7 @@ cdef class AgentMessage:
         if len(extras) > FIELDS_BYTES_MAX or len(pairs) > FIELDS_CARRIED_MAX:
             raise ConfigError(f"{len(pairs)} optional fields of {len(extras)} bytes: expected at most "
                               f"{FIELDS_CARRIED_MAX} of {FIELDS_BYTES_MAX}")
-        self.extras = extras or None
-        self.extras_count = <uint32_t>len(pairs)
+        self.extras, self.extras_count = extras or None, <uint32_t>len(pairs)
         return self
 
     def __repr__(self):
@@ -283,8 +285,7 @@ cdef class AgentMessage:
         p += 3
         if first and self.id is not None:
             text = PyUnicode_AsUTF8AndSize(self.id, &n)
-            p[0], p[1] = FIELD_MESSAGE_ID, 0xda
-            p[2], p[3] = <uint8_t>(n >> 8), <uint8_t>n
+            p[0], p[1], p[2], p[3] = FIELD_MESSAGE_ID, 0xda, <uint8_t>(n >> 8), <uint8_t>n
             memcpy(p + 4, text, n)
             p += 4 + n
         if first and self.envelope is not None:
@@ -445,8 +446,7 @@ cdef AgentMessage read_message(const uint8_t* p, Py_ssize_t size, bint optional,
         message.from_agent, message.to_id = get_u64(p + 2), get_u64(p + 11)
         message.seq, message.correlation = get_u64(p + 20), get_u64(p + 29)
         message.type, message.level = p[37], p[38]
-        message.ttl_ms = get_u32(p + 40)
-        message.timestamp = <int64_t>get_u64(p + 45)
+        message.ttl_ms, message.timestamp = get_u32(p + 40), <int64_t>get_u64(p + 45)
         message.payload = PyBytes_FromStringAndSize(<const char*>p + PLAIN_HEAD_BYTES, n)
         c.at = p + PLAIN_HEAD_BYTES + n
     else:

@@ -4,6 +4,7 @@ from agentnet_core.calls cimport Calls
 from agentnet_core.envelope cimport Envelope
 from agentnet_core.mailbox cimport Mailbox
 from agentnet_core.message cimport AgentMessage
+from agentnet_core.recalls cimport Pending
 from agentnet_core.route cimport Route
 from agentnet_core.session cimport Session
 
@@ -35,6 +36,8 @@ cdef class Port(Route):
     cdef int forgive(self) except -1
     cdef AgentMessage next_message(self)
     cdef AgentMessage hand_over(self, AgentMessage message)
+    cdef int put_request(self, Route route, Pending pending, AgentMessage message, Envelope below,
+                         operation) except -1
     cdef Envelope nest(self, Work work, int64_t* timeout_ns)
 
 

@@ -1,9 +1,10 @@
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Any, Literal, Self, overload
 
 from typing_extensions import disjoint_base
 
 from agentnet_core.calls import Calls
+from agentnet_core.deeds import Store
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import AgentRecord, Delivery, MessagePriority, MessageType, Receipt
 from agentnet_core.route import Route
@@ -54,6 +55,7 @@ class Port(Route):
         delivery: Literal[Delivery.ACKNOWLEDGED, Delivery.DURABLE],
         until: Literal["kept", "mailboxed", "processed"] | None = None,
         timeout: float | None = None,
+        operation_id: str | None = None,
     ) -> Awaitable[Receipt]: ...
     @overload
     def send(
@@ -68,6 +70,7 @@ class Port(Route):
         delivery: Delivery | None,
         until: Literal["kept", "mailboxed", "processed"] | None = None,
         timeout: float | None = None,
+        operation_id: str | None = None,
     ) -> Awaitable[Receipt | None]:
         """Send `payload` to agent `to` (id or name); await the result.
 
@@ -99,8 +102,14 @@ class Port(Route):
         timeout: float | None = None,
         priority: MessagePriority | int = ...,
         reply: Any = None,
+        operation_id: str | None = None,
     ) -> Awaitable[Any]:
         """Ask agent `to`; await the result for what its handler returned.
+
+        `operation_id`: a text, this agent's name for what it asks. It is done once: who asks again under it,
+        after a timeout, a lost link or a restart of either side, gets the same result, for `operation_ms`.
+        Its handler is not cancelled when nobody waits any more. DeliveryUnsupported, definite, if the other
+        node is of a release before that; ResultForgotten if the result was too large to be kept.
 
         `timeout`: seconds. `reply`: a type to decode the answer to.  Raises, when awaited:
         NoSuchAgent, AgentUnreachable, AgentStopped, Expired, Congested, and MessageTooLarge or
@@ -115,6 +124,9 @@ class Port(Route):
         """What its mailbox holds, None as the config says, and does when it is full; before it gets mail."""
 
     def take_returned(self) -> AgentMessage | None: ...
+    def once(self, message: AgentMessage, changes: Mapping[str, bytes | None] | None, result: Any) -> Any: ...
+    @property
+    def store(self) -> Store: ...
     def attends(self, message: AgentMessage) -> bool: ...
     def end_returned(self) -> None: ...
     def take(self) -> AgentMessage | None: ...

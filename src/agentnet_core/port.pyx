@@ -14,6 +14,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t
 
 from agentnet_core.chain cimport call_below, take_share
+from agentnet_core.envelope cimport check_operation
 from agentnet_core.framing cimport GO
 from agentnet_core.mailbox cimport is_low
 from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_QUERY, Origin, small
@@ -21,7 +22,9 @@ from agentnet_core.outflow cimport FLUSH_BYTES, FRAME_OVERHEAD_BYTES
 from agentnet_core.recalls cimport Pending
 from agentnet_core.route cimport Waiting
 
-from agentnet_core.errors import ChainSpent, ConfigError, Expired, LimitReached, NetworkError
+from agentnet_core.errors import (
+    ChainSpent, ConfigError, DeliveryUnsupported, Expired, LimitReached, NetworkError,
+)
 from agentnet_core.config import check_count
 from agentnet_core.records import WhenFull, describe
 from agentnet_core.route import SENT, Pause
@@ -45,6 +48,14 @@ cdef inline uint32_t to_ttl(int64_t timeout_ns) noexcept:
     if ms > TTL_MS_MAX:
         return 0
     return <uint32_t>ms if ms > 0 else 1
+
+
+cdef int check_peer(Route route) except -1:
+    """Whether it does what it is asked for once."""
+    if route.session is not None and route.session.welcomed and not route.session.delivers:
+        raise DeliveryUnsupported(f"agent {route.record.label} is on node {route.session.node_id}, whose "
+                                  f"release knows no operation ids; it was not sent")
+    return 0
 
 
 cdef class Work:
@@ -75,12 +86,15 @@ cdef class Port(Route):
     # -- out
 
     def send(self, to, payload, *, message_type=1, priority=1, ttl=0.0, message_id=None, delivery=None,
-             until=None, timeout=None):
+             until=None, timeout=None, operation_id=None):
         """Send `payload` to agent `to` (id or name); await the result.
 
         Awaiting returns once the message is on its way (at most once; see the errors of a lost
         link), and waits while the receiver or the link to it has no room.  `ttl`: seconds until it
         is not worth executing any more, 0 never.
+
+        `operation_id`: a text, this agent's name for what it asks: it is done once, however often it is sent
+        under that, for `operation_ms`.
 
         `delivery`: what is promised.  With one, a Receipt is awaited, and the message goes again until it
         has come as far as `until`: 'mailboxed' or 'processed' (the default of ACKNOWLEDGED), for `timeout`
@@ -99,7 +113,8 @@ cdef class Port(Route):
         cdef Py_ssize_t size
         cdef int kind = number(message_type), level = number(priority)
         if (type(payload) is bytes and (type(to) is str or type(to) is int) and message_id is None
-                and 0 <= level < 4 and 0 <= kind < 6 and ttl == 0 and delivery is None):
+                and 0 <= level < 4 and 0 <= kind < 6 and ttl == 0 and delivery is None
+                and operation_id is None):
             found = PyDict_GetItemWithError(engine.routes, to)
             if found != NULL:
                 route = <Route>found
@@ -114,11 +129,15 @@ cdef class Port(Route):
                     if engine.unflushed < FLUSH_BYTES and engine.sends % CLOCK_EVERY_SENDS:
                         return _SENT
                     return self.breathe()
+        if operation_id is not None and not delivery:
+            raise ConfigError(f"operation_id={describe(operation_id)}: a send that has one needs a delivery: "
+                              f"ACKNOWLEDGED or DURABLE")
         if delivery is not None:
             if delivery == 0:
                 return self.send(to, payload, message_type=message_type, priority=priority, ttl=ttl,
                                  message_id=message_id)
-            return engine.send_letter(self.agent_id, to, payload, (message_type, priority, ttl, message_id),
+            return engine.send_letter(self.agent_id, to, payload,
+                                      (message_type, priority, ttl, message_id, operation_id),
                                       delivery, until, timeout)
         return self._post(to, payload, message_type, priority, ttl, message_id, True)
 
@@ -139,8 +158,12 @@ cdef class Port(Route):
         message.content = content
         return engine.post(route, message, may_wait)
 
-    def request(self, to, payload, *, timeout=None, priority=1, reply=None):
+    def request(self, to, payload, *, timeout=None, priority=1, reply=None, operation_id=None):
         """Ask agent `to`; await the result for what its handler returned.
+
+        `operation_id`: a text, under which it is done once: who asks again under it, after a timeout, a lost
+        link or a restart of either side, gets the same result, for `operation_ms`; its handler is not stopped
+        then. Also DeliveryUnsupported, definite, and ResultForgotten, if the result was too large to be kept.
 
         `timeout`: seconds. `reply`: a type to decode the answer to.  Raises, when awaited:
         NoSuchAgent, AgentUnreachable, AgentStopped, Expired, Congested, and MessageTooLarge or
@@ -170,6 +193,9 @@ cdef class Port(Route):
             if engine.work is not None and (<Work>engine.work).message is not None:
                 below = self.nest(<Work>engine.work, &timeout_ns)
             route = engine.resolve(to)
+            if operation_id is not None:
+                check_operation(operation_id)
+                check_peer(route)
             if type(payload) is bytes:
                 body = <bytes>payload
             else:
@@ -182,7 +208,8 @@ cdef class Port(Route):
             session = route.session
             size = PyBytes_GET_SIZE(body)
             if (session is not None and session.clear and not route.stopped and content == 0 and below is None
-                    and size <= engine.fragment_bytes and size <= session.message_bytes_max
+                    and operation_id is None and size <= engine.fragment_bytes
+                    and size <= session.message_bytes_max
                     and session.room() >= size + PLAIN_HEAD_BYTES + FRAME_OVERHEAD_BYTES):
                 engine.put_plain(session, self.agent_id, route.agent_id, engine.correlation, TYPE_QUERY,
                                  <uint8_t>level, to_ttl(timeout_ns), body)
@@ -194,15 +221,24 @@ cdef class Port(Route):
                 if below is not None:
                     pending.cause = (<Work>engine.work).message.envelope
                     pending.share = take_share(pending.cause, below)
-                    message.envelope = below
-                if not engine.offer(route, message):
-                    pending.waiting = engine.wait(route, message, None)
+                self.put_request(route, pending, message, below, operation_id)
             if pending.deadline_ns < engine.wake_ns:
                 engine.wake_ns = pending.deadline_ns
         except NetworkError as error:
             engine.pending.pop(pending.correlation, None)
             engine.end(pending, error)
         return pending
+
+    cdef int put_request(self, Route route, Pending pending, AgentMessage message, Envelope below,
+                         operation) except -1:
+        message.envelope = below
+        if operation is not None:
+            if below is None:
+                message.envelope = Envelope()
+            message.envelope.put_operation(operation)
+        if not self.engine.offer(route, message):
+            pending.waiting = self.engine.wait(route, message, None)
+        return 0
 
     cdef Envelope nest(self, Work work, int64_t* timeout_ns):
         """What a request carries that a handler makes: it has no more time than what the handler is at."""
@@ -287,6 +323,15 @@ cdef class Port(Route):
         if message.slip is not None or message.envelope is not None:
             self.engine.hand_over(self, message)
         return message
+
+    def once(self, AgentMessage message not None, changes, result):
+        """See `AgentMessage.once`."""
+        return self.engine.once(message, changes, result)
+
+    @property
+    def store(self):
+        """What it has committed with `once`, to read."""
+        return self.engine.store_of(self.agent_id)
 
     def attends(self, AgentMessage message not None):
         """Whether a handler is at that message, and lives: the driver knows."""

@@ -16,6 +16,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from agentnet_core.durable cimport KEPT_BEFORE_THE_WRITE
+from agentnet_core.envelope cimport Envelope, check_operation
 from agentnet_core.letters cimport LETTER_OVERHEAD_BYTES, Watch, new_letter
 from agentnet_core.message cimport (
     LEVELS, TYPE_COMMAND, TYPE_QUERY, TYPE_RESPONSE, AgentMessage, copy_message, small,
@@ -117,7 +118,7 @@ cdef class Posting(Casting):
         cdef PyObject* found = PyDict_GetItemWithError(self.routes, to)
         cdef int kind = small(options[0]), level = small(options[1])
         if (found != NULL and type(payload) is bytes and options[3] is None and options[2] == 0
-                and kind == TYPE_COMMAND and 0 <= level < LEVELS):
+                and kind == TYPE_COMMAND and 0 <= level < LEVELS and options[4] is None):
             message = AgentMessage.__new__(AgentMessage)
             message.payload, message.from_agent = <bytes>payload, from_id
             message.to_id = (<Route>found).agent_id
@@ -131,6 +132,9 @@ cdef class Posting(Casting):
             raise ConfigError(f"message_type={describe(options[0])}: a request and its answer are no "
                               f"deliveries")
         message.content = content
+        if options[4] is not None:
+            message.envelope = Envelope()
+            message.envelope.put_operation(check_operation(options[4]))
         return message
 
     cdef int check_room(self, int64_t size) except -1:
@@ -345,7 +349,7 @@ cdef class Posting(Casting):
         for number in numbers:
             letter = self.dead[number]
             message = letter.message
-            options = (message.type, message.level, 0.0, message.id)
+            options = (message.type, message.level, 0.0, message.id, message.operation_id)
             again = self.compose(message.from_agent, letter.line.to, message.payload, options, CARE_DURABLE,
                                  None, None)
             again.message.content = message.content

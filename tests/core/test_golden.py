@@ -377,6 +377,9 @@ def delivered() -> list[tuple[int, int, bytes]]:
     letter[1] = sink.agent_id
     stranger.say(MESSAGE, msgpack.packb(letter) + msgpack.packb({5: [9, 2, 7, 4]}), 1)
     world.run(50)
+    sink.send("there", b"once", delivery=Delivery.ACKNOWLEDGED, operation_id="pay 7")
+    sink.request("there", b"once", timeout=7, operation_id="pay 8")
+    world.run(50)
     assert stranger.close is None, stranger.close
     return stranger.heard
 

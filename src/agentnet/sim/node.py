@@ -135,6 +135,7 @@ class Agent(Port):
             timeout: float | None = None,
             priority: MessagePriority | int = ...,
             reply: Any = None,
+            operation_id: str | None = None,
         ) -> Token: ...
 
     @property
@@ -188,6 +189,7 @@ class Agent(Port):
             or waits_for is None
             or at.origin is not origin
             or at.slip is not None
+            or at.operation_id is not None
             or correlation not in (0, at.correlation)
             or (correlation == 0 and at.envelope is not None and at.envelope.streams)
         ):
