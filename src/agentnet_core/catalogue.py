@@ -5,9 +5,9 @@ MEMBERS tell of versions.  Out: the same frames, routes and events that follow w
 that settle once others have confirmed.  It composes the directory, the registrations and the pulls.
 
 The owner of a list sends each change of it over every link; where it is not linked to all nodes, on the
-broadcast tree.  Nobody is sent a list unasked: MEMBERS say which version each node has of its own, and
-who hears of one that it does not hold asks for it.  If it holds an older one it waits `pull_delay_ms`
-first: the change may be on its way.
+broadcast tree; and if a node comes meanwhile that it cannot link, it tells of it there, too.  Nobody is
+sent a list unasked: MEMBERS say which version each node has of its own, and who hears of one that it does
+not hold asks for it.  If it holds an older one it waits `pull_delay_ms` first: the change may be on its way.
 
 In a network of more than `mesh_nodes_max` each id has some keepers.  Before a registration they are asked
 whose the ids are, so that nobody's agent loses its id to a later one; then it waits for them alone to
@@ -85,6 +85,11 @@ class Catalogue:
         self._delay_ns = config.pull_delay_ms * MS
         self._patience_ns = config.pull_ms_max * MS
         self._remind_ns = NEVER
+        self._sync_ns = config.sync_interval_ms * MS
+        self._unheard_until_ns = 0
+        """Until then a node may come that has not heard of what was told to links alone, nor will."""
+        self._newcomers: dict[str, None] = {}
+        self._newcomers_ns = NEVER
         self._keepers = Keepers(config.keepers)
         self._mesh_nodes_max = config.mesh_nodes_max
         self._network = config.network
@@ -307,11 +312,13 @@ class Catalogue:
             awaited = self.registrations.awaited()
             self._remind_ns = now_ns + self._patience_ns if awaited else NEVER
             self._remind(awaited)  # what they were told, or said, may be lost
+        if now_ns >= self._newcomers_ns:
+            self._tell_newcomers()
         self._pull()
         for question in self._lookups.tick(now_ns):
             question.tell(question)
         nexts = self.registrations, self._pulls, self._lookups
-        return min(self._remind_ns, *(each.next_deadline_ns() for each in nexts))
+        return min(self._remind_ns, self._newcomers_ns, *(each.next_deadline_ns() for each in nexts))
 
     # -- the lists of others
 
@@ -335,6 +342,19 @@ class Catalogue:
         for source, update in early:
             self._take(source, update)
         self._want(owner, living.incarnation, living.listed, teller)
+        if self.engine.now_ns < self._unheard_until_ns and owner not in self.engine.sessions:
+            self._newcomers[owner] = None
+            self._newcomers_ns = min(self._newcomers_ns, self.engine.now_ns + self._patience_ns)
+            self.engine.wake_by(self._newcomers_ns)
+
+    def _tell_newcomers(self) -> None:
+        """Let who came, and could not be linked, hear of the own list on the tree: who let it in knew that
+        from this node's link, and does not pass it on."""
+        newcomers, self._newcomers, self._newcomers_ns = self._newcomers, {}, NEVER
+        living = [i for i in newcomers if self._membership.living(i) is not None]
+        if not self._is_large and any(i not in self.engine.sessions for i in living):
+            self._unheard_until_ns = 0
+            self._broadcasts.publish(CHANGES, self.directory.reminder())
 
     def _want(self, owner: str, incarnation: int, listed: int, teller: str) -> None:
         """There is that version of a list: ask for it, if it is not here and does not come by itself."""
@@ -515,6 +535,7 @@ class Catalogue:
         changes = self.directory.take_changes()
         linked = list(self.engine.sessions)
         if self._is_linked_to_all:
+            self._unheard_until_ns = self.engine.now_ns + self._sync_ns
             for node_id in linked:
                 self._say(node_id, AGENTS, changes)
         else:

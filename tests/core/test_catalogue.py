@@ -304,6 +304,20 @@ def test_a_change_may_overtake_the_news_of_its_owner() -> None:
     assert not any(stranger.bodies(PULL)), "nobody need be asked"
 
 
+@pytest.mark.parametrize("us", [0, 50, 100, 200, 400])
+def test_who_comes_and_cannot_be_linked_hears_what_was_told_to_links_alone(us: int) -> None:
+    for seed in range(4):
+        world = World(seed)
+        a, b = world.join("a", "b")
+        late = world.node("late")
+        world.network.partition(["a"], ["late"])
+        late.join("b")
+        world.until(lambda late=late, b=b: late.name in b.engine.sessions)
+        world.run(us / 1000)
+        a.agent("just registered")
+        world.until(lambda late=late: late.control.directory.get("just registered"), ms=3_000)
+
+
 def test_of_changes_that_nobody_owns_yet_some_are_kept() -> None:
     early = Early(2)
     updates = [read_update(write_change(owner, 1, 0, [], [7], 999)[0], Capabilities()) for owner in "xyz"]
