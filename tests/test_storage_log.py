@@ -29,7 +29,7 @@ from storages import (
 from agentnet.storage.log import Log
 from agentnet.storage.memory import MemoryFiles, PowerCut
 from agentnet.storage.segments import HEADER_BYTES, SPARE
-from agentnet_core.entries import HEAD_BYTES, RECORD_BYTES, Entries
+from agentnet_core.entries import FLEETING, HEAD_BYTES, RECORD_BYTES, Entries
 from agentnet_core.errors import (
     ConfigError,
     StorageDamaged,
@@ -429,3 +429,39 @@ class TestForm:
         assert data[:10].hex() == "6167656e746c6f670001"
         assert data[HEADER_BYTES:].hex() == GOLDEN
         assert crc32c(data[:HEADER_BYTES]) == 0x0E721802
+
+
+class TestWordsForOneOpening:
+    """Cells of keys from FLEETING on."""
+
+    def test_they_are_found_once_whatever_cuts_the_opening(self) -> None:
+        for steps in range(12):
+            files = MemoryFiles(Random(steps))
+            log = some_log(files)
+            entries = Entries()
+            entries.cell(1, FLEETING + 5, b"once")
+            entries.cell(1, 5, b"for good")
+            log.commit(entries)
+            log.close()
+            files.cut_in = steps
+            found: dict[int, Any] = {}
+            with suppress(PowerCut):
+                found = Log(files, small(), NODE, Random(1).randbytes).open()
+            files.restart()
+            seen = bool(found) and bool(found[1].cells[FLEETING + 5])
+            again = reopen(files)[1].cells
+            assert again[5] == b"for good"
+            assert not (seen and again[FLEETING + 5]), f"twice, cut after {steps} steps"
+            files.restart()
+            assert not reopen(files)[1].cells[FLEETING + 5]
+
+    def test_a_full_disk_takes_the_word_away(self) -> None:
+        files = MemoryFiles(Random(1))
+        log = some_log(files)
+        entries = Entries()
+        entries.cell(1, FLEETING, b"once")
+        log.commit(entries)
+        log.close()
+        files.capacity = sum(files.size(name) for name in files.names())
+        assert reopen(files)[1].cells[FLEETING] == b"once"
+        assert not reopen(files)[1].cells[FLEETING]
