@@ -113,6 +113,8 @@ class Archive:
         self._owner = STATES
         self._owners_max = config.log_owners_max - OTHER_OWNERS
         self._torn: dict[int, Shelf] = {}
+        self._left_out: dict[Key, None] = {}
+        """States for which the log has no room."""
         self._flying: deque[_Flight] = deque()
         self._waiting = 0
         self._snapshots: list[Snapshot] = []
@@ -136,14 +138,14 @@ class Archive:
 
     @property
     def unsaved(self) -> int:
-        """States of which the log lacks something now."""
+        """States of which the log lacks something now, or all."""
         alone = [shelf for shelf in self._by_owner.values() if shelf.saving and shelf.alone]
-        return len(self._torn) + sum(not shelf.torn for shelf in alone)
+        return len(self._left_out) + len(self._torn) + sum(not shelf.torn for shelf in alone)
 
     def lacks(self, key: Key) -> NetworkError | None:
         """Why the disk will not have all of a state with `batch`, if it will not."""
         shelf = self._shelves.get(key)
-        if shelf is None and len(self._shelves) >= self._owners_max:
+        if key in self._left_out:
             return StorageFull(
                 f"{key.label}: {len(self._shelves)} states are in the log already (log_owners_max)"
             )
@@ -159,7 +161,8 @@ class Archive:
             return
         shelf = self._shelves.get(held.key)
         if shelf is None and len(self._shelves) >= self._owners_max:
-            return  # see `lacks`
+            self._left_out[held.key] = None  # see `lacks`
+            return
         if shelf is None:
             shelf = self._add(self._owner + 1, held.key)
         if stamp > self._clock:

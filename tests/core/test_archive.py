@@ -294,9 +294,12 @@ def test_states_in_the_log_are_bounded_by_its_owners() -> None:
         world.until(lambda token=token: token.done)
         assert (token.error is None) == (number < 2)
     assert "2 states are in the log already (log_owners_max)" in str(token.error)
-    rest(world, node)
-    crash(node)
+    assert node.stats["states_unsaved"] == 1
+    actor = node.control.replication.actor
+    node.leave()
+    node.restart("n0")
     assert len(node.control.replication.states) == 2
+    assert node.control.replication.actor != actor, "of one state it does not know which numbers it gave"
 
 
 def test_when_the_disk_fails_states_go_on_in_memory() -> None:
