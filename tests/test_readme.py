@@ -31,7 +31,7 @@ RUN_BY = {
     "make bench ARGS": (".ci/run", r"^make bench ARGS="),
     "pip install .": (".ci/run", r"^\S+/pip\S* .*install dist/\*\.whl$"),  # what it would build first
     "agentnet demo": (".ci/run", r"^ +venv/bin/agentnet demo$"),
-    "agentnet sim": ("tests/test_sim.py", r"shell\(scenario, "),
+    "agentnet sim": ("tests/test_sim.py", r"shell\(\*scenario"),
     "agentnet dead-letters": ("tests/test_dead_letters.py", r'"dead-letters", "--json"'),
     "agentnet certs": ("tests/test_cli.py", r'self\.call\("certs"'),
     "agentnet run": ("tests/test_cli.py", r'command\("run"'),

@@ -32,6 +32,8 @@ WALL_NS = 1_700_000_000 * 10**9
 """The wall clock at virtual time 0."""
 START_S = 0.05
 """What it takes a process to start: a new incarnation has a later time."""
+MEMORIES_MS = ("delivery_window_ms", "lease_ms_max", "operation_ms", "state_name_ms_max")
+"""How long something is kept at most: no interval of a node's upkeep."""
 
 
 class VirtualClock(Clock):
@@ -71,7 +73,7 @@ class VirtualNetwork(Network):
         # No loop blocks here, and nothing opens a port.
         config = NetworkConfig(**{**settings, "liveness_ports": False})
         times = [field.name for field in fields(config) if "_ms" in field.name]
-        intervals = [getattr(config, name) for name in times if name != "delivery_window_ms"]  # a memory
+        intervals = [getattr(config, name) for name in times if name not in MEMORIES_MS]
         self.loop.quiet_s = max(self.loop.quiet_s, 2 * max(intervals) / 1000)
         for address in (*config.listen_addresses, *config.advertise_addresses):
             if address.secure:
