@@ -28,6 +28,8 @@ from agentnet import AgentNetworkManager, Delivery, NetworkConfig
 from agentnet_core.message import AgentMessage
 
 FLIGHT = 32
+BACKLOG_MAX = 500
+"""Messages that are kept and not handled: one that commits is slower than one that sends."""
 PORTS = {"sender": 0, "receiver": 1}
 SETTINGS = {
     "redial_ms_max": 100,
@@ -85,6 +87,8 @@ async def send(folder: Path, ports: list[int]) -> None:
         async with asyncio.TaskGroup() as tasks:
             while not over.done():
                 await gate.acquire()
+                while number % FLIGHT == 0 and net.stats()["letters"] > BACKLOG_MAX and not over.done():
+                    await asyncio.sleep(0.01)
                 number += 1
                 os.write(sent, b"%d\n" % number)
                 tasks.create_task(one(number))

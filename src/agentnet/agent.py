@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Unpack, cast, overload
@@ -27,7 +27,7 @@ from agentnet.handlers import (
 from agentnet.payload import to_bytes
 from agentnet.runner import Runner
 from agentnet.streams import Refusal, Stream, feed
-from agentnet_core.errors import ConfigError, HandlerStuck, Nack, failure_of
+from agentnet_core.errors import ConfigError, HandlerStuck, Nack, UsageError, failure_of
 from agentnet_core.message import AgentMessage, Origin, check_group
 from agentnet_core.port import Port
 from agentnet_core.records import (
@@ -307,6 +307,13 @@ class Agent(Port):
         token = self.engine.reply(message, b"", 0, told)
         if token is not None:
             await token
+
+    def once(self, message: AgentMessage, changes: Mapping[str, bytes | None] | None, result: Any) -> Any:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise UsageError("once: for an async handler; this one runs in a thread") from None
+        return super().once(message, changes, result)
 
     def attends(self, message: AgentMessage) -> bool:
         return any(other is message for other in self._reading) or any(

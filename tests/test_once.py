@@ -1,0 +1,110 @@
+"""What is asked under an id, and what a handler commits with `once`, over real links, disks and restarts."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from networks import soon, until
+
+from agentnet import (
+    AgentMessage,
+    AgentNetworkManager,
+    ConfigError,
+    Delivery,
+    HandlerFailed,
+    NetworkConfig,
+    Reached,
+    RequestTimeout,
+)
+
+
+def make(name: str, folder: Path | None) -> AgentNetworkManager:
+    data_dir = None if folder is None else str(folder / name)
+    return AgentNetworkManager(name, NetworkConfig(data_dir=data_dir, redial_ms_max=100))
+
+
+async def test_a_result_outlives_a_restart(tmp_path: Path) -> None:
+    count = [0]
+
+    async def pay(order: dict[str, Any]) -> dict[str, Any]:
+        count[0] += 1
+        return {"receipt": count[0], "of": order["sum"]}
+
+    async with make("a", tmp_path) as a:
+        await a.join_network([])
+        till = await a.register_agent("till")
+        for _ in range(2):
+            async with make("b", tmp_path) as b:
+                await b.join_network(a.addresses)
+                await b.register_agent("bank", handler=pay)
+                for _ in range(2):
+                    answer = await soon(till.request("bank", {"sum": 7}, operation_id="order 12"))
+                    assert answer == {"receipt": 1, "of": 7}
+                assert b.stats()["operations_kept"] == 1
+        with pytest.raises(ConfigError, match="needs a delivery"):
+            await till.send("bank", b"x", operation_id="x")  # type: ignore[call-overload]
+    assert count == [1]
+
+
+async def test_a_timeout_leaves_it_at_work_and_the_next_one_gets_the_result() -> None:
+    begun, go = [0], asyncio.Event()
+
+    async def slow(message: AgentMessage) -> bytes:
+        begun[0] += 1
+        await go.wait()
+        return b"done"
+
+    async with make("a", None) as a, make("b", None) as b:
+        await a.join_network([])
+        await b.join_network(a.addresses)
+        await b.register_agent("slow", handler=slow)
+        source = await a.register_agent("source")
+        with pytest.raises(RequestTimeout):
+            await soon(source.request("slow", b"x", timeout=0.2, operation_id="1"))
+        again = source.request("slow", b"x", timeout=10, operation_id="1")
+        await until(lambda: b.stats()["operations_joined"] == 1)
+        go.set()
+        assert await soon(again) == b"done"
+        assert begun == [1]
+
+
+async def test_an_effect_and_its_mark_outlive_a_restart(tmp_path: Path) -> None:
+    async def add(message: AgentMessage) -> None:
+        total = int(message.store.get("total", b"0")) + int(message.payload)
+        await message.once({"total": b"%d" % total}, {"total": total})
+        raise ValueError("what comes after it changes nothing")
+
+    async with make("a", tmp_path) as a:
+        await a.join_network([])
+        source = await a.register_agent("source")
+        async with make("b", tmp_path) as b:
+            await b.join_network(a.addresses)
+            await b.register_agent("bank", handler=add)
+            assert await soon(source.request("bank", b"5", operation_id="1")) == {"total": 5}
+            receipt = await soon(
+                source.send("bank", b"2", delivery=Delivery.DURABLE, until="processed", operation_id="2")
+            )
+            assert (receipt.reached, receipt.node_id, receipt.on_disk) == (Reached.PROCESSED, "b", True)
+        async with make("b", tmp_path) as b:
+            await b.join_network(a.addresses)
+            bank = await b.register_agent("bank", handler=add)
+            assert dict(bank.store) == {"total": b"7"}
+            receipt = await soon(source.send("bank", b"2", delivery=Delivery.ACKNOWLEDGED, operation_id="2"))
+            assert receipt.on_disk
+            assert await soon(source.request("bank", b"5", operation_id="1")) == {"total": 5}
+            assert dict(bank.store) == {"total": b"7"}
+
+
+async def test_a_thread_commits_nothing() -> None:
+    def plain(message: AgentMessage) -> None:
+        message.once({"a": b"1"})
+
+    async with make("a", None) as a:
+        await a.join_network([])
+        agent = await a.register_agent("plain", handler=plain)
+        with pytest.raises(HandlerFailed, match="runs in a thread"):
+            await soon(agent.request("plain", b"x", operation_id="1"))
+        assert len(agent.store) == 0
