@@ -422,10 +422,15 @@ class Reach:
         return linked + sum(not self._membership.keeps_link(node_id) for node_id in dialled)
 
     def _is_full(self) -> bool:
-        return self._in_use() > self._links_max
+        return not self._are_few and self._in_use() > self._links_max
 
     def _has_place(self, node_id: str) -> bool:
-        return self._membership.keeps_link(node_id) or self._in_use() < self._links_max
+        return self._are_few or self._membership.keeps_link(node_id) or self._in_use() < self._links_max
+
+    @property
+    def _are_few(self) -> bool:
+        """Whether there is a place, whatever all links are for: as a rule, and told without counting."""
+        return len(self._uses) + len(self._wants) < self._links_max
 
 
 def _why(want: _Want) -> str:

@@ -559,6 +559,8 @@ class Tunnels:
 
     def tick(self, now_ns: int) -> int:
         """What is due; the time of the next thing."""
+        if not (self._mine or self._theirs or self._searches):
+            return NEVER
         for leg in [leg for leg in self._all() if now_ns >= leg.due_ns]:
             error = OutageError(f"node {leg.peer} has not answered in time")
             self.end(leg, error)
