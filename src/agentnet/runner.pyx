@@ -242,8 +242,16 @@ cdef class Runner(Work):
 
 
 def settle(list items, decode):
-    """Give each waiting future its outcome; `decode(message, hint)` reads an answer that is a value."""
-    for token, outcome, hint in items:
+    """Give all that waits its outcome, as of `Ready.settle`; `decode(message, hint)` reads one that is a
+    value."""
+    cdef Awaited awaited
+    for item in items:
+        if isinstance(item, Awaited):
+            awaited = <Awaited>item
+            outcome, awaited.told = awaited.told, None
+            settle_awaited(awaited, outcome, awaited.hint, decode)
+            continue
+        token, outcome, hint = item
         if isinstance(token, Awaited):
             settle_awaited(<Awaited>token, outcome, hint, decode)
             continue

@@ -48,7 +48,7 @@ cdef class Ready:
     a request that was given up.
     probe: sessions whose peer's liveness port is to be asked; the control's `alive` takes the answer.
     deliver: ports whose runner must be woken. stop: ports that lost their id to another node, and whose
-    runner must end. settle: (token, message or error or None, hint).
+    runner must end. settle: (token, message or error or None, hint), or a Pending, which has the rest itself.
     events: Event.
     """
 

@@ -74,7 +74,7 @@ cdef class Posting(Casting):
             letter.token = token
             self.enter(letter)
         except NetworkError as error:
-            self.settle(token, error)
+            self.hand_back(token, error, None)
         return token
 
     cdef Letter compose(self, uint64_t from_id, to, payload, tuple options, delivery, until, timeout):
@@ -206,7 +206,7 @@ cdef class Posting(Casting):
         if letter.watch is not None:
             letter.watch.remove(letter)
         if letter.token is not None:
-            self.settle(letter.token, outcome)
+            self.hand_back(letter.token, outcome, None)
             letter.token = None
         return 0
 
@@ -411,7 +411,7 @@ cdef class Posting(Casting):
                     lines.append(letter.line)
         while self.closing and self.closing[0][0] <= batch:
             _, token, receipt = self.closing.popleft()
-            self.settle(token, receipt._replace(on_disk=True))
+            self.hand_back(token, receipt._replace(on_disk=True), None)
         for line in lines:
             self.drive(line)
 
@@ -428,7 +428,7 @@ cdef class Posting(Casting):
                 self.fail_letter(letter, error)
         while self.closing:
             _, token, receipt = self.closing.popleft()
-            self.settle(token, receipt)
+            self.hand_back(token, receipt, None)
 
     def recover(self, dict found not None):
         """Take what the log had; the letters are sent again. StorageDamaged."""

@@ -25,6 +25,7 @@ cdef class Pending:
     cdef Recalls engine             # None before it is asked
     cdef uint64_t correlation
     cdef object hint
+    cdef object told                # what it is settled with, until its driver has taken that
     cdef Route route
     cdef Envelope cause             # of the message whose handler asks; None outside of handlers
     cdef uint64_t share             # of the calls that may be open below that one
@@ -43,6 +44,7 @@ cdef class Recalls(Outflow):
     cdef int64_t recall_wait_ns
     cdef int64_t requests_recalled, requests_withdrawn
     cdef public int recall_defect
+    cdef int hand_back(self, Pending pending, outcome, hint) except -1
     cdef int end(self, Pending pending, outcome, hint=*) except -1
     cdef int recall(self, Pending pending) except -1
     cdef int learn(self, Pending pending, outcome) except -1

@@ -1,4 +1,4 @@
-from typing import Final
+from typing import Any, Final
 
 from typing_extensions import disjoint_base
 
@@ -10,6 +10,9 @@ DEFECTS: Final[dict[str, int]]
 class Pending:
     def cancelled(self) -> bool:
         """Whether nobody waits for it any more."""
+
+    def take_told(self) -> tuple[Any, Any]:
+        """(outcome, hint) that it is settled with, for drivers in Python."""
 
     def give_up(self) -> object:
         """Nobody waits for the answer: stop who works on it. Too late is fine: it has ended."""

@@ -36,6 +36,11 @@ cdef class Pending:
         """Whether nobody waits for it any more."""
         return False
 
+    def take_told(self):
+        """(outcome, hint) that it is settled with, for drivers in Python."""
+        told, self.told = self.told, None
+        return told, self.hint
+
     def give_up(self):
         """Nobody waits for the answer: stop who works on it. Too late is fine: it has ended."""
         if self.engine is not None and self.engine.pending.get(self.correlation) is self:
@@ -55,8 +60,13 @@ cdef class Recalls(Outflow):
             give_back(pending.cause, pending.share)
             pending.cause = None
         pending.waiting = None      # which holds the message, and the asker holds this
-        self.settle(pending, outcome, hint)
-        return 0
+        return self.hand_back(pending, outcome, hint)
+
+    cdef int hand_back(self, Pending pending, outcome, hint) except -1:
+        """As `settle`, without a tuple for each of what is awaited most."""
+        pending.told, pending.hint = outcome, hint
+        self.now_ready.settle.append(pending)
+        return self.rouse()
 
     cdef int recall(self, Pending pending) except -1:
         """It is pending no more: see to it that nobody works on it."""

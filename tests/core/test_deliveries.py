@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import msgpack
@@ -23,6 +24,7 @@ from agentnet_core.errors import (
     LimitReached,
     NoSuchAgent,
 )
+from agentnet_core.letters import Letter
 from agentnet_core.listing import write_whole
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import AgentRecord, Delivery, Reached, agent_id_of
@@ -301,6 +303,23 @@ def test_as_many_lines_as_may_be_and_one_more() -> None:
     receipts = settled(world, tokens)
     assert receipts[2].attempts > 1
     assert (b.stats["lines"], b.stats["lines_dropped"]) == (1, 2)
+
+
+def test_what_is_settled_is_let_go_though_an_older_one_waits() -> None:
+    def count() -> int:
+        gc.collect()
+        return sum(type(each) is Letter for each in gc.get_objects())
+
+    world = World()
+    a, b, source, _ = pair(world)
+    b.agent("held")
+    before = count()
+    (waits,) = send(source, "held", b"x")
+    for _ in range(50):
+        settled(world, send(source, "sink", *numbers(10)))
+    assert not waits.done
+    assert a.stats["letters"] == 1
+    assert count() - before == 1
 
 
 def test_refusals_beyond_the_limit_are_not_told_for_processing() -> None:

@@ -396,7 +396,8 @@ class Node:
             self.world.probe(self, session)
         for agent in ready.deliver:
             agent.wake()
-        for token, outcome, hint in ready.settle:
+        for item in ready.settle:
+            token, outcome, hint = (item, *item.take_told()) if isinstance(item, Token) else item
             clock.note("settle", self.name, type(outcome).__name__)
             token.settle(outcome, hint)
         for port, origin, correlation in ready.recall:
