@@ -22,4 +22,5 @@ cdef class Courier(Posting):
                        uint64_t first, uint64_t last, uint32_t attempt) except -1
     cdef int take_back(self, Letter letter, int code, bytes text, str node_id, uint32_t attempt,
                        int64_t delay_ms) except -1
+    cdef int try_alone(self, Letter letter, int64_t delay_ms) except -1
     cdef int64_t tick_letters(self, int64_t now_ns) except -1

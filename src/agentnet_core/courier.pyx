@@ -31,10 +31,9 @@ cdef int64_t NEVER = 0x7fffffffffffffff
 cdef uint64_t delay_ms_max = DELAY_S_MAX * 1000
 
 # What may be otherwise at the next attempt.
-PASSING = (AgentStopped.code, AgentUnreachable.code, Congested.code, LimitReached.code, StorageBusy.code,
-           StorageFailed.code, StorageFull.code)
-# What may be otherwise for that message alone.
-AGAIN = (Nack.code, LeaseExpired.code)
+PASSING = (AgentStopped.code, AgentUnreachable.code, Congested.code, LimitReached.code)
+# What may be otherwise for that message alone; the handler could do nothing about the last ones.
+AGAIN = (Nack.code, LeaseExpired.code, StorageBusy.code, StorageFailed.code, StorageFull.code)
 
 
 cdef class Courier(Posting):
@@ -290,15 +289,17 @@ cdef class Courier(Posting):
         error = told(code, text, record)
         if letter.sent == 1 and error.definite:
             letter.uncertain = False
-        if code in PASSING or (letter.durable and code in (NoSuchAgent.code, MailboxFull.code)):
+        if node_id == self.node_id and code in (Congested.code, LimitReached.code):
+            self.try_alone(letter, 0)       # those behind it are in the mailbox, and must not come twice
+        elif code in (StorageBusy.code, StorageFailed.code, StorageFull.code):
+            self.try_alone(letter, 0)
+        elif code in PASSING or (letter.durable and code in (NoSuchAgent.code, MailboxFull.code)):
             line.go_back(letter)
             self.defer(line)
         elif code in AGAIN or (letter.durable and code in (HandlerFailed.code, PayloadMismatch.code)):
             letter.failures += 1
-            letter.due_sent = letter.sent
             if letter.failures < <uint32_t>self.config.delivery_attempts_max:
-                wait_ns = delay_ms * MS if delay_ms else self.backoff(letter.failures)
-                self.plan(self.now_ns + wait_ns, letter)
+                self.try_alone(letter, delay_ms)
             elif letter.durable:
                 self.bury(letter, error)
             else:
@@ -308,6 +309,11 @@ cdef class Courier(Posting):
         else:
             self.fail_letter(letter, error)
         return 0
+
+    cdef int try_alone(self, Letter letter, int64_t delay_ms) except -1:
+        """Send it again after that time, or when its turn comes, without those behind it."""
+        letter.due_sent = letter.sent
+        return self.plan(self.now_ns + (delay_ms * MS if delay_ms else self.backoff(letter.sent)), letter)
 
     # -- time
 
@@ -336,10 +342,10 @@ cdef class Courier(Posting):
             if letter.message.deadline_ns and now_ns >= letter.message.deadline_ns:
                 if not letter.uncertain or letter.number >= (line.cursor.number if line.cursor else NEVER):
                     self.is_over(letter)
-            elif (letter.failures and letter.due_sent == letter.sent
+            elif (letter.due_sent == letter.sent
                     and (line.cursor is None or letter.number < line.cursor.number)):
                 route = self.find(line, letter)
                 if line.cursor is None or letter.number < line.cursor.number:   # else it goes with all
                     if route is None or not self.transmit(line, letter, route):
-                        self.plan(now_ns + self.backoff(letter.failures), letter)
+                        self.try_alone(letter, 0)
         return self.agenda[0][0] if self.agenda else NEVER

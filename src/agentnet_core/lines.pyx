@@ -94,10 +94,10 @@ cdef class InLine:
         return 0
 
     cdef uint32_t newest(self, uint64_t number, uint32_t attempt) except 0:
-        """The attempt that its sender waits to hear of."""
+        """The attempt that its sender waits to hear of: the last that came, for a new life counts anew."""
         if not self.attempts:
             return attempt
-        return max(attempt, <uint32_t>self.attempts.get(number, 0))
+        return <uint32_t>self.attempts.get(number, attempt)
 
     cdef int drop(self, uint64_t number) except -1:
         """It is not open any more."""

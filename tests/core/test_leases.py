@@ -7,12 +7,20 @@ from typing import Any
 
 import msgpack
 import pytest
-from harness import AGENTS, DONE, MESSAGE, RETURN, Agent, Node, Token, World
+from harness import AGENTS, DONE, MESSAGE, RETURN, UUID, Agent, Node, Token, World
 from promises import ACKNOWLEDGED, DURABLE, PROCESSED, Hand, handed, pair, send, settled
 
 from agentnet.dead import list_dead
 from agentnet_core.durable import DEFECTS
-from agentnet_core.errors import ConfigError, DeadLettered, DeliveryTimeout, LeaseExpired, Nack, from_code
+from agentnet_core.errors import (
+    ConfigError,
+    DeadLettered,
+    DeliveryTimeout,
+    LeaseExpired,
+    Nack,
+    StorageFull,
+    from_code,
+)
 from agentnet_core.listing import write_whole
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import AgentRecord, Delivery, Event, agent_id_of
@@ -272,3 +280,51 @@ def test_attempts_that_cannot_be_close_the_link(kind: int) -> None:
     hand.say(kind, msgpack.packb(body))
     hand.world.run(50)
     assert hand.close is not None
+
+
+@pytest.mark.parametrize("power", [False, True])
+def test_a_sender_that_was_restarted_counts_anew(power: bool) -> None:
+    """What the receiver is at since its former life is told as of the attempt that came last."""
+    world = World()
+    a, b = world.node("a", disk=True), world.node("b", disk=True)
+    a.control.found(UUID)
+    world.finish(b.join("a"))
+    source = a.agent("source")
+    work = Work()
+    b.agent("worker", work)
+    send(source, "worker", b"x", delivery=DURABLE)
+    world.until(lambda: work.begun)
+    for _ in range(3):
+        a.link("b").cut()
+        world.run(1_000)
+    assert len(work.begun) == 1
+    a.kill(silently=power)
+    world.run(100)
+    world.finish(a.restart("b"))
+    world.run(2_000)
+    work.begun[0][1].settle(None, None)
+    world.until(lambda: not a.stats["letters"])
+    assert [payload for payload, _ in work.begun] == [b"x"]
+
+
+@pytest.mark.parametrize("code", ["full", "busy"])
+def test_what_a_disk_or_a_limit_refuses_here_brings_nothing_behind_it_twice(code: str) -> None:
+    world = World()
+    a, _, source, _ = pair(world, operations_max=1, operation_ms=1_000)
+    handled: list[bytes] = []
+    refused = [False]
+
+    def handle(message: AgentMessage) -> None:
+        handled.append(message.payload)
+        if code == "full" and message.payload == b"0" and not refused[0]:
+            refused[0] = True
+            raise StorageFull("no room")
+
+    a.agent("own", handle)
+    tokens: list[Token] = []
+    for number in range(4):
+        options: dict[str, Any] = {"operation_id": f"{number}"} if code == "busy" and number < 2 else {}
+        tokens += send(source, "own", b"%d" % number, timeout=30, **options)
+    receipts = settled(world, tokens)
+    assert {receipt.reached for receipt in receipts} == {PROCESSED}
+    assert sorted(handled) == [*([b"0"] if code == "full" else []), b"0", b"1", b"2", b"3"]
