@@ -566,8 +566,10 @@ def make_agent(
         )
     made = Agent(net.engine, net, record, handler, spec.concurrency)
     made.reentrant = spec.reentrant
-    try:
-        made.bound(WhenFull(spec.when_full), spec.mailbox_messages_max, spec.mailbox_bytes_max)
-    except (ConfigError, ValueError) as error:
-        raise ConfigError(f"agent {agent}: {error}") from None
+    limits = spec.mailbox_messages_max, spec.mailbox_bytes_max
+    if spec.when_full is not WhenFull.BLOCK or limits != (None, None):  # a hundred thousand are in a hurry
+        try:
+            made.bound(WhenFull(spec.when_full), *limits)
+        except (ConfigError, ValueError) as error:
+            raise ConfigError(f"agent {agent}: {error}") from None
     return made
