@@ -13,6 +13,7 @@ is given to a CAUSAL reader only when that is here, too; in vain after a while i
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -98,7 +99,7 @@ class _Version(NamedTuple):
     needs: Mapping[str, Mapping[str, int]]
 
 
-class StateSharing:
+class StateSharing(ABC):
     """The part of a manager that has states."""
 
     node_id: str
@@ -112,15 +113,18 @@ class StateSharing:
     # -- what the manager has
 
     @property
+    @abstractmethod
     def engine(self) -> Engine:
-        raise NotImplementedError
+        """Of the node that runs; else NotRunning."""
 
     @property
+    @abstractmethod
     def replication(self) -> Replication:
-        raise NotImplementedError
+        """The engine's."""
 
+    @abstractmethod
     def tell_time(self) -> None:
-        raise NotImplementedError
+        """Let the engine know what time it is."""
 
     # -- handles
 

@@ -34,6 +34,3 @@ cdef class Calls(Recalls):
 
 
 cdef told(int code, bytes text, record)
-
-
-cdef told(int code, bytes text, record)

@@ -4,7 +4,7 @@ from agentnet_core.framing cimport Frame
 from agentnet_core.message cimport AgentMessage, Origin
 from agentnet_core.route cimport Route
 from agentnet_core.session cimport Session
-from agentnet_core.streams cimport Reader, Streams, Writer
+from agentnet_core.streams cimport Limit, Reader, Streams, Writer
 
 
 cdef class Taker(Reader):

@@ -11,9 +11,10 @@ its stream ends with.
 """
 
 from agentnet_core.envelope cimport STREAM_GIVEN, STREAM_INPUT
-from agentnet_core.framing cimport TAKE, Cursor, read_array, read_uint
+from agentnet_core.framing cimport TAKE
+from agentnet_core.streams cimport read_limit
 
-from agentnet_core.errors import ConfigError, ProtocolError, RequestTimeout, StreamLost
+from agentnet_core.errors import ConfigError, RequestTimeout, StreamLost
 from agentnet_core.records import AgentRecord
 
 cdef int64_t NEVER = 0x7fffffffffffffff
@@ -79,14 +80,9 @@ cdef class Inputs(Streams):
         return giver
 
     cdef int on_take(self, Session session, Frame* frame) except -1:
-        cdef uint64_t correlation = 0, wanted = 0, limit = 0
-        cdef uint32_t n = 0
-        cdef Cursor c
-        c.at, c.end = frame.body, frame.body + frame.size
-        if not (read_array(&c, &n) and n == 3 and read_uint(&c, &correlation) and read_uint(&c, &wanted)
-                and read_uint(&c, &limit) and c.at == c.end):
-            raise ProtocolError("TAKE frame: expected [correlation, part wanted next, parts granted]")
-        return self.taken(session, correlation, wanted, limit)
+        cdef Limit it
+        read_limit(frame, "TAKE", &it)
+        return self.taken(session, it.correlation, it.wanted, it.limit)
 
     cdef int taken(self, Session session, uint64_t correlation, uint64_t wanted, uint64_t limit) except -1:
         """Who answers has taken so much, and as much may follow."""

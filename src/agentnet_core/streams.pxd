@@ -8,6 +8,12 @@ from agentnet_core.route cimport Route, Waiting
 from agentnet_core.session cimport Session
 
 
+cdef struct Limit:
+    uint64_t correlation
+    uint64_t wanted                 # the part that comes next
+    uint64_t limit                  # parts granted so far
+
+
 cdef class Reader:
     """The asker's end of a stream: the parts that have come, in order, until they are taken."""
     cdef Streams engine
@@ -81,3 +87,6 @@ cdef class Streams(Overflow):
     cdef int set_adrift(self, Session session) except -1
     cdef int take_up(self, Session session) except -1
     cdef int tick_streams(self) except -1
+
+
+cdef int read_limit(Frame* frame, str kind, Limit* it) except -1

@@ -402,14 +402,9 @@ cdef class Streams(Overflow):
         return 0
 
     cdef int on_grant(self, Session session, Frame* frame) except -1:
-        cdef uint64_t correlation = 0, wanted = 0, limit = 0
-        cdef uint32_t n = 0
-        cdef Cursor c
-        c.at, c.end = frame.body, frame.body + frame.size
-        if not (read_array(&c, &n) and n == 3 and read_uint(&c, &correlation) and read_uint(&c, &wanted)
-                and read_uint(&c, &limit) and c.at == c.end):
-            raise ProtocolError("GRANT frame: expected [correlation, part wanted next, parts granted]")
-        return self.granted(session, session.origin, correlation, wanted, limit)
+        cdef Limit it
+        read_limit(frame, "GRANT", &it)
+        return self.granted(session, session.origin, it.correlation, it.wanted, it.limit)
 
     cdef int granted(self, Session session, Origin origin, uint64_t correlation, uint64_t wanted,
                      uint64_t limit) except -1:
@@ -495,6 +490,17 @@ cdef class Streams(Overflow):
             else:
                 self.wake_ns = min(self.wake_ns, writer.deadline_ns)
         return 0
+
+
+cdef int read_limit(Frame* frame, str kind, Limit* it) except -1:
+    """What `put_limit` wrote."""
+    cdef uint32_t n = 0
+    cdef Cursor c
+    c.at, c.end = frame.body, frame.body + frame.size
+    if not (read_array(&c, &n) and n == 3 and read_uint(&c, &it.correlation) and read_uint(&c, &it.wanted)
+            and read_uint(&c, &it.limit) and c.at == c.end):
+        raise ProtocolError(f"{kind} frame: expected [correlation, part wanted next, parts granted]")
+    return 0
 
 
 cdef inline bint is_asked(AgentMessage message) noexcept:
