@@ -1,14 +1,17 @@
 """Durable messages between two processes that are killed, again and again, with SIGKILL.
 
-    python -m tests.kills N             so many kills, of either side by chance; what came of it, as JSON
-    python -m tests.kills N once        likewise, where the handler commits its effect with `once`
+    python tests/kills.py N             so many kills, of either side by chance; what came of it, as JSON
+    python tests/kills.py N once        likewise, where the handler commits its effect with `once`
+    python tests/kills.py proof [N]     100,000 messages, or N, with `once`, through 200 kills, 200 cuts of
+                                        links, 20 times a full disk and 20 times one that fails
 
-A sender notes each number in a file before it sends it, and the numbers that were told to be kept in another;
-a receiver notes each life and each number that it handles.  In the end, every number that was kept must have
-been handled; in each life of the receiver numbers must rise; and no number may be handled for the first
-time after a higher one.  A number may be handled again only where its receiver was killed since: between the
-handler and the disk there is no moment at which both know.  With `once` that is no matter: a number that is
-handled again has no effect yet, and in the end each has one.
+A sender notes each number in a file before it sends it, the numbers that were told to be kept in another, and
+those that were definitely refused in a third; a receiver notes each life and each number that it handles.  In
+the end, every number that was kept must have been handled, and none that was refused; in each life of the
+receiver numbers must rise; and no number may be handled for the first time after a higher one.  A number may
+be handled again only where its receiver was killed since: between the handler and the disk there is no moment
+at which both know.  With `once` that is no matter: a number that is handled again has no effect yet, and in
+the end each has one.
 """
 
 from __future__ import annotations
@@ -20,42 +23,71 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from agentnet import AgentNetworkManager, Delivery, NetworkConfig
+from harm import PATIENCE_S, Relays, failing, free_ports, wait_for
+
+from agentnet import (
+    AgentNetworkManager,
+    Delivery,
+    Event,
+    NetworkConfig,
+    StorageBusy,
+    StorageFailed,
+    StorageFull,
+)
 from agentnet_core.message import AgentMessage
 
 FLIGHT = 32
 BACKLOG_MAX = 500
 """Messages that are kept and not handled: one that commits is slower than one that sends."""
-PORTS = {"sender": 0, "receiver": 1}
-SETTINGS = {
+NAMES = ("sender", "receiver")
+SETTINGS: dict[str, Any] = {
     "redial_ms_max": 100,
     "suspicion_ms_min": 200,
     "suspicion_ms_max": 400,
     "delivery_retry_ms_max": 200,
+    "liveness_ports": False,  # which would go round the relays
 }
-PATIENCE_S = 60.0
 ONCE = "once"
 """The file that says that effects are committed."""
+BLOCK = 256
+"""So many numbers share one key of the store: a byte for each counts its effects."""
+DISK_FAILED = 3
+"""What a process ends with whose disk has failed."""
+PROOF = {"kill": 200, "cut": 200, "full": 20, "fail": 20}
+MESSAGES = 100_000
 
 
-def node(name: str, folder: Path, ports: list[int]) -> AgentNetworkManager:
+# -- the two processes
+
+
+def node(name: str, folder: Path) -> AgentNetworkManager:
+    port, address, *_ = (folder / name / "place").read_text().split()
     config = NetworkConfig(
-        listen=[f"tcp://127.0.0.1:{ports[PORTS[name]]}"],
-        data_dir=str(folder / name),
+        listen=[f"tcp://127.0.0.1:{port}"],
+        advertise=[address],
+        data_dir=str(folder / name / "data"),
         log_segment_bytes=64 * 1024,
-        log_held_bytes=256 * 1024,
-        **SETTINGS,  # type: ignore[arg-type]
+        log_held_bytes=512 * 1024,
+        **SETTINGS,
     )
     return AgentNetworkManager(name, config)
 
 
-def addresses(ports: list[int]) -> list[str]:
+def addresses(folder: Path) -> list[str]:
     """The same for both: the first one founds the network, if the other is in none."""
-    return [f"tcp://127.0.0.1:{port}" for port in ports]
+    return [(folder / name / "place").read_text().split()[1] for name in NAMES]
+
+
+async def end_with_the_disk(net: AgentNetworkManager) -> None:
+    async for event in net.events():
+        if event.kind == Event.STORAGE_FAILED:
+            os._exit(DISK_FAILED)
 
 
 def notes(folder: Path, name: str) -> int:
@@ -69,19 +101,27 @@ def numbers(folder: Path, name: str) -> list[int]:
     return [int(line) for line in text[: text.rfind("\n") + 1].split()]
 
 
-async def send(folder: Path, ports: list[int]) -> None:
+async def send(folder: Path) -> None:
     """Number after number, from where the last life was; the end of stdin ends it, when all is handled."""
-    sent, kept = notes(folder, "sent"), notes(folder, "kept")
+    sent, kept, refused = (notes(folder, name) for name in ("sent", "kept", "refused"))
     number = max(numbers(folder, "sent"), default=0)
     over = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-    async with node("sender", folder, ports) as net:
-        await net.join_network(addresses(ports))
+    async with node("sender", folder) as net:
+        watching = asyncio.ensure_future(end_with_the_disk(net))
+        await net.join_network(addresses(folder))
         source = await net.register_agent("source", timeout=1)
         gate = asyncio.Semaphore(FLIGHT)
 
         async def one(number: int) -> None:
-            await source.send("sink", b"%d" % number, delivery=Delivery.DURABLE)
-            os.write(kept, b"%d\n" % number)
+            try:
+                await source.send("sink", b"%d" % number, delivery=Delivery.DURABLE)
+            except (StorageFull, StorageBusy) as error:
+                assert error.definite
+                os.write(refused, b"%d\n" % number)
+            except StorageFailed:
+                os._exit(DISK_FAILED)
+            else:
+                os.write(kept, b"%d\n" % number)
             gate.release()
 
         async with asyncio.TaskGroup() as tasks:
@@ -92,57 +132,137 @@ async def send(folder: Path, ports: list[int]) -> None:
                 number += 1
                 os.write(sent, b"%d\n" % number)
                 tasks.create_task(one(number))
-                await asyncio.sleep(0.0005)
+                await asyncio.sleep(0.0002)
         while net.stats()["letters"]:
             await asyncio.sleep(0.01)
+        watching.cancel()
 
 
-async def receive(folder: Path, ports: list[int]) -> None:
-    handled = notes(folder, "handled")
+async def receive(folder: Path) -> None:
+    handled, full = notes(folder, "handled"), notes(folder, "full")
     os.write(handled, b"0\n")  # a life begins
     once = (folder / ONCE).exists()
 
     async def handle(message: AgentMessage) -> None:
         os.write(handled, message.payload + b"\n")
-        if once:
-            number, store = message.payload.decode(), message.store
-            effects, total = int(store.get(number, b"0")), int(store.get("total", b"0"))
-            await message.once({number: b"%d" % (effects + 1), "total": b"%d" % (total + 1)})
+        while once:
+            number, store = int(message.payload), message.store
+            key, at = str(number // BLOCK), number % BLOCK
+            counts = bytearray(store.get(key, bytes(BLOCK)))
+            counts[at] += 1
+            total = int(store.get("total", b"0")) + 1
+            try:
+                return await message.once({key: bytes(counts), "total": b"%d" % total})
+            except (StorageFull, StorageBusy):  # the next message must not come before this one
+                os.write(full, b"%d\n" % number)
+                await asyncio.sleep(0.01)
 
     over = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-    async with node("receiver", folder, ports) as net:
+    async with node("receiver", folder) as net:
+        watching = asyncio.ensure_future(end_with_the_disk(net))
         net.agent("sink")(handle)
-        await net.join_network(addresses(ports))
+        await net.join_network(addresses(folder))
         await over
+        watching.cancel()
         if once:
             (sink,) = [port for port in net.engine.ports.values() if port.record.name == "sink"]
-            store = {key: int(value) for key, value in sink.store.items()}
+            store = {key: list(value) for key, value in sink.store.items() if key != "total"}
+            store["total"] = [int(sink.store["total"])]
             (folder / "effects").write_text(json.dumps(store))
+
+
+# -- who starts, harms and judges them
+
+
+class Lines:
+    """How many lines a file has; what was there is not read again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._at, self._count = path, 0, 0
+
+    def count(self) -> int:
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._at)
+                data = file.read()
+            self._at += len(data)
+            self._count += data.count(b"\n")
+        return self._count
 
 
 class Victims:
     """Both processes: started, killed and started again."""
 
-    def __init__(self, folder: Path, ports: list[int]) -> None:
-        self.folder, self.ports = folder, ports
+    def __init__(self, folder: Path, rng: Random) -> None:
+        self.folder, self.rng = folder, rng
+        ports = free_ports(len(NAMES))
+        self.relays = Relays(ports)
+        self.handled, self.full = Lines(folder / "handled"), Lines(folder / "full")
+        self.refused, self.kept = Lines(folder / "refused"), Lines(folder / "kept")
         self.running: dict[str, subprocess.Popen[str]] = {}
-        for name in PORTS:
+        self.did = dict.fromkeys(("sender_killed", "receiver_killed", "cut", "full", "fail"), 0)
+        for name, port, address in zip(NAMES, ports, self.relays.addresses, strict=True):
+            (folder / name).mkdir()
+            (folder / name / "place").write_text(f"{port} {address}")
             self.start(name)
 
     def start(self, name: str) -> None:
-        ports = [str(port) for port in self.ports]
-        command = [sys.executable, __file__, name, str(self.folder), *ports]
-        self.running[name] = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+        command = [sys.executable, __file__, name, str(self.folder)]
+        with (self.folder / "stderr").open("ab") as stderr:
+            self.running[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=stderr, text=True)
 
-    def kill(self, name: str) -> None:
+    def flow(self, count: int) -> None:
+        """Until so many more were handled."""
+        goal = self.handled.count() + count
+        wait_for(lambda: self.handled.count() >= goal or self.ended(), "messages flow")
+        assert not self.ended(), f"it ended by itself: {self.ended()}{self.told()}"
+
+    def told(self) -> str:
+        """The end of what they wrote to stderr."""
+        return "\n" + (self.folder / "stderr").read_text()[-2000:]
+
+    def ended(self) -> dict[str, int]:
+        return {name: code for name, each in self.running.items() if (code := each.poll()) is not None}
+
+    def kill(self) -> None:
+        name = self.rng.choice(NAMES)
+        self.did[f"{name}_killed"] += 1
         process = self.running[name]
         process.send_signal(signal.SIGKILL)
         self.bury(process)
         self.start(name)
 
+    def cut(self) -> None:
+        self.did["cut"] += self.relays.cut() > 0
+
+    def fill(self) -> None:
+        """A disk is full for some writes, until it takes again."""
+        name = self.rng.choice(NAMES) if (self.folder / ONCE).exists() else "sender"
+        met, goes_on = (self.refused, self.kept) if name == "sender" else (self.full, self.handled)
+        before = met.count()
+        writes = f"ENOSPC:when=1..{self.rng.randrange(3, 40)}"
+        with failing(self.running[name].pid, "pwrite64", writes, self.folder / "strace"):
+            wait_for(lambda: met.count() > before or self.ended(), f"the disk of the {name} is full")
+            after = goes_on.count()
+            wait_for(lambda: goes_on.count() > after or self.ended(), f"the disk of the {name} takes again")
+        assert not self.ended(), f"it ended by itself: {self.ended()}{self.told()}"
+        self.did["full"] += 1
+
+    def fail(self) -> None:
+        """A disk fails: its process ends, as it is told to, and another one finds what is there."""
+        name = self.rng.choice(NAMES)
+        call = self.rng.choice(("fdatasync", "pwrite64"))
+        process = self.running[name]
+        with failing(process.pid, call, "EIO", self.folder / "strace"):
+            wait_for(lambda: process.poll() is not None, f"the {name} ends whose {call} fails")
+        assert process.returncode == DISK_FAILED, f"the {name} ended with {process.returncode}"
+        self.bury(process)
+        self.start(name)
+        self.did["fail"] += 1
+
     def stop(self) -> None:
         """Let the sender finish, and then the receiver; AssertionError if one does not."""
-        for name in PORTS:
+        for name in NAMES:
             process = self.running[name]
             assert process.stdin is not None
             process.stdin.close()
@@ -152,6 +272,7 @@ class Victims:
         for process in self.running.values():
             process.kill()
             self.bury(process)
+        self.relays.close()
 
     @staticmethod
     def bury(process: subprocess.Popen[str]) -> None:
@@ -162,7 +283,7 @@ class Victims:
 
 def judge(folder: Path) -> dict[str, int]:
     """What came of it; AssertionError if a promise was broken."""
-    kept, handled = numbers(folder, "kept"), numbers(folder, "handled")
+    kept, handled, refused = (numbers(folder, name) for name in ("kept", "handled", "refused"))
     seen: set[int] = set()
     lives = repeated = last = highest = 0
     for number in handled:
@@ -179,57 +300,69 @@ def judge(folder: Path) -> dict[str, int]:
             seen.add(number)
     lost = sorted(set(kept) - seen)
     assert not lost, f"{len(lost)} were kept and never handled: {lost[:10]}"
-    told = {"kept": len(kept), "handled": len(seen), "again": repeated, "receiver_lives": lives}
+    wrong = sorted(set(refused) & seen)
+    assert not wrong, f"{len(wrong)} were refused and handled: {wrong[:10]}"
+    told = {"kept": len(kept), "handled": len(seen), "refused": len(refused), "again": repeated}
+    told["receiver_lives"] = lives
     if (folder / ONCE).exists():
-        effects = json.loads((folder / "effects").read_text())
-        total = effects.pop("total")
-        twice = [number for number, count in effects.items() if count != 1]
+        blocks = json.loads((folder / "effects").read_text())
+        (total,) = blocks.pop("total")
+        effects = {
+            int(key) * BLOCK + at: count for key, block in blocks.items() for at, count in enumerate(block)
+        }
+        twice = [number for number, count in effects.items() if count > 1]
         assert not twice, f"{len(twice)} took effect more than once: {twice[:10]}"
-        assert total == len(effects), f"{total} effects were counted, {len(effects)} are there"
-        assert {str(number) for number in seen} == effects.keys()
+        there = {number for number, count in effects.items() if count}
+        assert total == len(there), f"{total} effects were counted, {len(there)} are there"
+        assert seen == there, (
+            f"handled and without effect, or the other way round: {sorted(seen ^ there)[:10]}"
+        )
         told["effects"] = total
     return told
 
 
-def run(kills: int, folder: Path, ports: list[int], seed: int = 1, once: bool = False) -> dict[str, int]:
-    """So many kills while messages flow, and then the reckoning; ``once``: of effects that are committed."""
+def run(
+    harms: dict[str, int], folder: Path, messages: int = 0, *, seed: int = 1, once: bool = False
+) -> dict[str, int]:
+    """So many harms of each kind, in any order, while at least so many messages flow, and then the reckoning;
+    ``once``: of effects that are committed."""
     rng = Random(seed)
     if once:
         (folder / ONCE).touch()
-    victims = Victims(folder, ports)
+    began = time.monotonic()
+    victims = Victims(folder, rng)
+    acts: dict[str, Callable[[], None]] = {
+        "kill": victims.kill, "cut": victims.cut, "full": victims.fill, "fail": victims.fail,
+    }  # fmt: skip
+    plan = [acts[name] for name, count in harms.items() for _ in range(count)]
+    rng.shuffle(plan)
+    each = max(60, 2 * messages // max(1, len(plan)))
     try:
-        for _ in range(kills):
-            before = len(numbers(folder, "handled"))
-            name = rng.choice(list(PORTS))
-            deadline = time.monotonic() + PATIENCE_S
-            while len(numbers(folder, "handled")) < before + rng.randrange(5, 60):
-                assert time.monotonic() < deadline, f"nothing flows before the kill of {name}"
-                time.sleep(0.01)
-            victims.kill(name)
+        for act in plan:
+            victims.flow(rng.randrange(5, each))
+            act()
+        left = messages - victims.handled.count()
+        while left > 0:
+            victims.flow(min(left, 1000))
+            left = messages - len(set(numbers(folder, "handled")) - {0})
         victims.stop()
     finally:
         victims.end()
-    return {"kills": kills, **judge(folder)}
+    return {**victims.did, **judge(folder), "seconds": round(time.monotonic() - began)}
 
 
-def free_ports() -> list[int]:
-    import socket
-
-    sockets = [socket.socket() for _ in PORTS]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+def main(what: str, *rest: str) -> None:
+    if what in NAMES:
+        asyncio.run({"sender": send, "receiver": receive}[what](Path(*rest)))
+        return
+    with TemporaryDirectory() as directory:
+        folder = Path(directory)
+        if what == "proof":
+            told = run(PROOF, folder, int(rest[0]) if rest else MESSAGES, once=True)
+        else:
+            told = run({"kill": int(what)}, folder, once=ONCE in rest)
+        print(json.dumps(told))
 
 
 if __name__ == "__main__":
-    what, *rest = sys.argv[1:]
-    if what in PORTS:
-        where, *given = rest
-        asyncio.run({"sender": send, "receiver": receive}[what](Path(where), [int(port) for port in given]))
-    else:
-        with TemporaryDirectory() as directory:
-            print(json.dumps(run(int(what), Path(directory), free_ports(), once="once" in rest)))
+    main(*sys.argv[1:])

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
-from kills import free_ports, run
+from harm import lacking_strace
+from kills import run
+
+strace = pytest.mark.skipif(
+    bool(why_no_strace := lacking_strace()) and "CI" not in os.environ, reason=why_no_strace
+)
 
 
 @pytest.mark.parametrize("once", [False, True])
 def test_kills_lose_nothing(tmp_path: Path, once: bool) -> None:
-    told = run(5, tmp_path, free_ports(), once=once)
+    told = run({"kill": 5, "cut": 3}, tmp_path, once=once)
+    assert told["sender_killed"] + told["receiver_killed"] == 5
+    assert told["kept"] > 100
+    assert told["handled"] >= told["kept"]
+
+
+@strace
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("once", [False, True])
+def test_full_disks_and_disks_that_fail_lose_nothing(tmp_path: Path, once: bool) -> None:
+    told = run({"kill": 2, "full": 2, "fail": 2}, tmp_path, once=once)
+    assert (told["full"], told["fail"]) == (2, 2)
     assert told["kept"] > 100
     assert told["handled"] >= told["kept"]

@@ -25,6 +25,8 @@ from agentnet_core.errors import NetworkError, StorageBusy, StorageFailed, Stora
 from agentnet_core.records import Event
 
 log = logging.getLogger("agentnet.keeping")
+LOG_INTERVAL_NS = 1_000_000_000
+"""A full disk refuses every batch; it is said so often."""
 
 
 class Keeper:
@@ -38,6 +40,7 @@ class Keeper:
         self._held, self._held_batch = Entries(), 0
         """What the storage had no room for."""
         self._saving: dict[asyncio.Task[None], None] = {}
+        self._logged_ns = -LOG_INTERVAL_NS
 
     @classmethod
     async def open(
@@ -131,7 +134,10 @@ class Keeper:
         self._turn()
 
     def refused(self, number: int, error: StorageFull) -> None:
-        log.warning("%s", error)
+        now_ns = self._host.monotonic_ns()
+        if now_ns - self._logged_ns >= LOG_INTERVAL_NS:
+            self._logged_ns = now_ns
+            log.warning("%s", error)
         self._batches.clear()
         self._held.clear()
         self._fail(error)
