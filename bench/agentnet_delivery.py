@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
 from agentnet import AgentMessage, AgentNetworkManager, Delivery
 from bench.agentnet_messages import config
-from bench.peers.requests import measure
+from bench.peers.requests import in_window, measure
 from bench.worker import Bench
 
 
@@ -36,15 +36,22 @@ async def serve(bench: Bench) -> None:
     await asyncio.Event().wait()
 
 
-async def call(bench: Bench) -> None:
+async def make_send(bench: Bench) -> Callable[[bytes], Awaitable[object]]:
     """Acknowledged, and processed; with a directory, durable, and on its disk."""
     net = await join(bench, "sender", founder=False)
     agent = await net.register_agent("source")
     (sink,) = bench.task.sinks
+    delivery = Delivery.DURABLE if bench.task.directory else Delivery.ACKNOWLEDGED
+    return lambda payload: agent.send(sink, payload, delivery=delivery)
 
-    def send(payload: bytes) -> Awaitable[object]:
-        if bench.task.directory:
-            return agent.send(sink, payload, delivery=Delivery.DURABLE)
-        return agent.send(sink, payload, delivery=Delivery.ACKNOWLEDGED)
 
-    await measure(bench, send)
+async def call(bench: Bench) -> None:
+    """A task for each message in flight, which awaits its receipt."""
+    await measure(bench, await make_send(bench))
+
+
+async def pour(bench: Bench) -> None:
+    """One task, which holds the receipts of all that is in flight."""
+    send, payload = await make_send(bench), bytes(bench.task.size)
+    async for count in bench.phases_async():
+        await in_window(send, payload, count, bench.task.flight)

@@ -25,7 +25,7 @@ SIZE = 64
 def append(work: str, flight: int, scale: Scale) -> Samples:
     """Entries a second that are on the disk, ``flight`` at a time; the median of their delays in us if 1."""
     count = scale.count(PACE[flight]) // flight * flight or flight
-    values = {AGENTNET.name: run_ours(flight, count), "redis": run_redis(flight, count)}
+    values = {AGENTNET.name: run_ours(flight, count), "redis": benchmark_redis(flight, count)["p50"]}
     return {
         system: Sample({work: seconds * 1e6 if flight == 1 else flight / seconds}, count)
         for system, seconds in values.items()
@@ -34,28 +34,30 @@ def append(work: str, flight: int, scale: Scale) -> Samples:
 
 def run_ours(flight: int, count: int) -> float:
     with TemporaryDirectory(dir=Path.cwd()) as directory, Fleet() as fleet:
-        return median_delay(fleet, STORAGE, Task(directory=directory, flight=flight), count)
+        return append_all(fleet, STORAGE, Task(directory=directory, flight=flight), count)["p50"]
 
 
-def run_redis(flight: int, count: int) -> float:
+def benchmark_redis(flight: int, count: int) -> dict[str, float]:
+    """``p50`` of the delays in seconds, and the ``rate`` of the whole run, a second."""
     with TemporaryDirectory(dir=Path.cwd()) as directory, Fleet() as fleet:
         task = Task(port=free_port(), directory=directory, flight=flight)
         fleet.spawn(REDIS, "broker", task, ready=False)
         wait_listening(task.port)
-        return median_delay(fleet, REDIS, task, count)
+        return append_all(fleet, REDIS, task, count)
 
 
-def median_delay(fleet: Fleet, module: str, task: Task, count: int) -> float:
-    seconds = 0.0
+def append_all(fleet: Fleet, module: str, task: Task, count: int) -> dict[str, float]:
+    """What the appender tells of its last phase."""
+    told: dict[str, float] = {}
     phases = (count // 8 // task.flight * task.flight or task.flight, count)
     worker = fleet.spawn(module, "append", replace(task, phases=phases))
     for _ in phases:
         worker.go()
         worker.wait("sending")
-        seconds = worker.wait("appended").more["p50"]
+        told = worker.wait("appended").more
         worker.wait("sent")
         worker.wait("ready")
-    return seconds
+    return told
 
 
 def recover(work: str, scale: Scale) -> Samples:

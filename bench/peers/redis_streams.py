@@ -40,7 +40,7 @@ def program(name: str) -> str:
 
 
 def append(bench: Bench) -> None:
-    """``flight`` at a time in each phase; tells the median of the delays of the last one, in seconds."""
+    """``flight`` at a time in each phase; tells the median of its delays, in seconds, and its rate."""
     task = bench.task
     lanes = LANES[task.flight]
     command = [program("redis-benchmark"), "-p", str(task.port), "--csv"]
@@ -51,4 +51,4 @@ def append(bench: Bench) -> None:
             [*command, "-n", str(count), *entry], capture_output=True, text=True, check=True
         )
         (row,) = csv.DictReader(done.stdout.splitlines())
-        bench.tell("appended", p50=float(row["p50_latency_ms"]) / 1000)
+        bench.tell("appended", p50=float(row["p50_latency_ms"]) / 1000, rate=float(row["rps"]))

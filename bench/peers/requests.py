@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from time import perf_counter_ns
 
@@ -24,14 +25,33 @@ async def measure(bench: Bench, call: Callable[[bytes], Awaitable[object]]) -> N
     payload = bytes(bench.task.size)
     async for count in bench.phases_async():
         if bench.task.flight == 1:
-            latencies = []
-            for _ in range(count):
-                start = perf_counter_ns()
-                await call(payload)
-                latencies.append(perf_counter_ns() - start)
-            tell_latency(bench, latencies)
+            await measure_one_by_one(bench, call, payload, count)
         else:
             await in_flight(call, payload, count, bench.task.flight)
+
+
+async def measure_one_by_one(
+    bench: Bench, call: Callable[[bytes], Awaitable[object]], payload: bytes, count: int
+) -> None:
+    latencies = []
+    for _ in range(count):
+        start = perf_counter_ns()
+        await call(payload)
+        latencies.append(perf_counter_ns() - start)
+    tell_latency(bench, latencies)
+
+
+async def in_window(
+    send: Callable[[bytes], Awaitable[object]], payload: bytes, count: int, flight: int
+) -> None:
+    """As `in_flight`, from one task: it holds what its sends returned, and awaits the oldest."""
+    waiting: deque[Awaitable[object]] = deque()
+    for _ in range(count):
+        if len(waiting) == flight:
+            await waiting.popleft()
+        waiting.append(send(payload))
+    for each in waiting:
+        await each
 
 
 async def in_flight(
