@@ -11,10 +11,14 @@ A small state goes whole, at once.  Who has taken a PART and still differs goes 
 changed something, so that every exchange ends.  What this costs depends on how much differs.
 
 A peer that does not read is not told more than `BACKLOG_BYTES_MAX`; it is compared with again later.
+Whatever is asked, ranges cost no more than `state_compare_blocks_max` blocks in a turn: the rest waits for
+the next, `WORKS_MAX` questions of all peers at most, and who asks one more is compared with later.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
 from typing import Protocol
 
 from agentnet_core.body import unpack
@@ -39,6 +43,8 @@ SMALL_BYTES = 4096
 """A state of at most that size is not worth a comparison."""
 BACKLOG_BYTES_MAX = 1024 * 1024
 SPLIT = 16
+WORKS_MAX = 64
+"""Questions after ranges that wait."""
 NOTHING = CausalContext()
 
 Row = tuple[str, int, int, int]
@@ -52,16 +58,45 @@ class Peers(Protocol):
     def later(self, node_id: str, /) -> None:
         """Compare with that node again, soon."""
 
+    def next_turn(self) -> None:
+        """Call `tick` in the next turn."""
+
     def take(self, node_id: str, key: Key, data: bytes, author: str | None, /) -> NetworkError | bool:
         """Merge it: whether anything changed, or why it was not taken."""
 
 
+class _Work:
+    """A question after ranges. ``rows``: those to be looked at; of one that has no sum it is to be told."""
+
+    __slots__ = ("blocks", "key", "node_id", "rows", "said")
+
+    def __init__(self, node_id: str, key: Key, rows: Iterable[tuple[str, int, int, int | None]]) -> None:
+        self.node_id, self.key, self.rows = node_id, key, deque(rows)
+        self.said: list[Row] = []
+        self.blocks = CausalContext()
+
+
 class Comparing:
-    """The states of one node beside those of others."""
+    """The states of one node beside those of others. ``works``: questions after ranges that wait."""
 
     def __init__(self, states: States, peers: Peers, config: EngineConfig) -> None:
         self._states, self._peers = states, peers
         self._actors_max, self._runs_max = config.state_actors_max, config.state_runs_max
+        self._blocks_max = self._left = config.state_compare_blocks_max
+        self._works: deque[_Work] = deque()
+
+    @property
+    def works(self) -> int:
+        return len(self._works)
+
+    def tick(self) -> None:
+        """A new turn: go on with what waits."""
+        self._left = self._blocks_max
+        self._go_on()
+
+    def link_down(self, node_id: str) -> None:
+        """Nobody waits for the answers any more."""
+        self._works = deque(work for work in self._works if work.node_id != node_id)
 
     def start(self, node_id: str, *, fresh: bool = False) -> None:
         """Compare all with a linked node. ``fresh``: the link is new, so it does the same."""
@@ -134,25 +169,7 @@ class Comparing:
             self._descend(node_id, held)
 
     def on_ranges(self, node_id: str, key: Key, rows: list[Row]) -> None:
-        held = self._states.get(key)
-        if held is None:
-            return
-        finer: list[Row] = []
-        blocks = CausalContext()
-        for actor, first, end, total in rows:
-            if not actor or held.state.sum_of(actor, first, end) == total:
-                continue
-            if end - first == 1:
-                blocks.add_run(actor, max(1, first * BLOCK_DOTS), (first + 1) * BLOCK_DOTS - 1)
-                continue
-            step = -(-(end - first) // SPLIT)
-            for low in range(first, end, step):
-                high = min(low + step, end)
-                finer.append((actor, low, high, held.state.sum_of(actor, low, high)))
-        self._put_rows(node_id, key, finer)
-        if blocks:
-            seen, live = _living(held, blocks)
-            self._peers.send(node_id, write(LIVE, key, seen.encode(), live.encode()))
+        self._begin(_Work(node_id, key, rows))
 
     def on_live(self, node_id: str, key: Key, seen_data: bytes, live_data: bytes) -> None:
         asked, theirs = self._read_context(seen_data), self._read_context(live_data)
@@ -194,11 +211,60 @@ class Comparing:
 
     def _descend(self, node_id: str, held: Held) -> None:
         """Both have seen the same: compare what lives of it."""
-        context, rows = held.state.context, []
-        for actor in context:
-            end = context.runs(actor)[-1][1] // BLOCK_DOTS + 1
-            rows.append((actor, 0, end, held.state.sum_of(actor, 0, end)))
-        self._put_rows(node_id, held.key, rows)
+        context = held.state.context
+        ends = [(actor, context.runs(actor)[-1][1] // BLOCK_DOTS + 1) for actor in context]
+        self._begin(_Work(node_id, held.key, [(actor, 0, end, None) for actor, end in ends]))
+
+    # -- ranges
+
+    def _begin(self, work: _Work) -> None:
+        if len(self._works) >= WORKS_MAX:
+            self._peers.later(work.node_id)
+            return
+        self._works.append(work)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """As far as this turn allows."""
+        fresh = self._left == self._blocks_max
+        while self._works and self._left > 0:
+            work = self._works[0]
+            held = self._states.get(work.key)
+            if held is not None and work.rows:
+                self._look(work, held, *work.rows.popleft())
+                continue
+            self._works.popleft()
+            if held is not None:
+                self._answer(work, held)
+        if self._works or (fresh and self._left < self._blocks_max):
+            self._peers.next_turn()
+
+    def _look(self, work: _Work, held: Held, actor: str, first: int, end: int, total: int | None) -> None:
+        if not actor:
+            self._left -= 1
+            return
+        own = self._sum(held, actor, first, end)
+        if total is None:
+            work.said.append((actor, first, end, own))
+        elif own != total and end - first == 1:
+            work.blocks.add_run(actor, max(1, first * BLOCK_DOTS), (first + 1) * BLOCK_DOTS - 1)
+        elif own != total:
+            step = -(-(end - first) // SPLIT)
+            for low in range(first, end, step):
+                high = min(low + step, end)
+                work.said.append((actor, low, high, self._sum(held, actor, low, high)))
+
+    def _sum(self, held: Held, actor: str, first: int, end: int) -> int:
+        # No more blocks are looked at than there are, and each has an entry.
+        self._left -= 1 + min(end - first, held.state.elements)
+        total: int = held.state.sum_of(actor, first, end)
+        return total
+
+    def _answer(self, work: _Work, held: Held) -> None:
+        self._put_rows(work.node_id, work.key, work.said)
+        if work.blocks:
+            seen, live = _living(held, work.blocks)
+            self._peers.send(work.node_id, write(LIVE, work.key, seen.encode(), live.encode()))
 
     def _put_rows(self, node_id: str, key: Key, rows: list[Row]) -> None:
         for at in range(0, len(rows), ROWS_MAX):

@@ -336,6 +336,8 @@ class EngineConfig:
     """Large states that come at the same time; others wait their turn."""
     state_transfers_waiting_max: int = 16
     """Large states that wait for their turn to one node; one more is left to the next comparison."""
+    state_compare_blocks_max: int = 262_144
+    """Blocks of 32 events that are looked at in one turn to answer peers who compare; the rest waits."""
     state_replicas: int = 3
     """Nodes whose majority counts for QUORUM in a network of more than `mesh_nodes_max`, where a state names
     none; in a smaller one all nodes count."""

@@ -75,6 +75,8 @@ MS = 1_000_000
 NEVER = 2**63 - 1
 GAP_NS = 50 * MS
 """How long what lies before a change is waited for, before it is asked for."""
+TURN_NS = MS
+"""What answers of some length leave to others, between two parts of them."""
 LATER_NS = 100 * MS
 """When a node is compared with again that could not be told all."""
 CHANGE_BYTES = 300
@@ -325,6 +327,7 @@ class Replication:
     def link_down(self, node_id: str) -> None:
         """A link is gone."""
         self.transfers.link_down(node_id)
+        self.comparing.link_down(node_id)
         self._again.pop(node_id, None)
         for which in [which for which in self._gaps if which[0] == node_id]:
             del self._gaps[which]
@@ -353,6 +356,7 @@ class Replication:
         """What is due; the time of the next thing."""
         if self._unsent and self._publish() and self._open:
             self._engine.before_ready(self.flush)
+        self.comparing.tick()
         self.quorums.tick(now_ns)
         for serial in [serial for serial in self._reads if self.quorums.key_of(serial) is None]:
             del self._reads[serial]
@@ -386,6 +390,7 @@ class Replication:
             "states_unsaved": self.archive.unsaved,
             "state_waits": self.quorums.waiting,
             "state_waits_failed": self.quorums.failed,
+            "state_questions": self.comparing.works,
             "state_transfers": going + coming,
             "state_transfers_dropped": self.transfers.dropped,
         }
@@ -420,6 +425,9 @@ class Replication:
     def later(self, node_id: str) -> None:
         due_ns = self._again.setdefault(node_id, self._engine.now_ns + LATER_NS)
         self._engine.wake_by(due_ns)
+
+    def next_turn(self) -> None:
+        self._engine.wake_by(self._engine.now_ns + TURN_NS)
 
     def take(self, node_id: str, key: Key, data: bytes, author: str | None) -> NetworkError | bool:
         """Merge it: whether anything changed, or why it was not taken."""

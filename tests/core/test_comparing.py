@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentnet_core.comparing import SMALL_BYTES, Comparing
+from agentnet_core.comparing import SMALL_BYTES, WORKS_MAX, Comparing
 from agentnet_core.config import EngineConfig
 from agentnet_core.crdt import LWWMap, ORSet, Site
 from agentnet_core.errors import NetworkError
@@ -29,6 +29,8 @@ class Side:
         self.out: deque[bytes] = deque()
         self.again = self.said = self.frames = 0
         self.waiting = 0
+        self.due = False
+        self.turns = 0
         self.verbs = {
             SUMS: lambda node_id, sums, _: self.comparing.on_sums(node_id, sums),
             PRINTS: self.comparing.on_prints,
@@ -50,6 +52,16 @@ class Side:
 
     def later(self, node_id: str) -> None:
         self.again += 1
+
+    def next_turn(self) -> None:
+        self.due = True
+
+    def turn(self) -> bool:
+        due, self.due = self.due, False
+        if due:
+            self.turns += 1
+            self.comparing.tick()
+        return due
 
     def take(self, node_id: str, key: Key, data: bytes, author: str | None) -> NetworkError | bool:
         try:
@@ -78,7 +90,7 @@ class Pair:
         """One comparison, begun by the first; it must end."""
         sides = {"a": self.one, "b": self.other}
         self.one.comparing.start("b")
-        while self.one.out or self.other.out:
+        while self.one.out or self.other.out or self.one.turn() or self.other.turn():
             for name, side, there in (("a", self.one, "b"), ("b", self.other, "a")):
                 if side.out:
                     verb, parts = read(side.out.popleft())
@@ -222,6 +234,49 @@ def test_who_does_not_read_is_told_later() -> None:
     pair.compare()
     assert not pair.equal
     assert pair.other.again == 1
+
+
+# -- what it costs the one who is asked
+
+
+def test_questions_that_cost_more_than_a_turn_take_several() -> None:
+    pair = Pair(state_compare_blocks_max=64)
+    pair.fill(20_000)
+    for number in range(100):
+        pair.one.state().discard(f"element {number * 197}")
+    pair.one.change()
+    pair.compare(3000)
+    assert pair.equal
+    assert pair.one.turns + pair.other.turns > 20
+
+
+def test_what_anybody_asks_costs_a_bounded_number_of_blocks_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair(state_compare_blocks_max=100)
+    pair.fill(10_000)
+    looked = 0
+    look = Comparing._sum
+
+    def count(self: Comparing, held: Held, actor: str, first: int, end: int) -> int:
+        nonlocal looked
+        looked += min(end - first, held.state.elements)
+        return look(self, held, actor, first, end)
+
+    monkeypatch.setattr(Comparing, "_sum", count)
+    rows = [("a", 0, 300, 7)] * 300
+    most = 300 + 300 + 16  # a row and its parts may begin with one block left
+    for _ in range(WORKS_MAX):
+        pair.one.comparing.on_ranges("b", KEY, rows)
+    assert looked <= most
+    assert pair.one.comparing.works == WORKS_MAX
+    assert not pair.one.again
+    pair.one.comparing.on_ranges("b", KEY, rows)
+    assert pair.one.again == 1
+    for _ in range(20):
+        looked = 0
+        assert pair.one.turn()
+        assert 0 < looked <= most
+    pair.one.comparing.link_down("b")
+    assert not pair.one.comparing.works
 
 
 # -- the tests themselves

@@ -502,6 +502,37 @@ class TestTheTable:
             assert len(state.encode()) <= 2 * empty
             assert state.allocated < 1000
 
+    @pytest.mark.parametrize("kind", [ORSet, LWWMap, ORMap])
+    def test_of_what_all_have_removed_only_actors_remain(self, kind: Any) -> None:
+        """In memory at most twice what a state has that each of them wrote once, and in bytes no more."""
+
+        def fill(state: Any, number: int) -> None:
+            if kind is ORSet:
+                state.add(f"element {number}")
+            elif kind is LWWMap:
+                state.set(f"key {number}", "value", number + 1)
+            else:
+                state.at(f"key {number}", LWWRegister).set("value", number + 1)
+
+        def replicas(count: int) -> list[Any]:
+            states = [kind(site(f"actor-{each:03}:1")) for each in range(50)]
+            for each, state in enumerate(states):
+                for number in range(count):
+                    fill(state, each * count + number)
+            for state in states[1:]:
+                states[0].merge(state.encode())
+            states[0].clear()
+            for state in states[1:]:
+                state.merge(states[0].encode())
+            return states
+
+        for full, small in zip(replicas(400), replicas(1), strict=True):
+            full.delta.encode()
+            small.delta.encode()
+            assert full.elements == full.size == 0
+            assert len(full.encode()) <= len(small.encode()) + 50 * 8
+            assert full.allocated <= 2 * small.allocated
+
     def test_writing_one_key_over_and_over_takes_no_room(self) -> None:
         one = LWWMap(site())
         for number in range(10_000):

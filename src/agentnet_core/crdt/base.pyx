@@ -8,6 +8,10 @@ concurrent write is not seen, so it survives: add wins.
 Each mutator returns the replica's Delta, open until it is encoded: what changes until then goes along, in
 one message.  It holds dots alone; contents are read when it is encoded.
 
+What is removed needs no tombstone, at no time: that its dot was seen and has no entry says all. Once
+everything is removed there remain, for each actor that ever changed the state, its name and the runs of its
+dots, one if none is missing; no key, no value, no stamp, no array of entries and no index.
+
 A type is a subclass with a code of its own, whose bits say what its entries have.
 """
 
