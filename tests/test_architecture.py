@@ -109,6 +109,7 @@ agentnet.link
 agentnet.liveness.packets agentnet.liveness.sealing
 agentnet.liveness.responder agentnet.liveness.prober
 agentnet.liveness.watchdog
+agentnet.liveness.heart
 agentnet.liveness.vitals
 agentnet.liveness
 agentnet.doors

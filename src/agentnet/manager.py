@@ -48,7 +48,7 @@ from agentnet_core.replication import Replication
 MS = 1_000_000
 SETTLE_MIN = 12
 """Outcomes that are handed out in one turn, at least."""
-TICK_NS_MAX = 250 * MS
+TICK_NS_MAX = 1_000 * MS
 """Credit is given back, and idle agents are looked for, at least this often."""
 
 
@@ -331,7 +331,6 @@ class AgentNetworkManager(StateSharing):
 
     def _tick(self) -> None:
         engine = self.engine
-        self._vitals.beat()
         now = self.host.monotonic_ns()
         engine.wall_offset_ns = self.host.time_ns() - now
         engine.tick(now)

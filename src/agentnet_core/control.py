@@ -221,7 +221,7 @@ class Control:
 
     def opened(self, session: Session, dial: Dial | None) -> None:
         """A connection is there: say who we are."""
-        self.liveness.opened()
+        self.liveness.opened(self.engine.now_ns)
         self.admission.opened(session, dial)
 
     def closed(self, session: Session, error: NetworkError) -> None:

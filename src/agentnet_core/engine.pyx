@@ -39,7 +39,7 @@ from agentnet_core.errors import (
 from agentnet_core.records import Event
 
 cdef int64_t MS = 1_000_000
-cdef int64_t CONTROL_NS_MAX = 500 * MS
+cdef int64_t CONTROL_NS_MAX = 1000 * MS
 cdef int64_t NEVER = 0x7fffffffffffffff
 
 

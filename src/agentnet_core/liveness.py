@@ -35,7 +35,7 @@ UNANSWERED_MIN = 4
 """Probes that went unanswered before that means anything: one may be lost on the way, and an own loop that
 stands a little sends two before it reads the answer to the first."""
 LOOKS = 2
-"""Between two pings or probes of a link: what is due between two looks waits for the next."""
+"""Between two pings of a link, or probes of a silent one: what is due between them waits for the next."""
 BY_PORT, BY_LINK = "port", "link"
 
 
@@ -47,6 +47,7 @@ class Engine(Protocol):
     def ping(self, session: Session, /) -> None: ...
     def probe(self, session: Session, /) -> None: ...
     def event(self, event: Event, /) -> None: ...
+    def wake_by(self, when_ns: int, /) -> None: ...
     def fail(self, session: Session, error: NetworkError, /) -> None: ...
     def down(self, session: Session, error: NetworkError, /) -> None: ...
 
@@ -92,6 +93,8 @@ class Liveness:
         self._unreachable_ns = config.unreachable_ms_max * MS
         self._inactive_ns = config.inactive_lag_ms * MS
         self._stands_ns = max(LAG_MS_MIN * MS, min(self._inactive_ns, self._silence_ns // 4))
+        self._late_ns = min(self._ping_ns, self._silence_ns - self._ping_ns) // 2
+        self._along_ns = self._ping_ns // LOOKS
         self._patience_ns = min(self._ping_ns + self._probe_ns, self._silence_ns // 2)
         self._rest_ns = min(self._ping_ns, self._probe_ns) // LOOKS
         self._grace_ns = max(0, self._silence_ns - config.node_silence_ms_max * MS)
@@ -102,16 +105,16 @@ class Liveness:
 
     # -- news
 
-    def opened(self) -> None:
+    def opened(self, now_ns: int) -> None:
         """There is a connection more: its handshake may take only so long."""
-        self._due_ns = 0
+        self._look_by(now_ns + self._config.handshake_ms_max * MS)
 
     def welcomed(self, session: Session, now_ns: int) -> None:
         """A link is in use from now on."""
         offer = session.hello.liveness
         watch = Watch(offer is not None and bool(offer[2]) and bool(offer[0] or offer[1]))
         self._watches[session] = watch
-        self._due_ns = 0
+        self._look_by(now_ns + min(self._ping_ns, self._probe_ns))
         self._engine.ping(session)
         self.ask(session, now_ns)
 
@@ -146,7 +149,7 @@ class Liveness:
         if lag_ns < self._inactive_ns:
             return
         watch.inactive_ns = watch.inactive_ns or now_ns
-        self._due_ns = 0
+        self._look_by(now_ns)
         # Its stack may take a moment to be had.
         if not watch.told and (stack or now_ns - watch.inactive_ns >= self._unreachable_ns):
             watch.told = True
@@ -193,13 +196,18 @@ class Liveness:
             watch = self._watches.get(session)
             if watch is not None:
                 # What is due soon is asked along, so that the links of a node come to be due together.
-                if now_ns + self._rest_ns >= watch.due_ns or watch.inactive_ns:
+                along_ns = self._along_ns if session.dialled else self._rest_ns
+                if now_ns + along_ns >= watch.due_ns or watch.inactive_ns:
                     watch.due_ns = self._check(session, watch, now_ns)
                 next_ns = min(next_ns, now_ns if watch.inactive_ns else watch.due_ns)
             elif not session.welcomed:
                 next_ns = min(next_ns, self._check_handshake(session, now_ns))
         self._due_ns = max(next_ns, now_ns + self._rest_ns)
         return self._due_ns
+
+    def _look_by(self, when_ns: int) -> None:
+        self._due_ns = min(self._due_ns, when_ns)
+        self._engine.wake_by(when_ns)
 
     def _check_handshake(self, session: Session, now_ns: int) -> int:
         limit_ms = self._config.handshake_ms_max
@@ -219,7 +227,7 @@ class Liveness:
             self._is_back(session, watch)
         if watch.unanswered >= UNANSWERED_MIN and session.heard_ns >= watch.probed_ns + self._probe_ns:
             watch.answered_ns = 0  # the peer speaks, its port does not
-        if now_ns + self._rest_ns >= self._next_ping_ns(session):
+        if now_ns + (self._along_ns if session.dialled else self._rest_ns) >= self._next_ping_ns(session):
             if watch.pinged_ns <= session.heard_ns:
                 watch.pinged_ns = now_ns
             self._engine.ping(session)
@@ -251,7 +259,9 @@ class Liveness:
         return ""
 
     def _next_ping_ns(self, session: Session) -> int:
-        silent_ns = max(session.heard_ns, session.pinged_ns) + self._ping_ns
+        # Who was dialled leaves it to the other end, whose links come to be due together.
+        late_ns = 0 if session.dialled else self._late_ns
+        silent_ns = max(session.heard_ns, session.pinged_ns) + self._ping_ns + late_ns
         return min(silent_ns, session.pinged_ns + self._refresh_ns)
 
     def _next_probe_ns(self, session: Session, watch: Watch) -> int:

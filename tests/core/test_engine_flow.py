@@ -199,7 +199,7 @@ def test_a_send_that_is_over_holds_no_memory_while_its_agent_stays_stopped(
             for token in tokens:
                 token.cancel()
         del tokens
-        world.run(800)
+        world.run(1_050)
         assert sys.getrefcount(payload) == before
 
 

@@ -1,7 +1,7 @@
 """The liveness of one node: its ports and its heartbeat, and what it asks of others.
 
-A beat is told to the native thread at each tick of the node, a quarter of a second apart at most:
-one clock reading and one store, and nothing at all per message.
+A beat is told to the native thread four times a second (`heart`): one clock reading and one store, and
+nothing at all per message.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
 from agentnet.config import Address, NetworkConfig
+from agentnet.liveness.heart import heart
 from agentnet.liveness.packets import (
     LOCKED,
     LOCKED_TEXT,
@@ -60,6 +61,7 @@ class Vitals:
         self._secret = secrets.token_bytes(SECRET_BYTES)
         self._sockets: tuple[socket.socket, ...] = ()
         self._pulse: Pulse | None = None
+        self._heart = heart()
         self._counts = (0, 0)
         control.admission.offer_liveness = self.offer
 
@@ -88,7 +90,7 @@ class Vitals:
                 raise
             log.warning("node %s has no liveness ports: %s", self._engine.node_id, error)
         else:
-            self._engine.wake_by(monotonic_ns())  # a node that nobody talks to must tick as well
+            self._heart.add(self._beat)
 
     def offer(self) -> tuple[int, int, bytes] | None:
         """What the Hello of a new link says: the ports, and a key for that link alone."""
@@ -97,7 +99,7 @@ class Vitals:
         udp, tcp = (sock.getsockname()[1] for sock in self._sockets)
         return udp, tcp, make_ticket(self._secret, secrets.token_bytes(SALT_BYTES))
 
-    def beat(self) -> None:
+    def _beat(self) -> None:
         """The event loop turns; an event tells if it had stood."""
         stood = self._pulse.beat() if self._pulse is not None else None
         if stood is None:
@@ -130,6 +132,7 @@ class Vitals:
         if self._pulse is not None:
             from agentnet.liveness import watchdog
 
+            self._heart.remove(self._beat)
             self._counts = self._pulse.counts()
             watchdog.unwatch(self._pulse)
             self._pulse = None

@@ -33,7 +33,7 @@ from agentnet_core.records import AgentRecord, Event, MessagePriority, agent_id_
 from agentnet_core.session import Session
 from agentnet_core.tunnels import Tunnel
 
-TICK_NS_MAX = 250 * MS
+TICK_NS_MAX = 1_000 * MS
 WALL_NS = 1_700_000_000 * 10**9
 OFFER = (7401, 7402, bytes(range(48)))
 """Liveness ports and key: that there are some is all that matters here."""
