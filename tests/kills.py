@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 from harm import PATIENCE_S, Relays, failing, free_ports, wait_for
@@ -90,6 +91,16 @@ async def end_with_the_disk(net: AgentNetworkManager) -> None:
             os._exit(DISK_FAILED)
 
 
+def tell_when_asked(net: AgentNetworkManager) -> None:
+    """SIGUSR1: write to stderr what the node counts, and what it waits for."""
+
+    def tell() -> None:
+        links = [str(session) for session in net.engine.links]
+        print(json.dumps(net.stats()), links, file=sys.stderr, flush=True)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, tell)
+
+
 def notes(folder: Path, name: str) -> int:
     return os.open(folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
@@ -108,6 +119,7 @@ async def send(folder: Path) -> None:
     over = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
     async with node("sender", folder) as net:
         watching = asyncio.ensure_future(end_with_the_disk(net))
+        tell_when_asked(net)
         await net.join_network(addresses(folder))
         source = await net.register_agent("source", timeout=1)
         gate = asyncio.Semaphore(FLIGHT)
@@ -160,6 +172,7 @@ async def receive(folder: Path) -> None:
     over = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
     async with node("receiver", folder) as net:
         watching = asyncio.ensure_future(end_with_the_disk(net))
+        tell_when_asked(net)
         net.agent("sink")(handle)
         await net.join_network(addresses(folder))
         await over
@@ -214,12 +227,18 @@ class Victims:
     def flow(self, count: int) -> None:
         """Until so many more were handled."""
         goal = self.handled.count() + count
-        wait_for(lambda: self.handled.count() >= goal or self.ended(), "messages flow")
+        try:
+            wait_for(lambda: self.handled.count() >= goal or self.ended(), "messages flow")
+        except AssertionError as error:
+            for process in self.running.values():
+                process.send_signal(signal.SIGUSR1)
+                time.sleep(1)
+            raise AssertionError(f"{error}; {self.did}{self.told()}") from None
         assert not self.ended(), f"it ended by itself: {self.ended()}{self.told()}"
 
     def told(self) -> str:
         """The end of what they wrote to stderr."""
-        return "\n" + (self.folder / "stderr").read_text()[-2000:]
+        return "\n" + (self.folder / "stderr").read_text()[-5000:]
 
     def ended(self) -> dict[str, int]:
         return {name: code for name, each in self.running.items() if (code := each.poll()) is not None}
@@ -355,13 +374,13 @@ def main(what: str, *rest: str) -> None:
     if what in NAMES:
         asyncio.run({"sender": send, "receiver": receive}[what](Path(*rest)))
         return
-    with TemporaryDirectory() as directory:
-        folder = Path(directory)
-        if what == "proof":
-            told = run(PROOF, folder, int(rest[0]) if rest else MESSAGES, once=True)
-        else:
-            told = run({"kill": int(what)}, folder, once=ONCE in rest)
-        print(json.dumps(told))
+    folder = Path(mkdtemp(prefix="kills-"))
+    if what == "proof":
+        told = run(PROOF, folder, int(rest[0]) if rest else MESSAGES, once=True)
+    else:
+        told = run({"kill": int(what)}, folder, once=ONCE in rest)
+    print(json.dumps(told))
+    shutil.rmtree(folder)  # what has failed stays, to be looked at
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from agentnet import (
     DeadLettered,
     Delivery,
     DeliveryTimeout,
+    Event,
     Nack,
     NetworkConfig,
     Reached,
@@ -128,6 +129,31 @@ async def test_a_handler_that_wants_it_again_gets_it() -> None:
         assert b.stats()["handlers_failed"] == 0
         with pytest.raises(ConfigError):
             Nack(delay=-1)
+
+
+async def test_what_was_promised_nothing_and_is_not_wanted_now_is_counted_and_told() -> None:
+    async def shy(_: Any) -> None:
+        raise Nack("not yet")
+
+    config = NetworkConfig(listen=["tcp://127.0.0.1:0"])
+    async with AgentNetworkManager("a", config) as net:
+        await net.join_network([])
+        events = net.events()
+        await net.register_agent("shy", handler=shy)
+        reader = await net.register_agent("reader")
+        source = await net.register_agent("source")
+        messages = reader.messages()
+        for number, name in enumerate(("shy", "reader"), 1):
+            await source.send(name, b"x")
+            if name == "reader":
+                await reader.nack(await soon(anext(messages)))
+            while (event := await soon(anext(events))).kind != Event.UNDELIVERABLE:
+                pass
+            assert event.name == name
+            assert isinstance(event.error, Nack)
+            assert "does not come again" in event.detail
+            assert net.stats()["nacks_lost"] == number
+        await messages.aclose()  # type: ignore[attr-defined]
 
 
 async def test_durable_messages_outlive_a_leave_of_either_side(tmp_path: Path) -> None:

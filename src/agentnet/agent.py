@@ -312,7 +312,10 @@ class Agent(Port):
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            raise UsageError("once: for an async handler; this one runs in a thread") from None
+            raise UsageError(
+                "once: this handler runs in a thread, where nothing is committed: make it `async def`, and "
+                "let what blocks run in `await asyncio.to_thread(...)`"
+            ) from None
         return super().once(message, changes, result)
 
     def attends(self, message: AgentMessage) -> bool:

@@ -1,13 +1,16 @@
-from typing import Any
+from typing import Any, Final
 
 from typing_extensions import disjoint_base
 
 from agentnet_core.message import AgentMessage
 from agentnet_core.recalls import Recalls
 
+DEFECTS: Final[dict[str, int]]
+
 @disjoint_base
 class Calls(Recalls):
     work: Any  # the Work of the handler that runs now, if any
+    call_defect: int  # planted by a test, 0 none
     def nanoseconds(self, timeout: float) -> int: ...
     def reply(
         self,

@@ -20,12 +20,18 @@ from agentnet_core.recalls cimport Pending
 from agentnet_core.route cimport Route, Waiting
 
 from agentnet_core.errors import (
-    ConfigError, Congested, InternalError, MessageTooLarge, ProtocolError, Recalled, RequestTimeout,
-    from_code,
+    ConfigError, Congested, DeliveryUnsupported, InternalError, MessageTooLarge, Nack, ProtocolError,
+    Recalled, RequestTimeout, from_code,
 )
 from agentnet_core.records import AgentRecord, Event, describe
 
 
+DEFECTS = {
+    "cycle let in": CYCLE_LET_IN, "hops uncounted": HOPS_UNCOUNTED, "calls uncounted": CALLS_UNCOUNTED,
+    "shares kept": SHARES_KEPT, "window unheeded": WINDOW_UNHEEDED, "gone on behind": GONE_ON_BEHIND,
+    "taken twice": TAKEN_TWICE, "left open": LEFT_OPEN, "given unasked": GIVEN_UNASKED,
+    "input left": INPUT_LEFT, "input unwatched": INPUT_UNWATCHED,
+}
 cdef int64_t DATE_NS = 1_000_000                # a clock that is later by less is as good as right
 cdef int64_t TIMEOUT_S_MAX = 1_000_000_000      # some thirty years: for ever
 
@@ -106,6 +112,12 @@ cdef class Calls(Recalls):
         if request.type != TYPE_QUERY or request.correlation == 0:
             if request.slip is not None:
                 self.handled(request, failure)
+            elif failure is not None and failure[0] == Nack.code:
+                self.nacks_lost += 1
+                record = self.control.directory.get(request.to_id)
+                text = f"{failure[1]}; it was sent without a promise, and does not come again"
+                self.event(Event(Event.UNDELIVERABLE, self.node_id, request.to_id, name_of(record), text,
+                                 error=Nack(text)))
             return None
         if request.envelope is not None:
             if request.envelope.part & STREAM_ASKED:
@@ -261,6 +273,14 @@ cdef class Calls(Recalls):
             error = refusal(<int>code, text, record)
             self.event(Event(Event.UNDELIVERABLE, session.node_id, to, name_of(record), str(error),
                              error=error))
+        return 0
+
+    cdef int check_peer(self, Route route, Session session) except -1:
+        """DeliveryUnsupported, definite, if the node there does not know what an Envelope carries."""
+        if session is not None and session.welcomed and not session.delivers:
+            raise DeliveryUnsupported(f"agent {route.record.label} is on node {session.node_id}, whose "
+                                      f"release knows no operation ids, streams and chains of calls; it was "
+                                      f"not sent", definite=True)
         return 0
 
     cdef int expire_request(self, correlation, Pending pending) except -1:

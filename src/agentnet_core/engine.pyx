@@ -17,6 +17,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from agentnet_core.calls cimport CYCLE_LET_IN
 from agentnet_core.envelope cimport STREAM_ASKED, STREAM_INPUT
 from agentnet_core.framing cimport (
     CANCEL, CARRY, CREDIT, DONE, GO, GRANT, MESSAGE, OPTIONAL_FIELDS, PING, PONG, REFUSED, RETURN, STATUS,
@@ -33,8 +34,7 @@ from agentnet_core.recalls cimport TAKEN_OUT_SILENTLY, TOLD_AND_LEFT, WORKS_ON, 
 
 from agentnet_core.errors import (
     AgentStopped, AgentUnreachable, CallCycle, Congested, LimitReached, NetworkError, NoSuchAgent, NotOwner,
-    ProtocolError,
-    Recalled,
+    ProtocolError, Recalled,
 )
 from agentnet_core.records import Event
 
@@ -188,14 +188,14 @@ cdef class Engine(Inputs):
     cdef int deliver(self, Port port, AgentMessage message, Session session) except -1:
         cdef Mailbox box = port.mailbox()
         if message.envelope is not None:
-            if message.envelope.passed(port.agent_id):
+            if message.envelope.passed(port.agent_id) and self.call_defect != CYCLE_LET_IN:
                 return self.return_call(port, message)
             if message.envelope.part & STREAM_ASKED and len(self.writers) >= self.streams_max:
                 return self.refuse(message, port.record, LimitReached(
                     f"node {self.node_id} answers {self.streams_max} streams already (streams_max); agent "
                     f"{port.record.label} has not begun it"))
             if message.envelope.part & STREAM_INPUT:
-                message.envelope.inputs = self
+                message.envelope.inputs = self.itself
         if not (message.envelope is None and message.slip is None or self.admit_once(port.record, message)):
             return 0
         box.push(message)

@@ -30,7 +30,7 @@ cdef class Envelope:
     cdef bytes passed_by            # the ids, AGENT_BYTES each
     cdef bint answered              # a stream that was asked for is, or was
     cdef bint taken                 # its input is read, or was
-    cdef object inputs              # the engine that has its input, if it has one
+    cdef object inputs              # of the engine that has its input a weak reference, if it has one
     cdef bint started               # a chain begins with this message, which itself carries none
     cdef uint64_t open_calls        # of its handler, at this time
     # 9: its sender's name for it, under which it is done once

@@ -183,9 +183,10 @@ cdef bytes extend_path(bytes path, uint64_t agent_id):
 
 cdef object parts_of(message, Envelope envelope):
     """The input of that message, whose envelope this is."""
-    if envelope is None or envelope.inputs is None:
+    engine = envelope.inputs() if envelope is not None and envelope.inputs is not None else None
+    if engine is None:
         raise ConfigError("this message has no input in parts: who asks calls `stream` with `parts`")
-    return envelope.inputs.open_input(message)
+    return engine.open_input(message)
 
 
 cdef object taker_of(port):

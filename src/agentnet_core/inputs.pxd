@@ -16,6 +16,8 @@ cdef class Input:
 
 
 cdef class Inputs(Streams):
+    cdef object __weakref__
+    cdef object itself               # weakly: for messages, which are not looked at for cycles
     cdef readonly dict takers        # (node id, incarnation, correlation) -> Taker
     cdef int on_take(self, Session session, Frame* frame) except -1
     cdef int taken(self, Session session, uint64_t correlation, uint64_t wanted, uint64_t limit) except -1

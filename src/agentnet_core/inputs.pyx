@@ -10,6 +10,9 @@ asked; each has what the limits of streams allow.  A Taker ends as a Reader does
 its stream ends with.
 """
 
+from weakref import ref
+
+from agentnet_core.calls cimport GIVEN_UNASKED, INPUT_LEFT, INPUT_UNWATCHED
 from agentnet_core.envelope cimport STREAM_GIVEN, STREAM_INPUT
 from agentnet_core.framing cimport TAKE
 from agentnet_core.streams cimport read_limit
@@ -68,7 +71,7 @@ cdef class Inputs(Streams):
     """What an engine does about inputs in parts."""
 
     def __cinit__(self, *args, **kwargs):
-        self.takers = {}
+        self.takers, self.itself = {}, ref(self)
 
     # -- who asks
 
@@ -77,6 +80,8 @@ cdef class Inputs(Streams):
         giver.engine, giver.request, giver.what = self, request, STREAM_GIVEN
         giver.from_id, giver.to_id = request.from_agent, request.to_id
         giver.adrift = True         # until it is asked for
+        if self.call_defect == GIVEN_UNASKED:
+            giver.limit = <uint64_t>self.stream_parts_max
         return giver
 
     cdef int on_take(self, Session session, Frame* frame) except -1:
@@ -158,11 +163,10 @@ cdef class Inputs(Streams):
 
     cdef int drop_taker(self, tuple key, error) except -1:
         cdef Taker taker = self.takers.get(key)
-        return taker.stop(error) if taker is not None else 0
+        return taker.stop(error) if taker is not None and self.call_defect != INPUT_LEFT else 0
 
     cdef int end_stream(self, Writer writer, failure) except -1:
         self.drop_taker(writer.key, StreamLost("its handler has ended"))
-        writer.request.envelope.inputs = None       # which holds this engine
         return Streams.end_stream(self, writer, failure)
 
     cdef int end_writer(self, Writer writer, error) except -1:
@@ -190,7 +194,8 @@ cdef class Inputs(Streams):
             if reader.giver is not None and reader.giver.session is session:
                 reader.giver.adrift = True
         for taker in self.takers.values():
-            if taker.route.session is session and not taker.adrift:
+            if (taker.route.session is session and not taker.adrift
+                    and self.call_defect != INPUT_UNWATCHED):
                 self.cast_off(taker)
         return Streams.set_adrift(self, session)
 

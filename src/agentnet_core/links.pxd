@@ -13,6 +13,7 @@ cdef class Links(Calls):
     cdef int64_t control_bytes_max
     cdef int64_t links_lost, links_retired, messages_unconfirmed
 
+    cdef int check_fit(self, Waiting waiting, Session session) except -1
     cdef Session stand_in(self, str node_id)
     cdef int supersede(self, Session old, Session new) except -1
     cdef int follow(self, Waiting waiting, Session new) except -1

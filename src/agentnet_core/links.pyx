@@ -20,7 +20,7 @@ from agentnet_core.recalls cimport Pending
 from agentnet_core.route cimport Route, Waiting
 
 from agentnet_core.errors import (
-    AgentUnreachable, Congested, DuplicateLink, LinkLost, MessageTooLarge, NetworkError,
+    AgentUnreachable, Congested, DuplicateLink, LinkLost, NetworkError,
 )
 from agentnet_core.records import Event
 
@@ -112,8 +112,8 @@ cdef class Links(Calls):
                 continue
             waiting.move(route)
             try:
-                self.check_size(waiting.message, route.session)
-            except MessageTooLarge as error:
+                self.check_fit(waiting, route.session)
+            except NetworkError as error:
                 self.fail_waiting(waiting, error)
             else:
                 self.line_up(waiting)
@@ -123,6 +123,11 @@ cdef class Links(Calls):
     def missing(self, to, error):
         """There is no such agent, or it cannot be found: what waits for it fails with `error`."""
         self.unreachable(sought(to), error)
+
+    cdef int check_fit(self, Waiting waiting, Session session) except -1:
+        """MessageTooLarge or DeliveryUnsupported, definite, if the peer cannot take what has waited."""
+        self.check_size(waiting.message, session)
+        return self.check_peer(waiting.route, session) if waiting.message.envelope is not None else 0
 
     cdef Session stand_in(self, str node_id):
         cdef Session session = Session(self.arena, True, False, f"node {node_id}", None, self.now_ns)
@@ -153,8 +158,8 @@ cdef class Links(Calls):
                 continue
             waiting.route.session = new
             try:
-                self.check_size(waiting.message, new)
-            except MessageTooLarge as error:
+                self.check_fit(waiting, new)
+            except NetworkError as error:
                 self.fail_waiting(waiting, error)
             else:
                 new.blocked.append(waiting)

@@ -36,6 +36,7 @@ cdef class Port(Route):
     cdef int forgive(self) except -1
     cdef AgentMessage next_message(self)
     cdef AgentMessage hand_over(self, AgentMessage message)
+    cdef int count_call(self, Pending pending, Envelope above, Envelope below) except -1
     cdef int put_request(self, Route route, Pending pending, AgentMessage message, Envelope below,
                          operation) except -1
     cdef Envelope nest(self, Work work, int64_t* timeout_ns)

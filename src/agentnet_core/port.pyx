@@ -13,7 +13,8 @@ from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t
 
-from agentnet_core.chain cimport call_below, take_share
+from agentnet_core.calls cimport CALLS_UNCOUNTED, HOPS_UNCOUNTED, SHARES_KEPT
+from agentnet_core.chain cimport call_below, give_back, take_share
 from agentnet_core.envelope cimport check_operation
 from agentnet_core.framing cimport GO
 from agentnet_core.mailbox cimport is_low
@@ -23,7 +24,7 @@ from agentnet_core.recalls cimport Pending
 from agentnet_core.route cimport Waiting
 
 from agentnet_core.errors import (
-    ChainSpent, ConfigError, DeliveryUnsupported, Expired, LimitReached, NetworkError,
+    ChainSpent, ConfigError, Expired, LimitReached, NetworkError,
 )
 from agentnet_core.config import check_count
 from agentnet_core.records import WhenFull, describe
@@ -48,14 +49,6 @@ cdef inline uint32_t to_ttl(int64_t timeout_ns) noexcept:
     if ms > TTL_MS_MAX:
         return 0
     return <uint32_t>ms if ms > 0 else 1
-
-
-cdef int check_peer(Route route) except -1:
-    """Whether it does what it is asked for once."""
-    if route.session is not None and route.session.welcomed and not route.session.delivers:
-        raise DeliveryUnsupported(f"agent {route.record.label} is on node {route.session.node_id}, whose "
-                                  f"release knows no operation ids; it was not sent")
-    return 0
 
 
 cdef class Work:
@@ -195,7 +188,8 @@ cdef class Port(Route):
             route = engine.resolve(to)
             if operation_id is not None:
                 check_operation(operation_id)
-                check_peer(route)
+            if operation_id is not None or below is not None:
+                engine.check_peer(route, route.session)
             if type(payload) is bytes:
                 body = <bytes>payload
             else:
@@ -219,8 +213,7 @@ cdef class Port(Route):
                 message.content, message.correlation = content, engine.correlation
                 message.ttl_ms = to_ttl(timeout_ns)
                 if below is not None:
-                    pending.cause = (<Work>engine.work).message.envelope
-                    pending.share = take_share(pending.cause, below)
+                    self.count_call(pending, (<Work>engine.work).message.envelope, below)
                 self.put_request(route, pending, message, below, operation_id)
             if pending.deadline_ns < engine.wake_ns:
                 engine.wake_ns = pending.deadline_ns
@@ -228,6 +221,16 @@ cdef class Port(Route):
             engine.pending.pop(pending.correlation, None)
             engine.end(pending, error)
         return pending
+
+    cdef int count_call(self, Pending pending, Envelope above, Envelope below) except -1:
+        """It is open from now on, until `Recalls.end`."""
+        cdef int defect = self.engine.call_defect
+        pending.cause, pending.share = above, take_share(above, below)
+        if defect == CALLS_UNCOUNTED:
+            give_back(above, pending.share)
+        if defect == CALLS_UNCOUNTED or defect == SHARES_KEPT:
+            pending.cause = None
+        return 0
 
     cdef int put_request(self, Route route, Pending pending, AgentMessage message, Envelope below,
                          operation) except -1:
@@ -244,6 +247,7 @@ cdef class Port(Route):
         """What a request carries that a handler makes: it has no more time than what the handler is at."""
         cdef AgentMessage cause = work.message
         cdef Calls engine = self.engine
+        cdef Envelope below
         cdef int64_t left
         if cause.deadline_ns:
             left = cause.deadline_ns - engine.now_ns
@@ -252,7 +256,9 @@ cdef class Port(Route):
                               f"out; nothing was sent")
             timeout_ns[0] = min(timeout_ns[0], left)
         try:
-            return call_below(cause, work.port.agent_id, engine.chain_hops_max, engine.chain_calls_max)
+            below = call_below(cause, work.port.agent_id, engine.chain_hops_max, engine.chain_calls_max)
+            below.hops += engine.call_defect == HOPS_UNCOUNTED
+            return below
         except ChainSpent as error:
             names = [engine.control.directory.label(agent) for agent in cause.envelope.agents()]
             path = " -> ".join([*names, work.port.record.label])

@@ -377,6 +377,7 @@ cdef class Reception(Courier):
             "dead_letters_dropped": self.dead_dropped, "letters_received": self.letters_received,
             "letters_again": self.letters_again, "letters_early": self.letters_early,
             "lines": len(self.in_lines), "lines_dropped": self.lines_dropped, "acks_late": self.acks_late,
+            "nacks_lost": self.nacks_lost,
         }
 
     def mark_again(self):

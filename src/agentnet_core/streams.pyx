@@ -15,7 +15,7 @@ from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t
 
 from agentnet_core.envelope cimport STREAM_ANSWER, STREAM_ASKED, STREAM_INPUT, STREAM_LAST, Envelope
-from agentnet_core.calls cimport told
+from agentnet_core.calls cimport GONE_ON_BEHIND, LEFT_OPEN, TAKEN_TWICE, WINDOW_UNHEEDED, told
 from agentnet_core.framing cimport GRANT, Cursor, pack_u64, read_array, read_uint
 from agentnet_core.message cimport TYPE_QUERY, TYPE_RESPONSE
 
@@ -80,7 +80,8 @@ cdef class Reader:
     cdef int accept(self, Session session, AgentMessage message) except -1:
         """A part has come; what is not as it was granted ends it."""
         cdef Envelope envelope = message.envelope
-        if self.route.session is not session or envelope.position < self.position:
+        if self.route.session is not session or (
+                envelope.position < self.position and self.engine.call_defect != TAKEN_TWICE):
             self.engine.replies_late += 1   # it has left, or it came by the link before as well
             return 0
         if envelope.position > self.position or (
@@ -123,6 +124,8 @@ cdef class Writer:
         self.deadline_ns = NEVER
 
     cdef bint full(self) noexcept:
+        if self.engine.call_defect == WINDOW_UNHEEDED:
+            return False
         return (self.base + len(self.kept) >= self.limit or self.bytes >= self.engine.stream_bytes_max
                 or len(self.kept) >= self.engine.stream_parts_max)
 
@@ -158,7 +161,8 @@ cdef class Writer:
         cdef uint64_t end = self.base + len(self.kept)
         if self.adrift:
             return 0
-        while self.sent < end and (self.sent < self.limit or (self.sent + 1 == end and self.over)):
+        while self.sent < end and (self.sent < self.limit or (self.sent + 1 == end and self.over)
+                                   or self.engine.call_defect == WINDOW_UNHEEDED):
             part = self.kept[self.sent - self.base]
             self.sent += 1
             part.seq = 0            # it may be said again
@@ -178,7 +182,9 @@ cdef class Writer:
         self.limit = max(self.limit, limit)
         if self.session is not session or self.adrift:
             # By another link than before: all that it lacks is said again.
-            self.session, self.adrift, self.sent = session, False, wanted
+            self.session, self.adrift = session, False
+            if self.engine.call_defect != GONE_ON_BEHIND:
+                self.sent = wanted
             if not self.over:
                 self.deadline_ns = NEVER
         return not (self.over and not self.kept)
@@ -227,6 +233,7 @@ cdef class Streams(Overflow):
             raise LimitReached(f"{self.streams_max} streams are open already (streams_max): end some first")
         reader.idle_ns = self.stream_idle_ns if idle is None else self.nanoseconds(idle)
         route = self.resolve(to)
+        self.check_peer(route, route.session)
         body, content = self.to_bytes(payload)
         self.correlation += 1
         message = AgentMessage(body, to_agent=route.agent_id, from_agent=asker.agent_id,
@@ -430,7 +437,7 @@ cdef class Streams(Overflow):
     def drop_stream(self, Origin origin not None, correlation):
         """Who asked has left."""
         cdef Writer writer = self.writers.get((origin.node_id, origin.incarnation, correlation))
-        if writer is not None:
+        if writer is not None and self.call_defect != LEFT_OPEN:
             self.end_writer(writer, StreamLost("who asked for the stream has left"))
 
     # -- links that end, and others that come

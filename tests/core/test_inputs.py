@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import msgpack
@@ -10,7 +12,7 @@ from harness import MESSAGE, MS, OPTIONAL_FIELDS, TAKE, UUID, Node, Token, Weath
 from strangers import Stranger
 
 from agentnet_core.config import EngineConfig
-from agentnet_core.errors import NetworkError, ProtocolError, StreamLost
+from agentnet_core.errors import ConfigError, NetworkError, ProtocolError, StreamLost
 from agentnet_core.message import AgentMessage
 from agentnet_core.streams import Reader
 
@@ -220,3 +222,27 @@ def test_a_take_that_is_none_closes_its_link_alone(body: Any) -> None:
     world.run(50)
     assert stranger.close is not None
     assert stranger.close.code == ProtocolError.code
+
+
+def asked_here(take: bool) -> tuple[weakref.ref[Any], list[AgentMessage]]:
+    """The engine of a node that is gone, where a request was that has an input, and the request if taken."""
+    world = World()
+    (node,) = world.join("a")
+    sink = node.agent("sink")
+    node.engine.stream(node.agent("asker"), "sink", b"", 50, gives=True)
+    node.turn()
+    assert sink.pending_messages == 1
+    taken = sink.take_all() if take else []
+    sink.received += taken
+    return weakref.ref(node.engine), taken
+
+
+@pytest.mark.parametrize("take", [False, True])
+def test_an_input_that_nobody_reads_keeps_no_engine(take: bool) -> None:
+    """Messages are not looked at for cycles: one that held its engine would keep it for ever."""
+    engine, taken = asked_here(take)
+    gc.collect()
+    assert engine() is None
+    for message in taken:
+        with pytest.raises(ConfigError, match="no input in parts"):
+            message.parts()

@@ -10,8 +10,10 @@ import pytest
 from harness import CREDIT, MESSAGE, Agent, Node, World
 from strangers import Stranger
 
+from agentnet_core import admission
 from agentnet_core.config import EngineConfig
-from agentnet_core.errors import AgentUnreachable, Congested, LinkLost
+from agentnet_core.errors import AgentUnreachable, Congested, DeliveryUnsupported, LinkLost
+from agentnet_core.handshake import FEATURE_DELIVERY
 from agentnet_core.message import AgentMessage, MessageType
 from agentnet_core.records import Event
 
@@ -228,3 +230,33 @@ def test_what_waits_goes_to_the_agent_that_takes_its_place(local: bool, capabili
     assert sorted(len(payload) for payload in new.payloads) == [5, 5, 200_000]
     assert old.received == []
     assert source.send("x", b"after")
+
+
+@pytest.mark.parametrize("features", [0, FEATURE_DELIVERY])
+def test_a_link_that_comes_later_may_be_to_a_former_release(
+    features: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has waited for it goes there as far as that release knows what it is."""
+    world = World()
+    a, b = world.join("a", "b")
+    sink = b.agent("sink", lambda message: message.payload)
+    source = a.agent("source")
+    assert world.finish(source.request("sink", b"1", operation_id="1")).answer == b"1"
+    monkeypatch.setattr(admission, "FEATURE_DELIVERY", features)
+    a.link("b").cut()
+    world.until(lambda: not a.engine.sessions)
+    asked = source.request("sink", b"2", operation_id="2", timeout=30)
+    plain = source.request("sink", b"3", timeout=30)
+    stream = a.engine.stream(source, "sink", b"4", 30)
+    assert not any((asked.done, plain.done, stream.over))
+    assert world.finish(plain).answer == b"3"
+    if features:
+        assert world.finish(asked).answer == b"2"
+        return
+    assert isinstance(asked.error, DeliveryUnsupported)
+    assert asked.error.definite
+    with pytest.raises(DeliveryUnsupported):
+        stream.take()
+    with pytest.raises(DeliveryUnsupported):
+        a.engine.stream(source, "sink", b"4", 30)
+    assert [message.payload for message in sink.received] == [b"1", b"3"]
