@@ -25,6 +25,7 @@ from typing import Any
 from agentnet_core.config import EngineConfig
 from agentnet_core.crdt import TYPES, Site
 from agentnet_core.crdt.base import Crdt
+from tests import texts
 
 HASH_KEY = bytes(range(16))
 CONFIG = EngineConfig()
@@ -406,6 +407,7 @@ OPERATIONS: dict[str, Callable[[Hand, Random], None]] = {
     "ORSet": members,
     "LWWMap": entries,
     "ORMap": nested,
+    "Text": texts.edit,
 }
 READ: dict[str, Callable[[list[Event]], Any]] = {
     "GCounter": lambda events: sum(event.content for event in newest(events)),
@@ -418,6 +420,7 @@ READ: dict[str, Callable[[list[Event]], Any]] = {
     "ORSet": lambda events: {event.path[-1] for event in events},
     "LWWMap": read_entries,
     "ORMap": read_nested,
+    "Text": texts.read,
 }
 
 

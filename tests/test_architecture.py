@@ -35,12 +35,13 @@ agentnet_core.body agentnet_core.message agentnet_core.index agentnet_core.windo
 agentnet_core.packing
 agentnet_core.dots agentnet_core.signing
 agentnet_core.clock agentnet_core.tally
-agentnet_core.crdt.ranges
-agentnet_core.crdt.table
+agentnet_core.crdt.ranges agentnet_core.crdt.sequence
+agentnet_core.crdt.table agentnet_core.crdt.passage
 agentnet_core.crdt.wire agentnet_core.crdt.counting
 agentnet_core.crdt.base
 agentnet_core.crdt.gcounter agentnet_core.crdt.pncounter agentnet_core.crdt.lwwregister
 agentnet_core.crdt.mvregister agentnet_core.crdt.ewflag agentnet_core.crdt.orset agentnet_core.crdt.lwwmap
+agentnet_core.crdt.text
 agentnet_core.crdt.ormap
 agentnet_core.crdt
 agentnet_core.states

@@ -178,3 +178,22 @@ async def test_what_others_may_not_change_is_refused_and_told(cluster: Cluster) 
     assert (event.node_id, event.name) == ("n2", "s")
     assert one.stats()["states_refused"] == 1
     assert one.set("s").value == {"good"}
+
+
+async def test_a_text_that_two_write(cluster: Cluster) -> None:
+    one, other = await cluster.start("n1", "n2")
+    mine, theirs = one.text("t"), other.text("t")
+    await mine.append("hello")
+    await until(lambda: str(theirs) == "hello")
+    changes = mine.changes()
+    await theirs.insert(5, " world")
+    assert (await soon(anext(changes))).by_others
+    await mine.replace(0, 5, "bye", consistency=ALL)
+    assert theirs.value == mine.value == "bye world"
+    await mine.delete(3, 9)
+    assert (len(mine), str(mine)) == (3, "bye")
+    await one.document("d").text("page").append("nested")
+    await until(lambda: other.document("d").value == {("page", "Text"): "nested"})
+    await theirs.clear()
+    await until(lambda: len(mine) == 0)
+    assert mine.clock

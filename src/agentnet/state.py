@@ -26,6 +26,7 @@ from agentnet_core.crdt import (
     ORMap,
     ORSet,
     PNCounter,
+    Text,
 )
 from agentnet_core.errors import UsageError
 from agentnet_core.route import SENT, Pause
@@ -398,6 +399,44 @@ class Flag(State):
         return value
 
 
+class SharedText(State):
+    """A text that several write at the same time; what two of them write at one place stands side by side.
+
+    Indexes count characters of the text as it is here now. What is deleted gives its bytes back, but for some
+    dozen for each passage of up to 256 characters.
+    """
+
+    __slots__ = ()
+    kind = Text
+
+    def insert(self, index: int, text: str, **options: Unpack[WriteOptions]) -> Awaitable[None]:
+        """Write ``text`` before the character of that index; at the end if it is the length."""
+        return self._change(options, self._state.splice, index, index, text)
+
+    def append(self, text: str, **options: Unpack[WriteOptions]) -> Awaitable[None]:
+        """Write ``text`` at the end."""
+        return self.insert(len(self), text, **options)
+
+    def delete(self, first: int, end: int, **options: Unpack[WriteOptions]) -> Awaitable[None]:
+        """Delete the characters from ``first`` up to, not with, ``end``."""
+        return self._change(options, self._state.splice, first, end, "")
+
+    def replace(self, first: int, end: int, text: str, **options: Unpack[WriteOptions]) -> Awaitable[None]:
+        """Write ``text`` in the place of those characters."""
+        return self._change(options, self._state.splice, first, end, text)
+
+    def clear(self, **options: Unpack[WriteOptions]) -> Awaitable[None]:
+        """Delete all that is there."""
+        return self._change(options, self._state.clear)
+
+    def __len__(self) -> int:
+        return len(self._state)
+
+    def __str__(self) -> str:
+        text: str = self.value
+        return text
+
+
 class Document(State):
     """States by key, of any type, documents among them; `value` has them by (key, name of the type).
 
@@ -424,6 +463,9 @@ class Document(State):
 
     def flag(self, key: Any) -> Flag:
         return Flag(self._node, self._held, self._state.at(key, EWFlag))
+
+    def text(self, key: Any) -> SharedText:
+        return SharedText(self._node, self._held, self._state.at(key, Text))
 
     def document(self, key: Any) -> Document:
         return Document(self._node, self._held, self._state.at(key, ORMap))

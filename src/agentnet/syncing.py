@@ -29,6 +29,7 @@ from agentnet.state import (
     Register,
     SharedMap,
     SharedSet,
+    SharedText,
     Siblings,
     State,
     needed,
@@ -154,6 +155,10 @@ class StateSharing(ABC):
     def flag(self, name: str) -> Flag:
         """The flag of that name; see `counter`."""
         return self._handle(Flag, name)
+
+    def text(self, name: str) -> SharedText:
+        """The text of that name; see `counter`."""
+        return self._handle(SharedText, name)
 
     def document(self, name: str) -> Document:
         """The document of that name, a map of states; see `counter`."""

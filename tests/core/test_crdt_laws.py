@@ -19,6 +19,7 @@ STEPS = 30
 LONG = 25
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", TYPES)
 def test_laws_hold_in_random_histories(name: str) -> None:
     play_some(name, range(HISTORIES - LONG), STEPS)

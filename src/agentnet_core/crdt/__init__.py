@@ -10,8 +10,9 @@ from agentnet_core.crdt.ormap import ORMap
 from agentnet_core.crdt.orset import ORSet
 from agentnet_core.crdt.pncounter import PNCounter
 from agentnet_core.crdt.table import Site
+from agentnet_core.crdt.text import Text
 
-TYPES = table_of(GCounter, PNCounter, LWWRegister, MVRegister, EWFlag, ORSet, LWWMap, ORMap)
+TYPES = table_of(GCounter, PNCounter, LWWRegister, MVRegister, EWFlag, ORSet, LWWMap, ORMap, Text)
 
 __all__ = [
     "TYPES",
@@ -26,4 +27,5 @@ __all__ = [
     "ORSet",
     "PNCounter",
     "Site",
+    "Text",
 ]

@@ -16,6 +16,7 @@ cdef enum Shape:
     COUNT = 4               # its value is a count, or two of them, or anything
     PAIR = 8
     ANY = 12
+    TEXT = 13               # keyed, and anything: a passage of a text; see `sequence`
     MAP = 16                # its key is a key, the code of what is under it, and the key there
 
 

@@ -19,8 +19,9 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memcmp, memset
 
+from agentnet_core.crdt.passage cimport read_passage, read_passage_key
 from agentnet_core.crdt.table cimport (
-    ANY, KEYED, MAP, NONE, PAIR, STAMPED, Actor, Entry, bytes_alive, path_of,
+    ANY, KEYED, MAP, NONE, PAIR, STAMPED, TEXT, Actor, Entry, bytes_alive, path_of,
 )
 from agentnet_core.dots cimport (
     put_runs, read_runs, runs_free, runs_hold, runs_hold_all, runs_join, runs_total,
@@ -214,7 +215,7 @@ cdef bint read_path(Cursor* c, int* code, uint8_t* parts) noexcept nogil:
         parts[0] += 2
     if code[0] & KEYED:
         parts[0] += 1
-        return read_key(c, KEY_DEPTH_MAX)
+        return read_passage_key(c) if code[0] == TEXT else read_key(c, KEY_DEPTH_MAX)
     return True
 
 
@@ -224,6 +225,8 @@ cdef bint read_content(Cursor* c, int code, uint8_t* parts) noexcept nogil:
     if code & ANY == 0:
         return True
     parts[0] += 1
+    if code == TEXT:
+        return read_passage(c)
     if code & ANY == ANY:
         return read_value(c, VALUE_DEPTH_MAX)
     if code & ANY == PAIR and (not read_array(c, &n) or n != 2 or not read_uint(c, &number) or number >> 62):
