@@ -101,6 +101,11 @@ def tell_when_asked(net: AgentNetworkManager) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, tell)
 
 
+def came_up(folder: Path, name: str) -> None:
+    """It has joined: from now on what befalls its disk befalls a node at work."""
+    (folder / name / "up").write_text(str(os.getpid()))
+
+
 def notes(folder: Path, name: str) -> int:
     return os.open(folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
@@ -121,6 +126,7 @@ async def send(folder: Path) -> None:
         watching = asyncio.ensure_future(end_with_the_disk(net))
         tell_when_asked(net)
         await net.join_network(addresses(folder))
+        came_up(folder, "sender")
         source = await net.register_agent("source", timeout=1)
         gate = asyncio.Semaphore(FLIGHT)
 
@@ -175,6 +181,7 @@ async def receive(folder: Path) -> None:
         tell_when_asked(net)
         net.agent("sink")(handle)
         await net.join_network(addresses(folder))
+        came_up(folder, "receiver")
         await over
         watching.cancel()
         if once:
@@ -240,6 +247,12 @@ class Victims:
         """The end of what they wrote to stderr."""
         return "\n" + (self.folder / "stderr").read_text()[-5000:]
 
+    def wait_up(self, name: str) -> subprocess.Popen[str]:
+        """Its process, which is at work."""
+        process, up = self.running[name], self.folder / name / "up"
+        wait_for(lambda: up.exists() and up.read_text() == str(process.pid), f"the {name} is up")
+        return process
+
     def ended(self) -> dict[str, int]:
         return {name: code for name, each in self.running.items() if (code := each.poll()) is not None}
 
@@ -258,9 +271,10 @@ class Victims:
         """A disk is full for some writes, until it takes again."""
         name = self.rng.choice(NAMES) if (self.folder / ONCE).exists() else "sender"
         met, goes_on = (self.refused, self.kept) if name == "sender" else (self.full, self.handled)
+        process = self.wait_up(name)
         before = met.count()
         writes = f"ENOSPC:when=1..{self.rng.randrange(3, 40)}"
-        with failing(self.running[name].pid, "pwrite64", writes, self.folder / "strace"):
+        with failing(process.pid, "pwrite64", writes, self.folder / "strace"):
             wait_for(lambda: met.count() > before or self.ended(), f"the disk of the {name} is full")
             after = goes_on.count()
             wait_for(lambda: goes_on.count() > after or self.ended(), f"the disk of the {name} takes again")
@@ -271,7 +285,7 @@ class Victims:
         """A disk fails: its process ends, as it is told to, and another one finds what is there."""
         name = self.rng.choice(NAMES)
         call = self.rng.choice(("fdatasync", "pwrite64"))
-        process = self.running[name]
+        process = self.wait_up(name)
         with failing(process.pid, call, "EIO", self.folder / "strace"):
             wait_for(lambda: process.poll() is not None, f"the {name} ends whose {call} fails")
         assert process.returncode == DISK_FAILED, f"the {name} ended with {process.returncode}"

@@ -20,6 +20,7 @@ from agentnet_core.durable cimport ANSWERED_BEFORE_THE_WRITE
 from agentnet_core.envelope cimport STREAM_ASKED, STREAM_INPUT
 from agentnet_core.message cimport TYPE_QUERY
 from agentnet_core.deeds cimport RESULT_OVERHEAD_BYTES, Store, size_of, value_size
+from agentnet_core.lines cimport InLine
 from agentnet_core.slip cimport CARE_DURABLE, CARE_LEVEL
 
 from agentnet_core.config import STORE_KEY_BYTES_MAX
@@ -340,6 +341,19 @@ cdef class Operations(Leases):
     def recover(self, dict found not None):
         Leases.recover(self, found)
         self.deeds.open(found.get(OPERATIONS), self.now_ns + self.wall_offset_ns - self.operation_ns)
+        for kept in list(self.deeds.results.values()):
+            if self.is_spent((<Kept>kept).key):
+                self.deeds.drop(kept)
+
+    def is_spent(self, tuple key not None):
+        """Whether the log says without that result that it was done: its line does, or its letter is gone."""
+        cdef InLine line
+        if len(key) == 3:
+            return False
+        if key[0] == self.node_id:
+            return key[1] != self.durable.epoch or key[5] not in self.kept
+        line = self.in_lines.get(key[:5])
+        return line is not None and (key[5] <= line.last or key[5] in line.early)
 
     def relieve(self, uint64_t owner, uint64_t index):
         if owner != <uint64_t>OPERATIONS:
