@@ -367,11 +367,12 @@ def test_who_was_asked_and_announces_it_again_is_asked_again() -> None:
 
 
 def test_what_is_to_be_announced_to_a_crowded_one_is_bounded_by_what_is_kept() -> None:
-    one = tree("a", "b", crowded={"b": 0}, broadcasts_kept_max=3)
+    crowded = {"b": 0}
+    one = tree("a", "b", crowded=crowded, broadcasts_kept_max=3)
     for sequence in range(1, 6):
         hear(one, "a", gossip(sequence=sequence))
-    assert len(one._peers["b"].pending) == 3
-    one._is_crowded = lambda peer, more: False
+    assert len(one.pending("b")) == 3
+    crowded.clear()
     assert tick(one, ANNOUNCE) == [("b", Ihave(tuple(of("o", sequence) for sequence in (3, 4, 5))))]
 
 
