@@ -19,9 +19,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from networks import until
 from storage_process import CONFIG
-from storages import NODE, small
+from storages import NODE, copied, small
 
+from agentnet import storage as storage_room
 from agentnet.identity import load_identity
 from agentnet.storage import Storage, log_directory
 from agentnet.storage.files import DiskFiles, Files
@@ -34,6 +36,7 @@ from agentnet_core.errors import (
     LimitReached,
     NotRunning,
     StorageBusy,
+    StorageDamaged,
     StorageFailed,
     StorageFull,
     StorageLocked,
@@ -145,6 +148,48 @@ class TestNumbers:
         assert storage.persisted == number
         with pytest.raises(NotRunning):
             storage.append(entry(2))
+
+
+class TestRest:
+    async def test_a_log_at_rest_covers_its_last_group(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Damage of what was acknowledged a while ago is told, though the process never closed it."""
+        monkeypatch.setattr(storage_room, "COVER_S", 0.01)
+        files = MemoryFiles(Random(1))
+        async with opened(files) as storage:
+            await storage.wait_persisted(storage.append(entry(1, bytes(64))))
+            end = storage._log._end
+            await until(lambda: storage._log._end > end)
+            steps = files.steps
+            await asyncio.sleep(0.05)
+            assert files.steps == steps  # once is enough
+            image = copied(files)
+            await storage.wait_persisted(storage.append(entry(2)))
+        image.flip(image.names()[-1], (end - 8) * 8)
+        with pytest.raises(StorageDamaged, match="others follow it"):
+            await Storage.start(image, small(), NODE, Watch())
+
+    @pytest.mark.parametrize(("number", "is_over"), [(28, False), (5, True)])
+    async def test_a_disk_that_cannot_take_that(
+        self, monkeypatch: pytest.MonkeyPatch, number: int, is_over: bool
+    ) -> None:
+        monkeypatch.setattr(storage_room, "COVER_S", 0.01)
+        files, watch = MemoryFiles(Random(1)), Watch()
+        async with opened(files, watch) as storage:
+            await storage.wait_persisted(storage.append(entry(1)))
+            failed: list[str] = []
+            error = OSError(number, "no")
+
+            def fault(what: str, _: str) -> OSError | None:
+                failed.append(what)
+                return error if what == "write" else None
+
+            files.fault = fault
+            await until(lambda: "write" in failed and (watch.errors or not is_over))
+            await asyncio.sleep(0.02)
+            files.fault = lambda _what, _name: None
+            assert [type(each) for _, each in watch.errors] == ([StorageFailed] if is_over else [])
+            if not is_over:
+                await storage.wait_persisted(storage.append(entry(2)))
 
 
 class TestLimits:

@@ -164,6 +164,31 @@ class TestTails:
             file.sync()
             assert sorted(reopen(torn)[1].entries) == [1, 2, 3]
 
+    def test_damage_of_the_last_group_before_a_crash_is_taken_for_a_torn_tail_with_a_warning(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Nothing on the disk tells the two apart, and a node must start after a power cut."""
+        files, name, begin, _ = self.last_group()
+        files.flip(name, (begin + HEAD_BYTES + RECORD_BYTES) * 8)
+        assert sorted(reopen(files)[1].entries) == [1, 2, 3]
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert f"is cut at byte {begin}, behind group" in caplog.text
+
+    def test_damage_of_it_once_it_is_covered_is_refused(self) -> None:
+        files = MemoryFiles(Random(5))
+        log = some_log(files, 3, log_segment_bytes=4096)
+        begin = log._end
+        commit(log, 4)
+        log.commit(Entries())  # as a log does that is closed, or has rested for a while
+        files.die()
+        name = files.names()[-1]
+        for at in range(begin, begin + HEAD_BYTES + RECORD_BYTES + 64):
+            files.flip(name, at * 8)
+            with pytest.raises(StorageDamaged, match="others follow it"):
+                reopen(files)
+            files.flip(name, at * 8)
+        assert sorted(reopen(files)[1].entries) == [1, 2, 3, 4]
+
     def test_what_a_killed_process_did_not_sync_is_synced_before_it_is_relied_on(self) -> None:
         files, _, _, _ = self.last_group()
         log = Log(files, small(), NODE, Random(2).randbytes)

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from agentnet.storage.bounds import Bounds
@@ -41,6 +41,8 @@ from agentnet_core.errors import (
 __all__ = ["Found", "Snapshot", "Storage", "Watcher", "log_directory"]
 
 DIRECTORY = "log"
+COVER_S = 1.0
+"""A log that has rested for so long covers its last group, so that damage of it is told: see `log`."""
 REFUSALS_KEPT = 256
 """What was refused is remembered so often; whoever asks later than that is told that it is not known."""
 
@@ -85,7 +87,7 @@ class Storage:
         self._open_bytes = 0
         self._refusals: deque[tuple[int, int, StorageFull]] = deque(maxlen=REFUSALS_KEPT)
         self._bell: SimpleQueue[None] = SimpleQueue()
-        self._idle = self._ringing = self._closing = False
+        self._idle = self._ringing = self._closing = self._bare = False
         self._refusal_is_told = threading.Event()
         self._thread = threading.Thread(target=self._run, name="agentnet-log", daemon=True)
         self._thread.start()
@@ -213,10 +215,10 @@ class Storage:
             else:
                 self._idle = True
         if not batch.count:
-            self._bell.get()
-            return True
+            return self._rest()
         try:
             self._log.commit(batch)
+            self._bare = True
             told = self._call(self._on_persisted, number, size, self._log.held())
         except StorageFull as error:
             self._refusal_is_told.clear()
@@ -229,6 +231,21 @@ class Storage:
         batch.clear()
         self._spare = batch
         return told
+
+    def _rest(self) -> bool:
+        """Wait for the next batch, and cover the last one if there is none for a while."""
+        try:
+            self._bell.get(timeout=COVER_S if self._bare else None)
+        except Empty:
+            self._bare = False
+            try:
+                self._log.commit(Entries())
+            except StorageFull:
+                pass  # it is only less sure what a damage would be taken for
+            except StorageFailed as error:
+                self._call(self._on_failed, error)
+                return False
+        return True
 
     def _call(self, function: Callable[..., None], *arguments: object) -> bool:
         try:

@@ -9,9 +9,11 @@ Out: at the start, what each owner had; after that nothing but errors:
   no more until it is opened again, which reads what the disk has.
 - StorageDamaged, at the start only: something durable is not as it was written.  Nothing is changed then.
 
-A group that is not whole is cut where it is the last thing in the last segment: it was never synced, so it
-was never acknowledged.  The last group before a crash cannot be told from one; so a log that is closed, and
-one that was opened, writes a group that says nothing, and what stands before it is covered.
+A group that is not whole is cut where it is the last thing in the last segment, with a warning: it was never
+synced, so it was never acknowledged.  The last group before a crash, if it was damaged since, cannot be told
+from one: nothing on the disk says that it had been whole, and to say so would take a second sync.  So a log
+that is closed, was opened, or rests for a second writes a group that says nothing, and damage of what stands
+before it is refused: only of the last write before a crash may it be taken for a torn tail.
 """
 
 from __future__ import annotations
@@ -191,7 +193,11 @@ class Log:
             self._end, self._grown, self._begun = end, len(data), HEADER_BYTES
             self._tail_is_clean = not data[end:].strip(b"\0")
             if broken:
-                LOGGER.info("%s is cut at byte %d, behind group %d", self._path(name), end, number - 1)
+                LOGGER.warning(
+                    "%s is cut at byte %d, behind group %d: what follows is not whole, as if the power had "
+                    "failed while it was written",
+                    self._path(name), end, number - 1,
+                )  # fmt: skip
 
     def _gather(self, names: list[str], replay: Replay) -> dict[int, Found]:
         found = {}
