@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 
 from agentnet import AgentMessage, AgentNetworkManager, Delivery
-from bench.agentnet_messages import config
+from bench.agentnet_messages import config, echo
 from bench.peers.requests import in_window, measure
 from bench.worker import Bench
 
@@ -55,3 +56,37 @@ async def pour(bench: Bench) -> None:
     send, payload = await make_send(bench), bytes(bench.task.size)
     async for count in bench.phases_async():
         await in_window(send, payload, count, bench.task.flight)
+
+
+async def keep(bench: Bench) -> None:
+    """Keep so many messages for an agent that is away."""
+    net = await join(bench, "keeper", founder=True)
+    agent, (count,) = await net.register_agent("source"), bench.task.phases
+    await in_window(
+        lambda payload: agent.send("away", payload, delivery=Delivery.DURABLE),
+        bytes(bench.task.size),
+        count,
+        bench.task.flight,
+    )
+    bench.tell("kept", letters=net.stats()["letters"])
+    await asyncio.Event().wait()
+
+
+async def restart(bench: Bench) -> None:
+    """Tell how long it takes until that node serves again, and has handed over the first of them."""
+    await bench.turn_async()
+    begin = perf_counter()
+    net = await join(bench, "keeper", founder=True)
+    agent = await net.register_agent("source")
+    await net.register_agent("echo", handler=echo)
+    await agent.request("echo", b"x")
+    serving, letters = perf_counter() - begin, net.stats()["letters"]
+    come = asyncio.Event()
+
+    async def handle(_: AgentMessage) -> None:
+        come.set()
+
+    await net.register_agent("away", handler=handle)
+    await come.wait()
+    bench.tell("restarted", serving=serving, first=perf_counter() - begin, letters=letters)
+    await bench.turn_async()

@@ -98,3 +98,30 @@ async def read(bench: Bench) -> None:
     async for count in bench.phases_async():
         async for _ in agent.stream("teller", b"%d" % count):
             pass
+
+
+async def gather(bench: Bench) -> None:
+    net = await join_as_receiver(bench)
+
+    async def count(message: AgentMessage) -> bytes:
+        seen = 0
+        async for _ in message.parts():
+            seen += 1
+        return b"%d" % seen
+
+    await net.register_agent("gatherer", handler=count)
+    bench.tell("ready")
+    await asyncio.Event().wait()
+
+
+async def upload(bench: Bench) -> None:
+    net = await join_as_sender(bench)
+    agent, payload = await net.register_agent("giver"), bytes(bench.task.size)
+
+    async def parts(count: int) -> AsyncIterator[bytes]:
+        for _ in range(count):
+            yield payload
+
+    async for count in bench.phases_async():
+        if await agent.upload("gatherer", parts(count)) != b"%d" % count:
+            raise ValueError("not all of the input was read")

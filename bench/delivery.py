@@ -80,3 +80,21 @@ def play(work: str, task: Task, lane: scenes.Lane) -> Sample:
     count, elapsed = task.phases[-1], end.at - start.at
     cores = scenes.busiest_cores([(start, end)], elapsed)
     return Sample({work: p50 if task.flight == 1 else count / elapsed}, count, cores)
+
+
+def restart(work: str, scale: Scale) -> Samples:
+    """Seconds until a node that was killed serves again, and until the first of the messages that it keeps
+    for an agent is handled by that."""
+    count = scale.pick(full=1_000_000, quick=20_000)
+    with TemporaryDirectory(dir=Path.cwd()) as directory:
+        task = Task(port=free_port(), directory=directory, phases=(count,), flight=1024)
+        with Fleet() as fleet:
+            fleet.spawn(DELIVERY.module, "keep", task, ready=False).wait("kept", seconds=300)
+        with Fleet() as fleet:
+            worker = fleet.spawn(DELIVERY.module, "restart", task)
+            worker.go()
+            told = worker.wait("restarted", seconds=300).more
+    if told["letters"] != count:
+        raise ValueError(f"{told['letters']} of {count} messages were found again")
+    figures = {f"{work}-serving": told["serving"], f"{work}-first": told["first"]}
+    return {DELIVERY.name: Sample(figures, count)}

@@ -178,14 +178,12 @@ def requests_in_flight(system: System, scale: Scale, work: str, *, lanes: int = 
     return Sample({work: count / elapsed}, count, busiest_cores(zip(starts, ends, strict=True), elapsed))
 
 
-def parts(system: System, scale: Scale, work: str, *, lanes: int = 1) -> Sample:
-    """Parts of one answer that are read a second."""
+def parts(system: System, scale: Scale, work: str, *, ends: tuple[str, str], lanes: int = 1) -> Sample:
+    """Parts of one answer or one input that are read a second; ``ends``: the roles of both sides."""
     count = scale.count(system.pace["parts"])
     with Fleet() as fleet:
         task = Task(phases=(count // 8, count))
-        started = [
-            start_lane(fleet, system, part, ("stream", "read")) for part in share(system, task, lanes, fleet)
-        ]
+        started = [start_lane(fleet, system, part, ends) for part in share(system, task, lanes, fleet)]
         for _ in task.phases:
             for lane in started:
                 lane.sender.go()

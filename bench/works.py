@@ -94,8 +94,8 @@ def in_flight(work: str, flight: int, goals: Mapping[str, float]) -> Scene:
     return Scene((Figure(work, "req/s", "higher", goals),), beside(play, "flight"))
 
 
-def in_parts(work: str, goals: Mapping[str, float]) -> Scene:
-    play = partial(scenes.parts, work=work)
+def in_parts(work: str, goals: Mapping[str, float], ends: tuple[str, str]) -> Scene:
+    play = partial(scenes.parts, work=work, ends=ends)
     return Scene((Figure(work, "parts/s", "higher", goals),), beside(play, "parts"))
 
 
@@ -175,7 +175,10 @@ def states() -> Scene:
 
 
 GROUPS: dict[str, tuple[Scene, ...]] = {
-    "streams": (in_parts("stream-parts", {"grpc": 5}),),
+    "streams": (
+        in_parts("stream-parts", {"grpc": 5}, ("stream", "read")),
+        in_parts("upload-parts", {"grpc": 5}, ("gather", "upload")),
+    ),
     "messages": (
         oneway("oneway-64", {"zmq": 3}),
         oneway("oneway-1k", {"zmq": 2}, size=1024),
@@ -274,7 +277,17 @@ GROUPS: dict[str, tuple[Scene, ...]] = {
             Figure("state-heal-bytes", "% of all", "lower", limit=1),
         ),
     ),
-    "delivery": (acknowledged(1024), kept(1, 1), kept(256, 2), kept(1024, 1.5)),
+    "delivery": (
+        acknowledged(1024),
+        kept(1, 1),
+        kept(256, 2),
+        kept(1024, 1.5),
+        own(
+            partial(delivery.restart, "restart-1m"),
+            Figure("restart-1m-serving", "s", "lower", limit=10),
+            Figure("restart-1m-first", "s", "lower", limit=10),
+        ),
+    ),
     "storage": (
         durable(1, 1),
         durable(256, 2),

@@ -72,3 +72,26 @@ async def read(bench: Bench) -> None:
         async for count in bench.phases_async():
             async for _ in link.unary_stream("/Bench/Do")(b"%d" % count):
                 pass
+
+
+async def gather(bench: Bench) -> None:
+    async def count(parts: AsyncIterator[bytes], _: Any) -> bytes:
+        seen = 0
+        async for _ in parts:
+            seen += 1
+        return b"%d" % seen
+
+    await serve_method(bench, grpc.stream_unary_rpc_method_handler(count))
+
+
+async def upload(bench: Bench) -> None:
+    payload = bytes(bench.task.size)
+
+    async def parts(count: int) -> AsyncIterator[bytes]:
+        for _ in range(count):
+            yield payload
+
+    async with channel(bench) as link:
+        async for count in bench.phases_async():
+            if await link.stream_unary("/Bench/Do")(parts(count)) != b"%d" % count:
+                raise ValueError("not all of the input was read")
