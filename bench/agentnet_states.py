@@ -27,6 +27,7 @@ async def start(bench: Bench) -> AgentNetworkManager:
         listen=[f"tcp://127.0.0.1:{0 if task.index else task.port}"],
         state_elements_max=2_000_000,
         join_ms_max=60_000,
+        data_dir=f"{task.directory}/{task.index}" if task.directory else None,
     )
     net = AgentNetworkManager(f"node-{task.index}", config)
     await net.join_network([f"tcp://127.0.0.1:{task.port}"] if task.index else [])
@@ -61,12 +62,14 @@ async def hold(bench: Bench) -> None:
 
 
 async def write(bench: Bench) -> None:
-    """In turn: updates one by one, majority writes one at a time, and ``flight`` at a time."""
+    """In turn: updates one by one, majority writes one at a time, and ``flight`` at a time; on disks if there
+    is a directory for them."""
     net = await start(bench)
     await bench.turn_async()
     await until_linked(net, len(bench.task.counts))
     updates, counter = net.register(UPDATES), net.counter("counter")
     spaced, single, many = bench.task.phases
+    on_disk = bool(bench.task.directory)
     for _ in range(spaced):
         await updates.set(time.monotonic_ns())
         await asyncio.sleep(APART_SECONDS)
@@ -75,7 +78,7 @@ async def write(bench: Bench) -> None:
     times = []
     for _ in range(single):
         began = time.monotonic_ns()
-        await counter.increment(consistency=QUORUM)
+        await counter.increment(consistency=QUORUM, on_disk=on_disk)
         times.append(time.monotonic_ns() - began)
     bench.tell("written", times=times)
     await bench.turn_async()
@@ -85,7 +88,7 @@ async def write(bench: Bench) -> None:
         nonlocal left
         while left > 0:
             left -= 1
-            await counter.increment(consistency=QUORUM)
+            await counter.increment(consistency=QUORUM, on_disk=on_disk)
 
     began = time.monotonic()
     async with asyncio.TaskGroup() as tasks:

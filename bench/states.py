@@ -8,14 +8,22 @@ of it into an empty replica, as bytes; then a hundredth written again, and only 
 from __future__ import annotations
 
 import gc
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from shutil import copy
+from tempfile import TemporaryDirectory
 from time import process_time_ns
 from typing import Any
 
 import numpy as np
 import psutil
+from pyximport.pyxbuild import pyx_to_dll
 
+import agentnet_core
 from agentnet_core.clock import HybridClock, VectorClock
 from agentnet_core.crdt import LWWMap, ORSet, Site
 from bench.worker import Bench
@@ -29,13 +37,22 @@ def elapsed_ns(since: int) -> float:
     return max(1, process_time_ns() - since)
 
 
-def ours_map(count: int) -> Times:
-    one, other = (LWWMap(Site(f"node-{number}:1732233600", HASH_KEY)) for number in (1, 2))
+def ours_state(kind: str, count: int) -> Times:
+    """One replica is filled, another takes it in; then a hundredth is written again."""
+    sites = [Site(f"node-{number}:1732233600", HASH_KEY) for number in (1, 2)]
     stamp = HybridClock(60_000).stamp(NOW_NS)
-    write = one.set
-    start = process_time_ns()
-    for number in range(count):
-        write(f"k{number}", number, stamp + number)
+    if kind == "map":
+        one, other = LWWMap(sites[0]), LWWMap(sites[1])
+        write = one.set
+        start = process_time_ns()
+        for number in range(count):
+            write(f"k{number}", number, stamp + number)
+    else:
+        one, other = ORSet(sites[0]), ORSet(sites[1])
+        write = one.add
+        start = process_time_ns()
+        for number in range(count):
+            write(f"k{number}")
     local = elapsed_ns(start)
     one.delta.encode()
     start = process_time_ns()
@@ -44,35 +61,13 @@ def ours_map(count: int) -> Times:
     merge = elapsed_ns(start)
     assert len(other) == count
     for number in range(count // 100):
-        write(f"k{number}", -number, stamp + count + number)
+        write(f"k{number}", *((-number, stamp + count + number) if kind == "map" else ()))
     start = process_time_ns()
     part = one.delta.encode()
     other.merge(part)
     delta = elapsed_ns(start)
-    assert other.get("k7") == -7
-    return state_times("map", count, local, merge, delta, len(whole))
-
-
-def ours_set(count: int) -> Times:
-    one, other = (ORSet(Site(f"node-{number}:1732233600", HASH_KEY)) for number in (1, 2))
-    add = one.add
-    start = process_time_ns()
-    for number in range(count):
-        add(f"k{number}")
-    local = elapsed_ns(start)
-    one.delta.encode()
-    start = process_time_ns()
-    whole = one.encode()
-    other.merge(whole)
-    merge = elapsed_ns(start)
-    assert len(other) == count
-    for number in range(count // 100):
-        add(f"k{number}")
-    start = process_time_ns()
-    part = one.delta.encode()
-    other.merge(part)
-    delta = elapsed_ns(start)
-    return state_times("set", count, local, merge, delta, len(whole))
+    assert other.encode() == one.encode()
+    return state_times(kind, count, local, merge, delta, len(whole))
 
 
 def loro_map(count: int) -> Times:
@@ -149,7 +144,7 @@ def race(bench: Bench) -> None:
 
 
 def ours(count: int) -> Times:
-    return ours_map(count) | ours_set(count)
+    return ours_state("map", count) | ours_state("set", count)
 
 
 def memory(bench: Bench) -> None:
@@ -176,6 +171,24 @@ def memory(bench: Bench) -> None:
             grown = max(1, process.memory_info().rss - before)
             values[system] = {"crdt-map-memory": grown / count}
         bench.tell("raced", values=values)
+
+
+def emptied(bench: Bench) -> None:
+    """What a state takes that two nodes filled and emptied, in states of which each changed one thing."""
+
+    def state_of(count: int) -> LWWMap:
+        one, other = (LWWMap(Site(f"node-{number}:1732233600", HASH_KEY)) for number in (1, 2))
+        for state in (one, other):
+            for number in range(count):
+                state.set(f"k{number}", number, number + 1)
+            other.merge(state.delta.encode())
+        other.clear()
+        other.delta.encode()
+        return other
+
+    for count in bench.phases():
+        share = state_of(count).allocated / state_of(1).allocated
+        bench.tell("raced", values={"agentnet": {"crdt-map-emptied": share}})
 
 
 # -- clocks
@@ -218,6 +231,33 @@ def clock_sides(count: int) -> Iterator[tuple[str, str, int, Callable[[], object
     yield work, "agentnet", many, lambda: pivot.compare_many(actors, rows)
     yield work, "dict", many, lambda: [dict_compare(own, counts) for counts in dicts]
     yield work, "agentnet-loop", many, lambda: [pivot.compare(clock) for clock in clocks]
+
+
+def loop_clocks(bench: Bench) -> None:
+    """Compared and merged in a loop of Cython's, which is compiled in the first phase."""
+    one = VectorClock({f"node-{number}:1732233600": number + 5 for number in range(8)})
+    other, third = one.copy(), one.copy()
+    other.increment("node-3:1732233600")
+    for count in bench.phases():
+        loops, values = built_loops(), {}
+        for work, loop in (("compare", loops.compare), ("merge", loops.merge)):
+            start = process_time_ns()
+            loop(one, other, third, 100 * count)
+            values[f"clock-{work}-loop"] = 100 * count / elapsed_ns(start) * 1e9
+        bench.tell("raced", values={"agentnet": values})
+
+
+@cache
+def built_loops() -> Any:
+    sys.path.append(str(Path(agentnet_core.__file__).parents[1]))  # where the declarations are
+    with TemporaryDirectory() as directory:
+        source = copy(Path(__file__).with_name("loops.pyx"), directory)
+        spec = spec_from_file_location("loops", pyx_to_dll(source, pyxbuild_dir=directory))
+        assert spec is not None
+        assert spec.loader is not None
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
 
 
 def race_clocks(bench: Bench) -> None:

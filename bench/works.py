@@ -228,9 +228,14 @@ GROUPS: dict[str, tuple[Scene, ...]] = {
     "clock": (
         own(
             partial(limits.raced, "race_clocks"),
-            Figure("clock-compare", "op/s", "higher"),
-            Figure("clock-merge", "op/s", "higher"),
+            Figure("clock-compare", "op/s", "higher", limit=5_000_000),
+            Figure("clock-merge", "op/s", "higher", limit=5_000_000),
             Figure("clock-compare-many", "clocks/s", "higher", {"dict": 20}),
+        ),
+        own(
+            partial(limits.raced, "loop_clocks"),
+            Figure("clock-compare-loop", "op/s", "higher", limit=10_000_000),
+            Figure("clock-merge-loop", "op/s", "higher", limit=10_000_000),
         ),
     ),
     "crdt": (
@@ -239,6 +244,7 @@ GROUPS: dict[str, tuple[Scene, ...]] = {
             partial(limits.raced, "memory"),
             Figure("crdt-map-memory", "B/el", "lower", {"dict": 0.5}),
         ),
+        own(partial(limits.raced, "emptied"), Figure("crdt-map-emptied", "x empty", "lower", limit=2)),
     ),
     "network": (
         once(
@@ -270,6 +276,11 @@ GROUPS: dict[str, tuple[Scene, ...]] = {
             Figure("state-eventual-p99", "ms", "lower", limit=10),
             Figure("state-quorum-p50", "ms", "lower", limit=1),
             Figure("state-quorum-256", "writes/s", "higher", limit=20_000),
+        ),
+        own(
+            replicas.kept,
+            Figure("state-disk-p50", "ms", "lower"),
+            Figure("state-disk-256", "writes/s", "higher"),
         ),
         once(
             replicas.heal,

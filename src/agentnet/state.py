@@ -190,8 +190,9 @@ def needed(consistency: Consistency, replicas: tuple[str, ...]) -> int:
                 "ConsistencyLevel.STRONG comes with Raft, which this version does not have; QUORUM is next "
                 "to it: what a majority has is not lost, but concurrent writes are not put in one order"
             )
-        wanted = {ConsistencyLevel.QUORUM: len(replicas) // 2 + 1, ConsistencyLevel.ALL: len(replicas)}
-        return wanted.get(consistency, 0)
+        if consistency is ConsistencyLevel.QUORUM:
+            return len(replicas) // 2 + 1
+        return len(replicas) if consistency is ConsistencyLevel.ALL else 0
     if isinstance(consistency, bool) or not isinstance(consistency, int) or not consistency >= 1:
         raise UsageError(f"consistency={consistency!r}: expected a ConsistencyLevel, or how many replicas")
     if consistency > len(replicas):
