@@ -108,3 +108,29 @@ async def test_a_thread_commits_nothing() -> None:
         with pytest.raises(HandlerFailed, match="runs in a thread"):
             await soon(agent.request("plain", b"x", operation_id="1"))
         assert len(agent.store) == 0
+
+
+async def test_what_was_done_stays_where_it_was_done(tmp_path: Path) -> None:
+    """The rule for an agent that moves: it begins anew elsewhere, and has what it had when it is back."""
+    done: list[str] = []
+
+    def bank(where: str) -> Any:
+        async def pay(message: AgentMessage) -> None:
+            done.append(where)
+            paid = int(message.store.get("paid", b"0")) + 1
+            await message.once({"paid": b"%d" % paid}, b"%d on " % paid + where.encode())
+
+        return pay
+
+    async with make("a", tmp_path) as a, make("b", tmp_path) as b, make("c", tmp_path) as c:
+        await a.join_network([])
+        await b.join_network(a.addresses)
+        await c.join_network(a.addresses)
+        till = await a.register_agent("till")
+        for number, net in enumerate((b, c, b)):
+            agent = await net.register_agent("bank", handler=bank(net.node_id))
+            assert len(agent.store) == (0, 0, 1)[number]
+            answer = await soon(till.request("bank", b"x", operation_id="order 1"))
+            assert answer == b"1 on " + net.node_id.encode()
+            await net.unregister_agent("bank")
+    assert done == ["b", "c"]
