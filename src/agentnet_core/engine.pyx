@@ -188,14 +188,14 @@ cdef class Engine(Inputs):
     cdef int deliver(self, Port port, AgentMessage message, Session session) except -1:
         cdef Mailbox box = port.mailbox()
         if message.envelope is not None:
+            if message.envelope.part & STREAM_INPUT:
+                message.envelope.inputs = self.itself
             if message.envelope.passed(port.agent_id) and self.call_defect != CYCLE_LET_IN:
                 return self.return_call(port, message)
             if message.envelope.part & STREAM_ASKED and len(self.writers) >= self.streams_max:
                 return self.refuse(message, port.record, LimitReached(
                     f"node {self.node_id} answers {self.streams_max} streams already (streams_max); agent "
                     f"{port.record.label} has not begun it"))
-            if message.envelope.part & STREAM_INPUT:
-                message.envelope.inputs = self.itself
         if not (message.envelope is None and message.slip is None or self.admit_once(port.record, message)):
             return 0
         box.push(message)

@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 
 from agentnet_core.calls cimport Calls
 from agentnet_core.envelope cimport Envelope
@@ -46,3 +46,6 @@ cdef class Work:
     """What one runner of an agent is at: `message` while a handler runs, else None."""
     cdef readonly Port port
     cdef public AgentMessage message
+
+
+cdef uint32_t to_ttl(int64_t timeout_ns) noexcept

@@ -43,7 +43,7 @@ cdef inline int number(value) except -2:
     return 1 if value is _ONE else small(value)
 
 
-cdef inline uint32_t to_ttl(int64_t timeout_ns) noexcept:
+cdef uint32_t to_ttl(int64_t timeout_ns) noexcept:
     """Whole milliseconds, 0 for ever; a little late rather than early."""
     cdef int64_t ms = timeout_ns // MS + (timeout_ns % MS > 0)
     if ms > TTL_MS_MAX:

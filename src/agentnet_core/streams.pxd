@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+from agentnet_core.envelope cimport Envelope
 from agentnet_core.framing cimport Frame
 from agentnet_core.message cimport AgentMessage, Origin
 from agentnet_core.overflow cimport Overflow
@@ -35,8 +36,11 @@ cdef class Reader:
     cdef int64_t resume_ns          # until when that is waited for
     cdef str node_id                # that answers, once a part has come
     cdef uint64_t incarnation
+    cdef Envelope cause             # of the message whose handler asks; None outside of handlers
+    cdef uint64_t share             # of the calls that may be open below that one
     cdef readonly Writer giver      # of the input that it was asked with, until that is over
     cdef int stop(self, error) except -1
+    cdef int end_call(self) except -1
     cdef int wake(self) except -1
     cdef int accept(self, Session session, AgentMessage message) except -1
     cdef int grant(self, uint64_t wanted=*) except -1

@@ -15,9 +15,11 @@ from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t
 
 from agentnet_core.envelope cimport STREAM_ANSWER, STREAM_ASKED, STREAM_INPUT, STREAM_LAST, Envelope
+from agentnet_core.chain cimport give_back, take_share
 from agentnet_core.calls cimport GONE_ON_BEHIND, LEFT_OPEN, TAKEN_TWICE, WINDOW_UNHEEDED, told
 from agentnet_core.framing cimport GRANT, Cursor, pack_u64, read_array, read_uint
 from agentnet_core.message cimport TYPE_QUERY, TYPE_RESPONSE
+from agentnet_core.port cimport Work, to_ttl
 
 from agentnet_core.errors import (
     ConfigError, InternalError, LimitReached, NetworkError, ProtocolError, RequestTimeout, StreamLost,
@@ -75,7 +77,13 @@ cdef class Reader:
         """It is over; what has come may be taken still."""
         self.over, self.error = True, error
         self.forget()
+        self.end_call()
         return self.wake()
+
+    cdef int end_call(self) except -1:
+        """It is open no more."""
+        cause, self.cause = self.cause, None
+        return give_back(cause, self.share) if cause is not None else 0
 
     cdef int accept(self, Session session, AgentMessage message) except -1:
         """A part has come; what is not as it was granted ends it."""
@@ -227,8 +235,10 @@ cdef class Streams(Overflow):
         `gives` one. Raises what `request` would, before it was sent."""
         cdef Reader reader = Reader()
         cdef AgentMessage message
-        cdef Envelope envelope = Envelope()
+        cdef Work work = self.work
+        cdef Envelope envelope
         cdef Route route
+        cdef int64_t left_ns = NEVER
         if len(self.readers) >= self.streams_max:
             raise LimitReached(f"{self.streams_max} streams are open already (streams_max): end some first")
         reader.idle_ns = self.stream_idle_ns if idle is None else self.nanoseconds(idle)
@@ -239,6 +249,13 @@ cdef class Streams(Overflow):
         message = AgentMessage(body, to_agent=route.agent_id, from_agent=asker.agent_id,
                                message_type=TYPE_QUERY)
         message.content, message.correlation = content, self.correlation
+        if work is None or work.message is None:
+            envelope = Envelope()
+        else:                       # as of any call of a handler: see `chain`
+            envelope = asker.nest(work, &left_ns)
+            reader.cause = work.message.envelope
+            reader.share = take_share(reader.cause, envelope)
+            message.ttl_ms = to_ttl(left_ns)
         envelope.put_stream(STREAM_ASKED | (STREAM_INPUT if gives else 0), <uint64_t>self.stream_parts_max)
         message.envelope = envelope
         reader.engine, reader.correlation, reader.to, reader.route = self, self.correlation, to, route
@@ -251,6 +268,7 @@ cdef class Streams(Overflow):
                 reader.waiting = self.wait(route, message, None)
         except NetworkError:
             del self.readers[reader.correlation]
+            reader.end_call()
             raise
         return reader
 

@@ -8,7 +8,16 @@ import pytest
 from harness import MS, Agent, Node, Token, World
 
 from agentnet_core.config import EngineConfig
-from agentnet_core.errors import CallCycle, ChainSpent, ConfigError, Congested, Expired, HandlerFailed
+from agentnet_core.errors import (
+    CallCycle,
+    ChainSpent,
+    ConfigError,
+    Congested,
+    Expired,
+    HandlerFailed,
+    NetworkError,
+    NoSuchAgent,
+)
 from agentnet_core.message import AgentMessage
 
 
@@ -156,6 +165,78 @@ def test_calls_that_come_back_are_bounded() -> None:
     assert isinstance(error, Congested)
     assert "reentrant_calls_max" in str(error)
     assert not any((tokens[0].done, tokens[1].done))
+
+
+def streaming(world: World, node: Node, to: str, ends: list[Any], count: int = 1) -> Any:
+    """A handler that reads so many streams of an agent, one after another, and notes how each ends."""
+
+    def handle(message: AgentMessage) -> Token:
+        result = Token()
+        agent = next(agent for agent in node.engine.ports.values() if agent.agent_id == message.to_agent)
+
+        def ask() -> None:
+            node.engine.now_ns, node.engine.work = world.now_ns, agent._work
+            try:
+                reader = node.engine.stream(agent, to, b"part", 5)
+            except NetworkError as error:
+                ended(None, error)
+                return
+            finally:
+                node.engine.work = None
+            reader.wait().then = lambda: ended(reader)
+
+        def ended(reader: Any, error: Any = None) -> None:
+            try:
+                while reader is not None and reader.take() is not None:
+                    pass
+                if reader is not None and not reader.over:
+                    reader.wait().then = lambda: ended(reader)
+                    return
+            except (NetworkError, StopIteration) as end:
+                error = end
+            ends.append(error)
+            if len(ends) < count:
+                node.clock.at(world.now_ns, node.act, ask)
+            else:
+                result.settle(None, None)
+
+        node.clock.at(world.now_ns, node.act, ask)
+        return result
+
+    return handle
+
+
+def test_a_cycle_through_a_stream_is_refused_with_its_path() -> None:
+    world = World()
+    a, b = line(world, "a", "b")
+    ends: list[Any] = []
+    a.agent("near", streaming(world, a, "far", ends))
+    far = b.agent("far", lambda _: far.request("near", b"on"))
+    world.finish(a.agent("asker").request("near", b"x", timeout=5))
+    assert isinstance(ends[0], HandlerFailed)
+    assert "near -> far -> near" in str(ends[0])
+    message = far.received[0]
+    assert envelope_of(message) == (15, 2**19 - 1, [a.engine.routes["near"].agent_id])
+    assert 4.9 < message.ttl <= 5
+
+
+def test_a_stream_that_has_ended_gives_its_share_back() -> None:
+    world = World()
+    (a,) = line(world, "a", chain_calls_max=1)
+    ends: list[Any] = []
+    a.agent("echo", lambda message: message.payload)
+    a.agent("boss", streaming(world, a, "echo", ends, 30))
+    world.finish(a.agent("asker").request("boss", b"x"))
+    assert [type(end) for end in ends] == [StopIteration] * 30
+
+
+def test_a_stream_to_nobody_gives_its_share_back() -> None:
+    world = World()
+    (a,) = line(world, "a", chain_calls_max=1)
+    ends: list[Any] = []
+    a.agent("boss", streaming(world, a, "nobody", ends, 5))
+    world.finish(a.agent("asker").request("boss", b"x"))
+    assert [type(end) for end in ends] == [NoSuchAgent] * 5
 
 
 # -- limits
