@@ -187,7 +187,7 @@ class Census:
 
     def has_at_most(self, count: int) -> bool:
         """Whether no more nodes than that are alive, this one among them."""
-        return len(self._nodes) < count or sum(not node.lost for node in self._nodes.values()) < count
+        return len(self._nodes) - len(self._lost) < count
 
     def neighbours(self) -> Mapping[str, Node]:
         """The nodes to be linked with, which watch each other and pass on what they learn; none is lost."""

@@ -435,6 +435,8 @@ class Membership(Census):
         if self._left.get(node_id, -1) >= record.incarnation:
             return True
         node = self._nodes.get(node_id)
+        if node is not None and node.record.ends(record):
+            return True
         proven = self._proven(record, source)
         if proven is None:
             return True

@@ -63,6 +63,10 @@ class Standing(IntEnum):
     LEFT = 2
 
 
+STANDINGS = tuple(Standing)
+COUNTS = range(ACCUSERS_MAX + 1)
+
+
 class NodeRecord(NamedTuple):
     """A node as MEMBERS tells of it. ``accusers`` do not hear it; ``witnesses``, some of them, saw its
     process end: their link was reset and their dial refused. ``listed``: the version of its agents' list.
@@ -106,7 +110,16 @@ class NodeRecord(NamedTuple):
     def covers(self, told: NodeRecord) -> bool:
         """Whether all that ``told`` says is in this record, where nothing is signed; False if that takes a
         `merge` to tell."""
+        if self.standing is Standing.LOST:
+            return told.standing is Standing.LOST and self.ends(told)
         return told[:SAID] == self[:SAID] and told.listed <= self.listed
+
+    def ends(self, told: NodeRecord) -> bool:
+        """Whether the node is lost, and what ``told`` says of it is of no later version: who else does not
+        hear it matters no more."""
+        if self.standing is not Standing.LOST or told.standing is Standing.LEFT:
+            return False
+        return (told.incarnation, told.version) <= (self.incarnation, self.version)
 
 
 SAID = NodeRecord._fields.index("listed")
@@ -235,7 +248,7 @@ def read_record(item: bytes) -> NodeRecord:
         expect_int("MEMBERS incarnation", incarnation, 0, U64_MAX),
         expect_addresses("MEMBERS addresses", addresses),
         expect_int("MEMBERS version", version, 0, VERSION_MAX),
-        Standing(expect_int("MEMBERS standing", standing, Standing.ALIVE, Standing.LEFT)),
+        STANDINGS[expect_int("MEMBERS standing", standing, 0, len(STANDINGS) - 1)],
         _read_names("MEMBERS accusers", accusers),
         _read_names("MEMBERS witnesses", witnesses),
         expect_int("MEMBERS listed", listed, 0, VERSION_MAX),
@@ -245,8 +258,8 @@ def read_record(item: bytes) -> NodeRecord:
 
 
 def _read_names(field: str, value: object) -> tuple[str, ...]:
-    names = [expect_name(field, name) for name in expect_list(field, value, range(ACCUSERS_MAX + 1))]
-    return _joined(tuple(names), ())
+    names = tuple([expect_name(field, name) for name in expect_list(field, value, COUNTS)])
+    return names if len(names) < 2 else _joined(names, ())
 
 
 # -- PROBE, VOUCH and DIGEST

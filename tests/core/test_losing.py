@@ -107,6 +107,24 @@ def test_who_was_lost_and_lives_comes_back_by_itself(fault: str) -> None:
         assert all(member.status is NodeStatus.ACTIVE for member in node.control.members())
 
 
+def test_of_many_who_die_at_once_each_is_told_of_a_few_times() -> None:
+    world = World(3)
+    config = EngineConfig(mesh_nodes_max=9)
+    nodes = [world.node(f"n{number}", config=config) for number in range(48)]
+    nodes[0].control.found(UUID)
+    for token in [node.join("n0") for node in nodes[1:]]:
+        world.finish(token)
+    world.run(20_000)
+    alive, dead = nodes[:36], nodes[36:]
+    before = sum(node.engine.stats()["bytes_received"] for node in alive)
+    for node in dead:
+        node.kill()
+    world.until(lambda: all(len(node.control.membership) == len(alive) for node in alive), ms=5_000)
+    world.run(500)
+    told = sum(node.engine.stats()["bytes_received"] for node in alive) - before
+    assert told / (len(alive) * len(dead)) < 500, "bytes for each of those who live and of those who died"
+
+
 def test_who_was_lost_has_a_higher_version_and_the_same_incarnation() -> None:
     world = World()
     *others, gone = some(world, 3)

@@ -55,6 +55,22 @@ def test_any_order_gives_the_same(told: list[NodeRecord], rng: object) -> None:
 
 
 @given(records, records)
+def test_what_is_said_of_the_lost_ends_unless_it_lives_or_left(held: NodeRecord, told: NodeRecord) -> None:
+    both = merge(held, told)
+    if held.ends(told):
+        assert (both.standing, both.incarnation, both.version) == (
+            held.standing,
+            held.incarnation,
+            held.version,
+        )
+    elif held.standing is Standing.LOST:
+        assert told.standing is Standing.LEFT or (both.incarnation, both.version) > (
+            held.incarnation,
+            held.version,
+        )
+
+
+@given(records, records)
 def test_only_the_node_itself_undoes_what_is_said_of_it(a: NodeRecord, b: NodeRecord) -> None:
     both = merge(a, b)
     same_life = a.incarnation == b.incarnation and a.version == b.version
