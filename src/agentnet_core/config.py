@@ -375,6 +375,7 @@ class EngineConfig:
         self._check_order("fragment_bytes", "link_window_bytes", slack=OPTIONAL_BYTES_MAX)
         self._check_order("redial_ms_min", "redial_ms_max")
         self._check_order("delivery_retry_ms_min", "delivery_retry_ms_max")
+        self._check_order("delivery_timeout_ms", "delivery_window_ms")
         self._check_order("ping_interval_ms", "node_silence_ms_max")
         self._check_order("ping_interval_ms", "link_silence_ms_max")
         self._check_order("suspicion_ms_min", "suspicion_ms_max")

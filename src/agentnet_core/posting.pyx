@@ -110,6 +110,10 @@ cdef class Posting(Casting):
         letter.durable, letter.wanted = durable, <uint8_t>wanted
         if wanted != KEPT:
             letter.timeout_ns = self.delivery_ns if timeout is None else self.nanoseconds(timeout)
+            if (timeout is not None and not durable
+                    and letter.timeout_ns > self.config.delivery_window_ms * MS):
+                raise ConfigError(f"timeout={describe(timeout)}: expected at most delivery_window_ms, for "
+                                  f"which its number is remembered: it might be handled again after that")
         return letter
 
     cdef AgentMessage write_letter(self, uint64_t from_id, to, payload, tuple options):

@@ -11,6 +11,7 @@ from harness import AGENTS, DONE, MESSAGE, RETURN, UUID, Token, Weather, World
 from promises import ACKNOWLEDGED, DURABLE, MAILBOXED, PROCESSED, Hand, handed, numbers, pair, send, settled
 from strangers import Stranger
 
+from agentnet_core.config import EngineConfig
 from agentnet_core.durable import DEFECTS
 from agentnet_core.errors import (
     AgentStopped,
@@ -76,6 +77,7 @@ def test_at_most_once_is_what_it_was() -> None:
         {"delivery": DURABLE, "message_type": 2},
         {"delivery": DURABLE, "message_type": 3},
         {"delivery": ACKNOWLEDGED, "timeout": -1},
+        {"delivery": ACKNOWLEDGED, "timeout": 24 * 3600 + 0.001},
     ],
 )
 def test_what_cannot_be_asked_for(options: dict[str, Any]) -> None:
@@ -84,6 +86,15 @@ def test_what_cannot_be_asked_for(options: dict[str, Any]) -> None:
     (error,) = settled(world, send(source, "sink", b"x", **options))
     assert isinstance(error, ConfigError)
     assert a.stats["letters"] == 0
+
+
+def test_as_long_as_its_number_is_remembered() -> None:
+    world = World()
+    _, _, source, _ = pair(world)
+    (receipt,) = settled(world, send(source, "sink", b"x", timeout=24 * 3600))
+    assert receipt.reached is PROCESSED
+    (receipt,) = settled(world, send(source, "sink", b"x", delivery=DURABLE, until="processed", timeout=1e6))
+    assert receipt.reached is PROCESSED
 
 
 # -- what fails
@@ -296,7 +307,11 @@ def test_as_many_bytes_as_may_wait_and_one_more() -> None:
 
 def test_as_many_lines_as_may_be_and_one_more() -> None:
     world = World()
-    _, b, source, _sink = pair(world, delivery_lines_max=2, delivery_window_ms=3_000)
+    config = EngineConfig(delivery_lines_max=2, delivery_timeout_ms=3_000, delivery_window_ms=3_000)
+    a, b = world.node("a"), world.node("b", config=config)
+    a.control.found(UUID)
+    world.finish(b.join("a"))
+    source, _sink = a.agent("source"), b.agent("sink", lambda _: None)
     tokens = [send(source, "sink", b"%d" % level, priority=level, timeout=20)[0] for level in range(3)]
     world.run(1_000)
     assert [token.done for token in tokens] == [True, True, False]  # the third is tried again

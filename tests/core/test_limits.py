@@ -83,6 +83,11 @@ def message(seq: int, to: int, size: int, part: tuple[int, int] | None = None) -
             {"message_bytes_max": 65_536, "reassembly_bytes_max": 65_536 + 2 * 64 - 1},
             "expected at least message_bytes_max=65536",
         ),
+        (
+            {"delivery_timeout_ms": 60_000, "delivery_window_ms": 60_000},
+            {"delivery_timeout_ms": 60_001, "delivery_window_ms": 60_000},
+            "delivery_window_ms=60000: expected at least delivery_timeout_ms=60001",
+        ),
         ({"redial_ms_min": 5000}, {"redial_ms_min": 5001}, "expected at least redial_ms_min=5001"),
         (
             {"ping_interval_ms": 15_000, "node_silence_ms_max": 20_000},
@@ -116,7 +121,7 @@ def test_every_number_has_an_end(name: str) -> None:
     limit = most.get(name, MS_MAX if "_ms" in name else COUNT_MAX)
     if name not in ("fragment_bytes", "message_bytes_max"):  # others are above these, and have an end
         times = ("redial_ms_max", "link_silence_ms_max", "node_silence_ms_max", "suspicion_ms_max")
-        times += ("delivery_retry_ms_max",)
+        times += ("delivery_retry_ms_max", "delivery_window_ms")
         logs = ("log_held_bytes", "log_bytes_max")
         counts = ("link_window_bytes", "broadcasts_announced_max", "broadcast_window_max", *logs)
         roomy = {**dict.fromkeys((*times, "unreachable_ms_max"), MS_MAX), **dict.fromkeys(counts, COUNT_MAX)}
