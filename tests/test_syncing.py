@@ -162,6 +162,28 @@ async def test_a_policy_that_fails_keeps_the_siblings_and_is_told(
     event = await soon(watch.wait("state_conflict"))
     assert event.name == "s"
     assert why in event.detail
+    assert nets[0].stats()["state_conflicts"] == 1
+
+
+async def test_a_version_from_the_future_is_not_the_last_writers(cluster: Cluster) -> None:
+    nets = await cluster.start("n1", "n2")
+    watch: Watch = cluster.watch(nets[0])
+    hear = deaf(nets[0])
+    await nets[0].sync_state(state(b"now"))
+    held = nets[1].replication.hold(MVRegister, "sync/s")
+    ten_years = 10 * 365 * 86_400 * 1000 << 16
+    held.state.set([b"future", 0, nets[1].replication.stamp() + ten_years, {}])  # type: ignore[attr-defined]
+    nets[1].replication.changed(held)
+    hear()
+    for net in nets:
+        async with asyncio.timeout(20):
+            while (found := await net.get_state("s")) is None or len(found.siblings) < 2:
+                await asyncio.sleep(0.01)
+        assert found.data == b"now"
+    assert "from the future" in (await soon(watch.wait("state_conflict"))).detail
+    await soon(nets[0].sync_state(state(b"later", ALL)))
+    assert await get(nets[1]) == b"later"
+    assert nets[0].replication.stamp() < nets[1].replication.stamp() + ten_years // 2
 
 
 async def test_a_type_merges_siblings(cluster: Cluster) -> None:

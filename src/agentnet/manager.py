@@ -566,6 +566,7 @@ class AgentNetworkManager(StateSharing):
             "nodes": len(self.control.membership),
             "agents": len(self.control.directory),
             "handlers_failed": self.handlers_failed,
+            "state_conflicts": self.state_conflicts,
             "connections_refused": self._doors.refused,
             "events_missed": self._streams.missed,
         }

@@ -107,6 +107,7 @@ class StateSharing(ABC):
 
     def __init__(self) -> None:
         self.hub = Hub()
+        self.state_conflicts = 0
         self._policies: dict[str, Policy] = {}
         self._seen: dict[str, dict[str, int]] = {}
         """What CAUSAL writes of this node depend on: by name, the clocks of what was read or written."""
@@ -288,7 +289,11 @@ class StateSharing(ABC):
         for version in versions:
             self.replication.observe(version.stamp)
         clock = held.state.context.clock()
-        last = max(versions, key=lambda version: (version.stamp, version.agent_id, version.data))
+        latest = self.replication.latest_stamp()
+        if len(versions) > 1 and any(version.stamp > latest for version in versions):
+            self._tell_conflict(state_id, "a version from the future; it counts as the oldest")
+        # One whose writer's clock is wrong is not the last until that time has come.
+        last = max(versions, key=lambda each: (each.stamp <= latest, each.stamp, each.agent_id, each.data))
         siblings = tuple(sorted(dict.fromkeys(version.data for version in versions)))
         return DistributedState(
             state_id=state_id,
@@ -313,16 +318,15 @@ class StateSharing(ABC):
                 return whole
             return _fold(policy, siblings)
         except Exception as error:  # noqa: BLE001 - whatever a user's function raises
-            self.engine.event(
-                Event(
-                    Event.STATE_CONFLICT,
-                    self.node_id,
-                    name=state_id,
-                    detail=f"{len(siblings)} siblings are kept: {type(error).__name__}: {error}",
-                    error=error,
-                )
-            )
+            detail = f"{len(siblings)} siblings are kept: {type(error).__name__}: {error}"
+            self._tell_conflict(state_id, detail, error)
             return last
+
+    def _tell_conflict(self, state_id: str, detail: str, error: Exception | None = None) -> None:
+        self.state_conflicts += 1
+        self.engine.event(
+            Event(Event.STATE_CONFLICT, self.node_id, name=state_id, detail=detail, error=error)
+        )
 
     # -- causality
 

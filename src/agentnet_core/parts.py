@@ -49,7 +49,7 @@ from agentnet_core.config import (
     VERSION_MAX,
     EngineConfig,
 )
-from agentnet_core.errors import NetworkError, ProtocolError
+from agentnet_core.errors import LimitReached, NetworkError, ProtocolError
 from agentnet_core.states import PRINT_BYTES, SHARES, Key
 
 STATE, STATE_CHUNK = 29, 30
@@ -234,6 +234,8 @@ class Lanes(Protocol):
 
     def put(self, node_id: str, body: bytes, /) -> None: ...
     def put_chunk(self, node_id: str, body: bytes, /) -> None: ...
+    def refuse(self, node_id: str, name: str, error: NetworkError, /) -> None:
+        """Count and tell what was not taken."""
 
 
 class _Out:
@@ -294,6 +296,10 @@ class Transfers:
         coming = self._in.get(node_id)
         if coming is None and offset == 0:
             if not BODY_BYTES < size <= self._bytes_max:
+                text = (
+                    f"state: a body of {size} bytes: expected {BODY_BYTES + 1} to {self._bytes_max} in chunks"
+                )
+                self._lanes.refuse(node_id, "", LimitReached(text))
                 self._lanes.put(node_id, write(MORE, number, 0, 0))
                 return None
             coming = self._in[node_id] = _In(number, size)

@@ -270,6 +270,9 @@ class Event:
     """A node told what the node that it is about did not sign; ``detail`` names both."""
     STATE_REFUSED = "state_refused"
     """A change of a state came that was not taken; ``name``: the state, ``detail``: why not."""
+    STATE_CONTRADICTION = "state_contradiction"
+    """Likewise, of an event that has two contents, or that this node is said to have made and did not: two
+    processes use one name, or somebody lies."""
     STATE_CONFLICT = "state_conflict"
     """A rule for conflicts failed, so the siblings are kept; ``name``: the state, ``detail``: how."""
     DEAD_LETTER = "dead_letter"

@@ -113,7 +113,7 @@ class Replication:
         self.transfers = Transfers(self, config)
         self._keepers = Keepers(config.state_replicas)
         self.on_change: Callable[[Held, bool], None] = lambda _held, _others: None
-        self.refused = self.merged = 0
+        self.refused = self.contradicted = self.merged = 0
         self._open: dict[Key, list[Wait]] = {}
         self._unsent: deque[bytes] = deque()
         self._reads: dict[int, dict[str, int]] = {}
@@ -159,11 +159,14 @@ class Replication:
         """The state of that type and name, if it is held."""
         return self.states.get(Key(code_of(kind), name))
 
+    def latest_stamp(self) -> int:
+        """The last one that is not from the future."""
+        return self.clock.latest(self._engine.now_ns + self._engine.wall_offset_ns)
+
     def observe(self, stamp: int) -> None:
         """What is stamped from now on is later than that; one from the future is not heeded."""
-        now_ns = self._engine.now_ns + self._engine.wall_offset_ns
-        if 0 < stamp <= self.clock.latest(now_ns):
-            self.clock.observe(stamp, now_ns)
+        if 0 < stamp <= self.latest_stamp():
+            self.clock.observe(stamp, self._engine.now_ns + self._engine.wall_offset_ns)
 
     def stamp(self) -> int:
         """The time of a write, later than that of any before it."""
@@ -344,13 +347,17 @@ class Replication:
 
     def receive(self, session: Session, kind: int, body: bytes) -> None:
         """A frame of a linked node."""
-        if kind == STATE_CHUNK:
-            whole = self.transfers.on_chunk(session.node_id, *read_chunk(body))
-            if whole is None:
-                return
-            body = whole
-        verb, parts = read(body)
-        self._verbs[verb](session.node_id, *parts)
+        try:
+            if kind == STATE_CHUNK:
+                whole = self.transfers.on_chunk(session.node_id, *read_chunk(body))
+                if whole is None:
+                    return
+                body = whole
+            verb, parts = read(body)
+            self._verbs[verb](session.node_id, *parts)
+        except ProtocolError as error:
+            self.refuse(session.node_id, "", error)
+            raise
 
     def tick(self, now_ns: int) -> int:
         """What is due; the time of the next thing."""
@@ -387,6 +394,7 @@ class Replication:
             "states_bytes": self.states.bytes,
             "states_merged": self.merged,
             "states_refused": self.refused,
+            "states_contradicted": self.contradicted,
             "states_unsaved": self.archive.unsaved,
             "state_waits": self.quorums.waiting,
             "state_waits_failed": self.quorums.failed,
@@ -429,20 +437,24 @@ class Replication:
     def next_turn(self) -> None:
         self._engine.wake_by(self._engine.now_ns + TURN_NS)
 
+    def refuse(self, node_id: str, name: str, error: NetworkError) -> None:
+        """Count it and tell of it."""
+        self.refused += 1
+        alarm = isinstance(error, Contradiction)
+        self.contradicted += alarm
+        kind = Event.STATE_CONTRADICTION if alarm else Event.STATE_REFUSED
+        self._engine.event(Event(kind, node_id, name=name, detail=str(error), error=error))
+
     def take(self, node_id: str, key: Key, data: bytes, author: str | None) -> NetworkError | bool:
         """Merge it: whether anything changed, or why it was not taken."""
         try:
             if key.code not in BY_CODE:
                 raise ProtocolError(f"{key.label}: a type that this version does not know")
-            stamp_max = self.clock.latest(self._engine.now_ns + self._engine.wall_offset_ns)
-            changed = self.states.merge(key, data, author=author, stamp_max=stamp_max)
+            changed = self.states.merge(key, data, author=author, stamp_max=self.latest_stamp())
         except NetworkError as error:
             if isinstance(error, Contradiction) and self._take_new_name(node_id, key, error):
                 return self.take(node_id, key, data, author)
-            self.refused += 1
-            self._engine.event(
-                Event(Event.STATE_REFUSED, node_id, name=key.name, detail=str(error), error=error)
-            )
+            self.refuse(node_id, key.name, error)
             return error
         self.merged += changed
         if changed:
@@ -471,9 +483,13 @@ class Replication:
 
     def _hear(self, source: str, gossip: Gossip, body: bytes) -> None:
         """Changes came on the broadcast tree."""
-        verb, parts = read(body)
-        if verb != DELTA:
-            raise ProtocolError(f"STATE of verb {verb} on the broadcast tree: expected changes")
+        try:
+            verb, parts = read(body)
+            if verb != DELTA:
+                raise ProtocolError(f"STATE of verb {verb} on the broadcast tree: expected changes")
+        except ProtocolError as error:
+            self.refuse(source, "", error)
+            raise
         self._take_changes(source, gossip.broadcast.origin, parts[1])
 
     def _on_delta(self, node_id: str, serial: int, changes: Changes) -> None:

@@ -7,19 +7,43 @@ from typing import Any
 
 import pytest
 from harness import UUID, Node, Token, World
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from replicas import History, changed, equal, hold, write
 from strangers import Stranger
 
 from agentnet_core import comparing, gossip, replication
-from agentnet_core.clock import HybridClock
+from agentnet_core.clock import HybridClock, VectorClock
 from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.crdt import EWFlag, LWWRegister, ORSet, PNCounter, Site
 from agentnet_core.dots import CausalContext
-from agentnet_core.errors import LimitReached, TooFewReplicas, UsageError
-from agentnet_core.parts import ACK, ANSWER, CONTEXT, DELTA, FETCH, READ, STATE, STATE_CHUNK, read
+from agentnet_core.errors import LimitReached, ProtocolError, TooFewReplicas, UsageError
+from agentnet_core.parts import (
+    ACK,
+    ANSWER,
+    CHUNK_BYTES,
+    CONTEXT,
+    DELTA,
+    FETCH,
+    KEEP,
+    KEPT,
+    LIVE,
+    MORE,
+    PART,
+    RANGES,
+    READ,
+    STATE,
+    STATE_CHUNK,
+    WINDOW_CHUNKS,
+    read,
+    read_chunk,
+    write_chunk,
+    write_prints,
+    write_sums,
+)
 from agentnet_core.parts import write as write_body
 from agentnet_core.quorums import Quorums
-from agentnet_core.states import STATE_OVERHEAD_BYTES, Key
+from agentnet_core.states import SHARES, STATE_OVERHEAD_BYTES, Key
 
 SET = Key(ORSet(Site(None, bytes(16))).type_code, "s")
 FLAG = EWFlag(Site(None, bytes(16))).type_code
@@ -237,7 +261,9 @@ class Bad:
 
     def check_refused(self, count: int, error: str) -> None:
         assert self.node.control.stats()["states_refused"] == count
-        event = self.node.told("state_refused")[-1]
+        kind = "state_contradiction" if error == "Contradiction" else "state_refused"
+        assert self.node.control.stats()["states_contradicted"] == (error == "Contradiction")
+        event = self.node.told(kind)[-1]
         assert type(event.error).__name__ == error, event
         assert event.node_id == "a"
         assert hold(self.node, ORSet, "s").state.encode() == self.before
@@ -338,6 +364,22 @@ def test_frames_that_break_the_form_close_the_link(kind: int, body: bytes) -> No
     bad.stranger.say(kind, body)
     bad.world.until(lambda: bad.stranger.ended)
     assert hold(bad.node, ORSet, "s").state.encode() == bad.before
+    assert bad.node.control.stats()["states_refused"] == 1
+    (event,) = bad.node.told("state_refused")
+    assert (event.node_id, type(event.error).__name__) == ("a", "ProtocolError")
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_comes() -> None:
+    bad = Bad(state_bytes_max=100_000, state_elements_max=10)
+    most = 2 * 100_000 + 64 * 10
+    bad.stranger.say(STATE_CHUNK, write_chunk(1, 0, most + 1, b"x" * 100))
+    bad.world.run(10)
+    bad.check_refused(1, "LimitReached")
+    assert bad.heard(MORE) == [[1, 0, 0]]
+    bad.stranger.say(STATE_CHUNK, write_chunk(2, 0, most, b"x" * 100))
+    bad.world.run(10)
+    bad.check_refused(1, "LimitReached")
+    assert bad.heard(MORE)[-1][1:] == [100, WINDOW_CHUNKS * CHUNK_BYTES]
 
 
 def test_questions_about_nothing_are_answered_with_nothing() -> None:
@@ -362,6 +404,88 @@ def test_a_change_as_large_as_a_frame_holds_goes_in_one() -> None:
     world.until(lambda: equal([one, other]), ms=2000)
     with pytest.raises(UsageError):
         hold(one, int, "s")
+
+
+CONTEXT_OF_A = CausalContext({"a:1": 3, "m:1": 1}).encode()
+GOOD = [
+    write_body(DELTA, 1, [(SET, made_by("a:1")), (Key(FLAG, "f"), b"")]),
+    write_body(KEEP, 2, [(SET, made_by("a:1"))]),
+    write_body(ACK, 1, [(0, 5, "no")]),
+    write_body(KEPT, 1, [(0, 5, "no")]),
+    write_sums([7] * SHARES, fresh=True),
+    *write_prints(3, [(SET, 9), (Key(FLAG, "f"), 2**64 - 1)]),
+    write_body(CONTEXT, SET, CONTEXT_OF_A, 5, True),
+    write_body(PART, SET, made_by("b:1"), 5, True),
+    write_body(RANGES, SET, [("a:1", 0, 5, 7), ("m:1", 0, 1, 7)]),
+    write_body(FETCH, SET, CONTEXT_OF_A),
+    write_body(READ, 3, SET, 7),
+    write_body(ANSWER, 3, 7, made_by("b:1")),
+    write_body(MORE, 1, 100, 100),
+    write_body(LIVE, SET, CONTEXT_OF_A, CONTEXT_OF_A),
+]
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> tuple[int, bytes]:
+    """What a node may say, with a few bytes of it changed, cut, or taken from another."""
+    body = bytearray(draw(st.sampled_from(GOOD)))
+    for _ in range(draw(st.integers(0, 4))):
+        at = draw(st.integers(0, len(body) - 1))
+        match draw(st.integers(0, 3)):
+            case 0:
+                body[at] = draw(st.sampled_from((0, 1, 0x7F, 0x80, 0x90, 0xC0, 0xC4, 0xCF, 0xDD, 0xFF)))
+            case 1:
+                body[at] = draw(st.integers(0, 255))
+            case 2:
+                body[at:] = draw(st.sampled_from(GOOD))[at:] or b"\x00"
+            case _:
+                body[at : at + draw(st.integers(0, 9))] = draw(st.binary(max_size=9)) or b"\xc0"
+    if draw(st.integers(0, 9)) == 0:
+        offset, size = draw(st.integers(0, 10)), draw(st.sampled_from((0, 10, BODY_BYTES + 1, 2**32 - 1)))
+        return STATE_CHUNK, write_chunk(1, offset, size, bytes(body))
+    return STATE, bytes(body)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(frames(), min_size=1, max_size=6))
+def test_whatever_a_peer_says_of_states_a_node_goes_on(said: list[tuple[int, bytes]]) -> None:
+    """It takes, refuses and tells, or closes that one link; what it holds is right, and others can ask it."""
+    bad = Bad()
+    for kind, body in said:
+        if bad.stranger.ended is None:
+            bad.stranger.say(kind, body)
+            bad.world.run(10)
+    stats = bad.node.control.stats()
+    told = len(bad.node.told("state_refused")) + len(bad.node.told("state_contradiction"))
+    assert told == stats["states_refused"] >= (bad.stranger.ended is not None)
+    states = bad.node.control.replication.states
+    for share in range(SHARES):
+        for held in states.share(share):
+            again = type(held.state).decode(held.state.encode(), Site(None, bytes(16)))
+            assert (again.encode(), again.value) == (held.state.encode(), held.state.value)
+            assert (again.sum, again.context.encode()) == (held.state.sum, held.state.context.encode())
+    add(bad.node, "after")
+    other = Stranger(bad.world, bad.node, name="c")
+    other.introduce()
+    other.say(STATE, write_body(READ, 1, SET, 0))
+    bad.world.run(10)
+    answers = [parts for verb, parts in map(read, other.bodies(STATE)) if verb == ANSWER]
+    assert "after" in ORSet.decode(answers[0][2], Site(None, bytes(16))).value
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_body_or_a_protocol_error(data: bytes) -> None:
+    for reader in (
+        read,
+        read_chunk,
+        lambda data: CausalContext.decode(data, actors_max=4, runs_max=4),
+        lambda data: VectorClock.decode(data, actors_max=4),
+    ):
+        try:
+            reader(data)
+        except ProtocolError:
+            continue
 
 
 # -- the histories themselves
