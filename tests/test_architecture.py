@@ -85,7 +85,7 @@ agentnet_core
 agentnet.storage.files
 agentnet.storage.memory agentnet.storage.segments
 agentnet.storage.snapshots agentnet.storage.owners
-agentnet.storage.log agentnet.storage.bounds
+agentnet.storage.log agentnet.storage.bounds agentnet.storage.gathering
 agentnet.storage
 agentnet.sim.clock
 agentnet.sim.network agentnet.sim.notary agentnet.sim.disk agentnet.sim.token

@@ -302,7 +302,7 @@ class AgentNetworkManager(StateSharing):
             call.learn(outcome)
         self._outcomes += ready.settle
         if self._outcomes:
-            self._settle(len(engine.pending) + engine.letters_count)
+            self._settle(len(engine.pending) + engine.letters_awaited)
         for event in ready.events:
             self._streams.put(event)
         if (engine.wake_ns < self._timer_ns or self._timer is None) and not self._left:

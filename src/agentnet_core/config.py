@@ -125,6 +125,9 @@ class EngineConfig:
     """Backoff between attempts to reach one agent: doubles from min to max, half of it jitter."""
     delivery_attempts_max: int = 5
     """A DURABLE message that its handler failed so often becomes a dead letter."""
+    delivery_mark_ms: int = 5
+    """That DURABLE messages were processed is written down at most this often, for many at once, and their
+    senders are told then; at once where one waits for it."""
     delivery_lines_max: int = 65_536
     """Lines (sender, receiver, priority) whose numbers a node remembers, so that nothing is handled twice;
     when all were used within `delivery_window_ms`, the messages of more are refused and tried again later."""

@@ -13,6 +13,7 @@ cdef class Courier(Posting):
     cdef int64_t letters_sent_again, acks_late
 
     cdef bint is_over(self, Letter letter) except -1
+    cdef bint leads_on(self, Route route, OutLine line, Letter letter) noexcept
     cdef Route find(self, OutLine line, Letter letter)
     cdef bint transmit(self, OutLine line, Letter letter, Route route) except -1
     cdef int64_t backoff(self, uint32_t fails) except -1

@@ -10,7 +10,7 @@ What a peer says of another attempt than the last one is late, and counted.
 
 from heapq import heappop, heappush
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from agentnet_core.calls cimport told
@@ -44,18 +44,20 @@ cdef class Courier(Posting):
     cdef int drive(self, OutLine line) except -1:
         """Send what is to be sent, in order, as far as the way to the receiver goes."""
         cdef Letter letter
-        cdef Route route
+        cdef Route route = None
         while line.cursor is not None and not line.due_ns:
             letter = line.cursor
             if letter.held:
                 return 0
-            if self.is_over(letter):
-                continue
-            route = self.find(line, letter)
-            if route is None:
-                continue            # it failed, or the line is to be tried later
-            if line.cursor is not letter:
-                continue            # all has to go again, another way
+            if letter.message.deadline_ns or letter.token is not None:
+                if self.is_over(letter):
+                    continue
+            if not self.leads_on(route, line, letter):
+                route = self.find(line, letter)
+                if route is None:
+                    continue        # it failed, or the line is to be tried later
+                if line.cursor is not letter:
+                    continue        # all has to go again, another way
             if not self.transmit(line, letter, route):
                 continue
             if line.cursor is letter and not line.due_ns:   # else it was turned down on the spot
@@ -75,6 +77,16 @@ cdef class Courier(Posting):
             self.remove(letter)
             return True
         return False
+
+    cdef inline bint leads_on(self, Route route, OutLine line, Letter letter) noexcept:
+        """Whether that way, which the one before it went, is the one to go: as `find` would say."""
+        cdef Session session
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(letter.message.payload)
+        if route is None or route.session is None or line.place is not route.session:
+            return False
+        session = route.session
+        return (session.welcomed and session.delivers and not session.held and not session.closed
+                and size <= self.message_bytes_max and size <= session.message_bytes_max)
 
     cdef Route find(self, OutLine line, Letter letter):
         """The way to the receiver; None if there is none now, and then `line` is tried later."""
@@ -326,6 +338,9 @@ cdef class Courier(Posting):
             when_ns, _, what = heappop(self.agenda)
             if what is None:
                 self.mark_again()
+                continue
+            if what is self.durable:
+                self.rested()
                 continue
             if type(what) is OutLine:
                 line = <OutLine>what

@@ -43,7 +43,7 @@ cdef class Durable:
     cdef list moved_out
     cdef uint64_t epoch_batch
     cdef bint epoch_written, epoch_kept, resting, torn
-    cdef list settled, settled_out      # numbers; (batch, numbers) on their way
+    cdef list settled, settled_out      # Letters; (batch, Letters) on their way
     cdef dict marked                    # place -> InLine
     cdef uint32_t places
     cdef int start(self, uint64_t incarnation) except -1
@@ -54,6 +54,6 @@ cdef class Durable:
     cdef int write_settled(self) except -1
     cdef int mark(self, InLine line) except -1
     cdef int unmark(self, InLine line) except -1
-    cdef Entries drain(self)
+    cdef Entries drain(self, bint settle)
     cdef int rewrite_windows(self) except -1
     cdef int rewrite_letters(self, uint64_t index, int64_t wall_offset_ns) except -1

@@ -195,27 +195,32 @@ cdef class Durable:
 
     cdef int settle(self, Letter letter) except -1:
         """Nobody needs it any more; `letter.settled` is set."""
-        self.settled.append(letter.number)
+        if self.failure is None:
+            self.settled.append(letter)
         return 0
 
     cdef int write_settled(self) except -1:
-        cdef list numbers = self.settled
+        """Release those in front; of those behind one that is not settled the numbers are written."""
+        cdef list letters = self.settled
+        cdef Letter letter
         cdef uint8_t* start
         cdef uint8_t* p
+        cdef uint64_t index
         self.settled = []
         while self.order and (<Letter>self.order[0]).settled:
             self.order.popleft()
-        if self.order:
+        index = (<Letter>self.order[0]).index if self.order else self.mail_index + 1
+        start = p = self.entries.begin_record(8 * len(letters))
+        for letter in letters:
+            if letter.index > index:
+                p = put_u64(p, letter.number)
+        if p != start:
             self.mail_index += 1
-            start = p = self.entries.begin_record(8 * len(numbers))
-            for number in numbers:
-                p = put_u64(p, number)
             self.entries.finish_record(MAIL_OWNER, SETTLED, self.mail_index, p - start)
-        self.settled_out.append((self.batch, numbers))
+        self.settled_out.append((self.batch, letters))
         self.entries.cell(MAIL, NUMBER_CELL, u64(self.number))
-        index = self.mail_index + 1
-        if self.order and self.defect != RELEASED_EARLY:
-            index = (<Letter>self.order[0]).index
+        if self.defect == RELEASED_EARLY:
+            index = self.mail_index + 1
         self.entries.release(MAIL, index)
         return 0
 
@@ -281,12 +286,13 @@ cdef class Durable:
 
     # -- batches
 
-    cdef Entries drain(self):
-        """What is to be written now; None if nothing is."""
+    cdef Entries drain(self, bint settle):
+        """What is to be written now; None if nothing is. What is settled goes along, or, if `settle`,
+        by itself."""
         cdef Entries entries = self.entries
         if not self.on or self.failure is not None:
             return None
-        if self.settled and not self.resting:
+        if self.settled and not self.resting and (settle or entries.count):
             self.write_settled()
         if not entries.count:
             return None
@@ -307,8 +313,8 @@ cdef class Durable:
         """No batch that is not persisted will be, nor what is gathered: all is as it was before them."""
         cdef Letter letter
         self.entries.clear()
-        for _, numbers in self.settled_out:
-            self.settled += numbers
+        for _, letters in self.settled_out:
+            self.settled += letters
         for _, moved in reversed(self.moved_out):
             for index, letter in moved:
                 letter.index = index

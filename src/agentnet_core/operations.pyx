@@ -223,7 +223,8 @@ cdef class Operations(Leases):
         if message.slip is not None:
             Leases.handled(self, message, None)
             if len(kept.key) != 3 and message.slip.care & CARE_LEVEL == CARE_DURABLE:
-                self.deeds.spend(kept)      # its line, or its letter, says from now on that it was done
+                self.marks_due_ns = 0       # its line, or its letter, says with this batch that it was done
+                self.deeds.spend(kept)
         elif kept.whole or kept.told is not None:
             self.respond(message, kept.payload, kept.content, None)
         else:

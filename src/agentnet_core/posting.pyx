@@ -60,6 +60,11 @@ cdef class Posting(Casting):
         self.durable.start(self.incarnation)
         self.letters = {self.incarnation: self.own, self.durable.epoch: self.kept}
 
+    @property
+    def letters_awaited(self):
+        """How many letters somebody waits for now, about."""
+        return len(self.own) + len(self.writing)
+
     # -- taking letters
 
     cdef object send_letter(self, uint64_t from_id, to, payload, tuple options, delivery, until, timeout):
@@ -98,7 +103,9 @@ cdef class Posting(Casting):
         if durable:
             self.check_disk(PyBytes_GET_SIZE(message.payload) + LETTER_OVERHEAD_BYTES)
         slip = message.slip = Slip.__new__(Slip)
-        slip.care = <uint8_t>level | (CARE_MAILBOXED if wanted == MAILBOXED else 0)
+        slip.care = <uint8_t>level
+        if wanted == MAILBOXED or (durable and wanted == PROCESSED):    # of which the receiver makes haste
+            slip.care |= CARE_MAILBOXED
         if durable or wanted == PROCESSED:
             slip.care |= CARE_PROCESSED
         slip.attempt, slip.epoch = 1, self.durable.epoch if durable else self.incarnation
@@ -344,6 +351,8 @@ cdef class Posting(Casting):
             if self.durable.on:
                 self.durable.settle(letter)
                 self.rouse()
+        if self.durable.on and not self.durable.resting:
+            self.durable.write_settled()        # somebody waits for it
 
     def replay_dead(self, list numbers not None):
         """Send those again, as new ones, without ttl; LimitReached, StorageBusy and StorageFailed before one

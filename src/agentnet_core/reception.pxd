@@ -15,6 +15,10 @@ cdef class Reception(Courier):
     cdef list touched               # InLines of which there is something to say
     cdef object unsaid              # deque of (batch, InLine, runs): said once that is on the disk
     cdef list unmarked              # InLines whose mark the disk refused, with their runs
+    cdef list later                 # of those touched, those that are not to be marked yet
+    cdef int64_t mark_ns, marks_due_ns  # how often, and when next at the earliest
+    cdef int64_t settle_due_ns      # when what is settled is written by itself, 0 if nothing is
+    cdef int64_t rest_ns            # when the agenda comes back to that, 0 if it does not
     cdef int64_t letters_received, letters_again, letters_early, lines_dropped
 
     cdef bint let_in(self, Session session, AgentMessage message) except -1
@@ -29,5 +33,6 @@ cdef class Reception(Courier):
     cdef int put_return(self, Session session, AgentMessage message, uint64_t number, int code,
                         bytes text) except -1
     cdef int speak(self) except -1
+    cdef int rest(self, int64_t until_ns) except -1
     cdef int say(self, InLine line, list runs, bint on_disk, dict frames) except -1
     cdef int put_done(self, dict frames) except -1

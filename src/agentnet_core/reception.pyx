@@ -50,8 +50,12 @@ cdef class Reception(Courier):
 
     def __cinit__(self, *args, **kwargs):
         self.in_lines = {}
-        self.touched, self.unmarked = [], []
+        self.touched, self.unmarked, self.later = [], [], []
         self.unsaid = deque()
+
+    def limit_letters(self):
+        Courier.limit_letters(self)
+        self.mark_ns = self.config.delivery_mark_ms * MS
 
     # -- what comes
 
@@ -90,6 +94,7 @@ cdef class Reception(Courier):
             line.open.append(number)
         self.letters_received += 1
         if slip.care & CARE_MAILBOXED:
+            self.marks_due_ns = 0
             line.note(MAILBOXED, number, slip.attempt)
             self.touch(line)
         if self.durable.defect == DONE_AT_THE_MAILBOX:
@@ -190,6 +195,8 @@ cdef class Reception(Courier):
                 line.finish(message.correlation, slip.attempt,
                             not line.durable and self.durable.on and is_operation(message))
                 if slip.care & CARE_PROCESSED:
+                    if slip.care & CARE_MAILBOXED:
+                        self.marks_due_ns = 0       # somebody waits for it
                     self.touch(line)
         return 0
 
@@ -203,8 +210,10 @@ cdef class Reception(Courier):
             self.acks_late += 1     # it went elsewhere since, with its agent
             return 0
         if failure is None:
-            return self.finish_letter(letter, PROCESSED, self.node_id,
-                                      self.durable.on and is_operation(message))
+            self.finish_letter(letter, PROCESSED, self.node_id, self.durable.on and is_operation(message))
+            if self.closing:
+                self.settle_due_ns = 1      # somebody waits for it
+            return 0
         return self.take_back(letter, failure[0], failure[1].encode("utf-8", "replace"), self.node_id,
                               slip.attempt, delay_of(failure))
 
@@ -278,12 +287,29 @@ cdef class Reception(Courier):
 
     def ready(self):
         """As `Outflow.ready`, with what is to be written to the disk first."""
-        if self.touched:
+        if self.touched or self.later:
             self.speak()
+        if self.durable.settled and not self.settle_due_ns:
+            self.settle_due_ns = self.now_ns + self.mark_ns
+            self.rest(self.settle_due_ns)
         ready = Courier.ready(self)
         ready.batch = self.durable.batch
-        ready.persist = self.durable.drain()
+        ready.persist = self.durable.drain(self.cordoned or self.now_ns >= self.settle_due_ns)
+        if not self.durable.settled:
+            self.settle_due_ns = 0
         return ready
+
+    cdef int rest(self, int64_t until_ns) except -1:
+        """Be drained again then, at the latest."""
+        if not self.rest_ns or until_ns < self.rest_ns:
+            self.rest_ns = until_ns
+            self.plan(until_ns, self.durable)
+        return 0
+
+    def rested(self):
+        """What was put off is due."""
+        self.rest_ns = 0
+        self.rouse()
 
     cdef int speak(self) except -1:
         """Say what came of each line since the last turn, or once it is on the disk."""
@@ -291,8 +317,15 @@ cdef class Reception(Courier):
         cdef list runs, touched = self.touched
         cdef dict frames = {}
         cdef bint keeps = self.durable.on and self.durable.failure is None
+        cdef bint late = keeps and not self.cordoned and self.now_ns < self.marks_due_ns
         self.touched = []
+        if not late and self.later:
+            touched = self.later + touched
+            self.later = []
         for line in touched:
+            if late and line.durable:
+                self.later.append(line)
+                continue
             line.touched = False
             runs = line.take_runs()
             if line.durable and self.durable.on:
@@ -301,6 +334,7 @@ cdef class Reception(Courier):
                 self.say(line, [run for run in runs if run[0] == MAILBOXED], False, frames)
                 runs = [run for run in runs if run[0] == PROCESSED]
                 if runs:
+                    self.marks_due_ns = self.now_ns + self.mark_ns
                     self.durable.mark(line)
                     if self.durable.defect == DONE_BEFORE_THE_WRITE:
                         self.say(line, runs, True, frames)
@@ -308,6 +342,8 @@ cdef class Reception(Courier):
                         self.unsaid.append((self.durable.batch, line, runs))
             else:
                 self.say(line, runs, False, frames)
+        if self.later:
+            self.rest(self.marks_due_ns)
         return self.put_done(frames)
 
     cdef int say(self, InLine line, list runs, bint on_disk, dict frames) except -1:

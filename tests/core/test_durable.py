@@ -216,3 +216,43 @@ def test_dead_letters_are_written_again_with_what_holds_the_log() -> None:
     a.kill(silently=True)
     a.restart("b")
     assert dead(a) == [b"dead"]
+
+
+def test_marks_are_written_for_many_at_once_and_soon_where_one_is_waited_for() -> None:
+    """Word of what is done goes to the disk once in `delivery_mark_ms`, whatever comes meanwhile."""
+    world = World()
+    a, b, source = on_disks(world)
+    b.agent("sink", lambda _: None)
+    assert a.disk is not None
+    assert b.disk is not None
+    puts: list[int] = []
+    b.disk.on_put = puts.append
+    mark_ms = EngineConfig().delivery_mark_ms
+    for _ in range(40):
+        send(source, "sink", b"x", delivery=DURABLE)
+        world.run(mark_ms / 8)
+    world.until(lambda: not a.stats["letters"])
+    assert 2 <= len(puts) <= 8
+    for _ in range(10):
+        before = world.clock.now_ns
+        settled(world, send(source, "sink", b"y", delivery=DURABLE, until="processed"))
+    assert len(puts) > 10
+    assert world.clock.now_ns - before < 1_000_000 * (mark_ms + 4)
+
+
+def test_what_is_settled_is_written_with_what_comes_or_after_a_while() -> None:
+    world = World()
+    a, b, source = on_disks(world)
+    b.agent("sink", lambda _: None)
+    assert a.disk is not None
+    settled(world, send(source, "sink", b"x", delivery=DURABLE))
+    world.until(lambda: not a.stats["letters"])
+    puts: list[int] = []
+    a.disk.on_put = puts.append
+    world.run(20 * EngineConfig().delivery_mark_ms)
+    assert len(puts) == 1
+    a.kill()
+    a.restart("b")
+    world.run(100)
+    assert not a.stats["letters"]
+    assert not a.stats["letters_sent_again"]

@@ -18,12 +18,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from agentnet.storage.bounds import Bounds
 from agentnet.storage.files import DiskFiles, Files
+from agentnet.storage.gathering import WRITES, Gathering
 from agentnet.storage.log import Found, Log
 from agentnet.storage.owners import SNAPSHOT
 from agentnet.storage.snapshots import Snapshot
@@ -73,22 +74,16 @@ class Storage:
         self.found = found
         self.persisted = 0
         """The number up to which all is decided: on the disk, or refused."""
-        self.number = 0
-        """The last one given."""
-        self.waiting_bytes = 0
-        """Of batches that are not on the disk yet."""
         self._log, self._config, self._watcher = log, config, watcher
         self._bounds = Bounds(config, log.owners)
         self._loop = asyncio.get_running_loop()
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._failure: StorageFailed | None = None
-        self._mutex = threading.Lock()
-        self._open, self._spare = Entries(), Entries()
-        self._open_bytes = 0
+        self._gathering = Gathering(int(COVER_S * 1e6))
         self._refusals: deque[tuple[int, int, StorageFull]] = deque(maxlen=REFUSALS_KEPT)
-        self._bell: SimpleQueue[None] = SimpleQueue()
-        self._idle = self._ringing = self._closing = self._bare = False
+        self._ringing = self._closing = False
         self._refusal_is_told = threading.Event()
+        self._open_bell()
         self._thread = threading.Thread(target=self._run, name="agentnet-log", daemon=True)
         self._thread.start()
 
@@ -128,16 +123,22 @@ class Storage:
                 f"{self._config.log_waiting_bytes_max} may: wait until some are persisted"
             )
         self._bounds.admit(entries)
-        with self._mutex:
-            self._open.absorb(entries)
-            self._open_bytes += size
-            self.number += 1
-        self.waiting_bytes += size
-        if self._idle and not self._ringing:
+        number = self._gathering.put(entries)
+        if not self._ringing:
             # At the end of the turn: what is appended until then goes with it, in one write.
             self._ringing = True
             self._loop.call_soon(self._ring)
-        return self.number
+        return number
+
+    @property
+    def number(self) -> int:
+        """The last one given."""
+        return self._gathering.number
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of batches that are not on the disk yet."""
+        return self._gathering.waiting_bytes
 
     async def wait_persisted(self, number: int) -> None:
         """Returns once batch ``number`` is on the disk; StorageFull or StorageFailed if it will not be."""
@@ -180,18 +181,33 @@ class Storage:
 
     async def close(self) -> None:
         """Write what waits, and let the directory go."""
-        with self._mutex:
-            self._closing = True
-            self._idle = False
-        self._bell.put(None)
+        self._closing = True
+        self._gathering.end()
         with ThreadPoolExecutor(1) as pool:
             await self._loop.run_in_executor(pool, self._thread.join)
+        self._hear()
+        self._close_bell()
 
     def _ring(self) -> None:
         self._ringing = False
-        if self._idle:
-            self._idle = False
-            self._bell.put(None)
+        self._gathering.ring()
+
+    def _open_bell(self) -> None:
+        """What the thread tells by, where it need not ask for the interpreter's lock to tell."""
+        if WRITES:
+            told = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            try:
+                self._loop.add_reader(told, self._hear)
+            except NotImplementedError:
+                os.close(told)
+            else:
+                self._gathering.told = told
+
+    def _close_bell(self) -> None:
+        told, self._gathering.told = self._gathering.told, -1
+        if told >= 0:
+            self._loop.remove_reader(told)
+            os.close(told)
 
     # -- the thread
 
@@ -205,21 +221,22 @@ class Storage:
             self._log.close()
 
     def _step(self) -> bool:
-        """Write all that waits; False when there will be no more."""
-        with self._mutex:
-            batch, number, size = self._open, self.number, self._open_bytes
-            if batch.count:
-                self._open, self._open_bytes = self._spare, 0
-            elif self._closing:
-                return False
-            else:
-                self._idle = True
-        if not batch.count:
-            return self._rest()
+        """Write what waits, many groups of it; False when there will be no more."""
+        gathering, told = self._gathering, True
         try:
+            self._write_groups()
+            there = gathering.wait()
+            if there is None:
+                self._cover()
+                return True
+            if not there:
+                return False
+            batch, number = gathering.take()
             self._log.commit(batch)
-            self._bare = True
-            told = self._call(self._on_persisted, number, size, self._log.held())
+            gathering.finish(number)
+            held = self._log.held()
+            if held or gathering.told < 0:
+                told = self._call(self._hear, held)
         except StorageFull as error:
             self._refusal_is_told.clear()
             told = self._call(self._on_refused, error)
@@ -228,24 +245,21 @@ class Storage:
         except StorageFailed as error:
             self._call(self._on_failed, error)
             return False
-        batch.clear()
-        self._spare = batch
         return told
 
-    def _rest(self) -> bool:
-        """Wait for the next batch, and cover the last one if there is none for a while."""
-        try:
-            self._bell.get(timeout=COVER_S if self._bare else None)
-        except Empty:
-            self._bare = False
-            try:
-                self._log.commit(Entries())
-            except StorageFull:
-                pass  # it is only less sure what a damage would be taken for
-            except StorageFailed as error:
-                self._call(self._on_failed, error)
-                return False
-        return True
+    def _cover(self) -> None:
+        """Cover the last group: nothing came for a while."""
+        with suppress(StorageFull):  # it is only less sure what a damage would be taken for
+            self._log.commit(Entries())
+
+    def _write_groups(self) -> None:
+        """As many as need nothing of the log but to be written."""
+        way = self._log.way() if self._gathering.told >= 0 else None
+        if way is not None:
+            group, end, error, syncing = self._gathering.write(*way)
+            self._log.follow(group, end, self._gathering.take_told())
+            if error:
+                self._log.give_way(error, syncing=syncing)
 
     def _call(self, function: Callable[..., None], *arguments: object) -> bool:
         try:
@@ -256,23 +270,26 @@ class Storage:
 
     # -- on the loop
 
-    def _on_persisted(self, number: int, size: int, held: list[tuple[int, int]]) -> None:
-        self.persisted = number
-        self.waiting_bytes -= size
-        while self._waiters and self._waiters[0][0] <= number:
-            _, waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-        self._watcher.persisted(number)
+    def _hear(self, held: Iterable[tuple[int, int]] = ()) -> None:
+        """See how far it is."""
+        if self._gathering.told >= 0:
+            with suppress(BlockingIOError):
+                os.eventfd_read(self._gathering.told)
+        number = self._gathering.done
+        if number > self.persisted:
+            self.persisted = number
+            while self._waiters and self._waiters[0][0] <= number:
+                _, waiter = self._waiters.popleft()
+                if not waiter.done():
+                    waiter.set_result(None)
+            self._watcher.persisted(number)
         for owner, index in held:
             self._watcher.held(owner, index)
 
     def _on_refused(self, error: StorageFull) -> None:
-        with self._mutex:
-            self._open.clear()
-            self._open_bytes = 0
-        self.waiting_bytes = 0
+        self._hear()
         number = self.number
+        self._gathering.clear()
         self._refusals.append((self.persisted + 1, number, error))
         self.persisted = number
         self._bounds.reset(self._log.owners)
@@ -281,9 +298,9 @@ class Storage:
         self._watcher.refused(number, error)
 
     def _on_failed(self, error: StorageFailed) -> None:
+        self._hear()
         self._failure = error
-        self._open.clear()
-        self.waiting_bytes = 0
+        self._gathering.clear()
         self._end_waiters(error)
         self._watcher.failed(error)
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class File(Protocol):
-    """One open file."""
+    """One open file. ``handle``: its descriptor, -1 if it has none."""
+
+    @property
+    def handle(self) -> int: ...
 
     def size(self) -> int: ...
 
@@ -65,15 +68,15 @@ class DiskFile:
     """A file descriptor; used by one thread at a time."""
 
     def __init__(self, path: Path, flags: int) -> None:
-        self._handle = os.open(path, flags | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o600)
+        self.handle = os.open(path, flags | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o600)
 
     def size(self) -> int:
-        return os.fstat(self._handle).st_size
+        return os.fstat(self.handle).st_size
 
     def read(self, at: int, size: int) -> bytes:
         parts = []
         while size > 0:
-            part = _read_at(self._handle, size, at)
+            part = _read_at(self.handle, size, at)
             if not part:
                 break
             parts.append(part)
@@ -82,18 +85,18 @@ class DiskFile:
 
     def write(self, at: int, data: Buffer) -> None:
         with memoryview(data) as view:
-            done = _write_at(self._handle, view, at)
+            done = _write_at(self.handle, view, at)
             while done < len(view):
-                done += _write_at(self._handle, view[done:], at + done)
+                done += _write_at(self.handle, view[done:], at + done)
 
     def sync(self) -> None:
-        _sync(self._handle)
+        _sync(self.handle)
 
     def truncate(self, size: int) -> None:
-        os.ftruncate(self._handle, size)
+        os.ftruncate(self.handle, size)
 
     def close(self) -> None:
-        os.close(self._handle)
+        os.close(self.handle)
 
 
 class DiskFiles:
@@ -129,7 +132,7 @@ class DiskFiles:
         file = DiskFile(self._folder / name, 0)
         if hasattr(os, "posix_fadvise"):
             # After a failed sync the cache may still hold what never reached the disk.
-            os.posix_fadvise(file._handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(file.handle, 0, 0, os.POSIX_FADV_DONTNEED)
         return file
 
     def rename(self, old: str, new: str) -> None:

@@ -20,10 +20,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple, NoReturn
 
 from agentnet.storage.files import File, Files
 from agentnet.storage.owners import RETIRE, Owners
@@ -38,7 +40,7 @@ from agentnet.storage.segments import (
 )
 from agentnet.storage.snapshots import KIND, Snapshot, read_snapshot, write_snapshot
 from agentnet_core.config import EngineConfig
-from agentnet_core.entries import FLEETING, Entries, Replay, Trail, find_later, first_broken
+from agentnet_core.entries import FLEETING, Entries, Replay, Told, Trail, find_later, first_broken
 from agentnet_core.errors import ConfigError, NetworkError, StorageFailed, StorageFull
 
 GROW_BYTES = 1024 * 1024
@@ -61,6 +63,16 @@ class Found:
     snapshot: Snapshot | None
     entries: Trail = field(default_factory=lambda: Trail([]))
     chunks: Callable[[], Iterator[bytes]] = lambda: iter(())
+
+
+class Way(NamedTuple):
+    """A descriptor, the salt of its groups, the number and the place of the next one, and where room ends."""
+
+    handle: int
+    salt: int
+    group: int
+    end: int
+    limit: int
 
 
 class Log:
@@ -280,6 +292,39 @@ class Log:
         self._number += 1
         return self.owners.apply(entries.told(), self._header.sequence)
 
+    # -- groups that are written past this
+
+    def way(self) -> Way | None:
+        """Where the next groups may be written, one behind the other, each synced; None if the next one is
+        to be committed here. `follow` must be called before anything else is done with the log."""
+        if self._failure is not None or self._file is None or self._header is None:
+            return None
+        if self._file.handle < 0 or self._due > self.owners.oldest:
+            return None
+        config = self._config
+        limit = min(self._grown, config.log_segment_bytes, config.log_bytes_max - sum(self._sizes.values()))
+        return Way(self._file.handle, self._header.salt, self._number, self._end, limit - self._reserve)
+
+    def follow(self, group: int, end: int, told: Iterable[Told]) -> None:
+        """Groups were written so far; ``told`` is what was in them. StorageFailed."""
+        assert self._header is not None
+        self._number, self._end = group, end
+        marks = self.owners.apply(told, self._header.sequence)
+        try:
+            self._let_go(marks)
+        except OSError as error:
+            raise self._fail(error, "tidied") from None
+
+    def give_way(self, error: int, *, syncing: bool) -> NoReturn:
+        """The next one could not be written: StorageFull, nothing of it is on the disk, or StorageFailed."""
+        cause = OSError(error, os.strerror(error))
+        try:
+            if syncing:
+                raise OSError(errno.EIO, f"sync: {cause}")
+            self._take_back(cause)
+        except OSError as final:
+            raise self._full_or_failed(final, "written") from None
+
     def _make_room(self, size: int, frees: bool) -> None:
         """A place for a group behind the last one; a full disk is met here, before any of it is written."""
         limit = self._config.log_bytes_max
@@ -303,16 +348,21 @@ class Log:
         try:
             self._file.write(self._end, entries)
         except OSError as error:
-            if error.errno not in _FULL:
-                raise
-            # This file system writes elsewhere than where zeros stood: what was written must not count.
-            try:
-                self._file.truncate(self._end)
-                self._file.sync()
-            except OSError as second:
-                raise OSError(errno.EIO, f"{error}, and to take it back: {second}") from None
-            self._grown = self._end
-            raise
+            self._take_back(error)
+
+    def _take_back(self, error: OSError) -> NoReturn:
+        """A group could not be written; raises that, or what is worse."""
+        assert self._file is not None
+        if error.errno not in _FULL:
+            raise error
+        # This file system writes elsewhere than where zeros stood: what was written must not count.
+        try:
+            self._file.truncate(self._end)
+            self._file.sync()
+        except OSError as second:
+            raise OSError(errno.EIO, f"{error}, and to take it back: {second}") from None
+        self._grown = self._end
+        raise error
 
     def _roll(self) -> None:
         """Begin the next segment: under another name until it is whole on the disk."""

@@ -75,6 +75,8 @@ def _torn(rng: Random, at: int, size: int) -> list[tuple[int, int]]:
 class MemoryFile:
     """One open file of MemoryFiles."""
 
+    handle = -1
+
     def __init__(self, files: MemoryFiles, name: str, inode: _Inode) -> None:
         self._files, self._name, self._inode = files, name, inode
 
