@@ -265,7 +265,8 @@ class Victims:
         self.start(name)
 
     def cut(self) -> None:
-        self.did["cut"] += self.relays.cut() > 0
+        wait_for(lambda: self.relays.cut() or self.ended(), "there is a link to cut")
+        self.did["cut"] += 1
 
     def fill(self) -> None:
         """A disk is full for some writes, until it takes again."""

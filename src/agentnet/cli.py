@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import re
 import socket
@@ -423,6 +424,7 @@ def sim(scenario: str, seed: int, seeds: int, nodes: int | None, as_json: bool) 
         chosen = load_object(scenario)
     if not callable(chosen):
         raise BadSetting(f"{scenario} is of type {type(chosen).__name__}: expected a function of a World")
+    logging.getLogger("agentnet.storage").setLevel(logging.ERROR)  # there, power fails all the time
     failed = 0
     options = {} if nodes is None else {"nodes": nodes}
     for played in play(chosen, range(seed, seed + seeds), **options):
