@@ -231,3 +231,39 @@ async def test_a_stream_that_cannot_go_on_is_lost(cluster: Cluster) -> None:
                 pass
     assert counter.open == 0
     assert nothing_left(one)
+
+
+async def test_what_a_handler_streams_ends_with_it(cluster: Cluster) -> None:
+    one, two, asker, counter = await started(cluster, pause=0.001)
+
+    async def pass_on(message: AgentMessage) -> AsyncIterator[Any]:
+        async for part in between.stream("counter", message.payload):
+            yield part
+
+    async def gather(message: AgentMessage) -> bytes:
+        return b"".join([part async for part in reader.stream("counter", message.payload)])
+
+    between = await two.register_agent("pass_on", handler=pass_on)
+    reader = await one.register_agent("gather", handler=gather)
+    assert [part async for part in asker.stream("pass_on", b"3")] == [b"0", b"1", b"2"]
+    async with asker.stream("pass_on", b"100000") as stream:
+        assert await anext(stream) == b"0"
+    await until(lambda: counter.closed == 2)
+    assert await soon(asker.request("gather", b"4")) == b"0123"
+    call = asker.request("gather", b"100000")
+    await until(lambda: counter.open)
+    await soon(call.give_up())
+    await until(lambda: nothing_left(one, two) and not counter.open)
+    assert counter.closed == 4
+
+
+async def test_a_cycle_of_streams_is_refused(cluster: Cluster) -> None:
+    one, _, asker, _ = await started(cluster)
+
+    async def again(_: AgentMessage) -> AsyncIterator[Any]:
+        async for part in ring.stream("ring", b""):
+            yield part
+
+    ring = await one.register_agent("ring", handler=again)
+    with pytest.raises(HandlerFailed, match="ring -> ring"):
+        await soon(anext(asker.stream("ring", b"")))
