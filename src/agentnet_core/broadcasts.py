@@ -112,10 +112,11 @@ class Broadcasts:
             "broadcasts_refused": self.refused + tree.origins_refused + tree.announcements_refused,
         }
 
-    def take_up(self, listeners: Mapping[str, object]) -> None:
+    def take_up(self, listeners: Mapping[str, object], nodes: int) -> None:
         """Broadcasts go over the links to these, those that were made for messages too, but not through
-        others; no others are announced any."""
+        others; no others are announced any. ``nodes``: how many there are in the network."""
         self._tree.listeners = listeners
+        self._tree.pace(nodes)
         for node_id in listeners:
             session = self.engine.sessions.get(node_id)
             if session is not None and not session.relay and node_id not in self._peers:

@@ -329,7 +329,7 @@ class Control:
         self._compared.pop(node_id, None)
         if not session.relay:
             self.broadcasts.link_down(node_id)  # the one whose place it takes
-            self.broadcasts.take_up(self.membership.listeners())
+            self.broadcasts.take_up(self.membership.listeners(), len(self.membership))
         self.catalogue.link_up(session)
         self.replication.link_up(node_id)
         self._turn(engine.now_ns)
@@ -387,7 +387,7 @@ class Control:
             return
         for dial in membership.tick(now_ns, self._heard_ns):
             engine.dial(dial)
-        self.broadcasts.take_up(membership.listeners())
+        self.broadcasts.take_up(membership.listeners(), len(membership))
         asked = [(helper, PROBE, encode_probe(node_id)) for helper, node_id in membership.drain_probes()]
         for node_id in membership.drain_syncs():
             asked.append((node_id, DIGEST, encode_digest(membership.digest(), True)))
@@ -402,7 +402,7 @@ class Control:
             session = engine.sessions.get(event.node_id)
             if event.kind == Event.LOST and session is not None and membership.living(event.node_id) is None:
                 engine.down(session, LinkLost(f"node {event.node_id} is lost: {event.detail}"))
-        if now_ns >= membership.news_due_ns():
+        if now_ns >= membership.news_due_ns(along=True):
             peers = [node_id for node_id in membership.listeners() if node_id in self._compared]
             for node_id, bodies in membership.drain_news(peers, now_ns):
                 for body in bodies:

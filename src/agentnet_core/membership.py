@@ -120,9 +120,9 @@ class Membership(Census):
         deadlines += [seed.redial.next_ns for seed in self._dials.unresolved()]
         return min(deadlines, default=NEVER)
 
-    def news_due_ns(self) -> int:
-        """When to pass on what was learned."""
-        return self._news.due_ns(len(self._rings))
+    def news_due_ns(self, *, along: bool = False) -> int:
+        """When to pass on what was learned; ``along``: with what else is done."""
+        return self._news.due_ns(len(self._rings), along=along)
 
     def drain_news(self, peers: Iterable[str], now_ns: int) -> list[tuple[str, list[bytes]]]:
         """What was learned since the last call, as bodies of MEMBERS frames for each of the peers."""
@@ -355,9 +355,9 @@ class Membership(Census):
 
     def _to_dial(self) -> list[Node]:
         """Those to dial, now or later, but the lost."""
-        asked = {node_id: self._nodes[node_id] for node_id in self._asked_for if node_id in self._nodes}
-        nodes = {**self.neighbours(), **asked}.values()
-        return [node for node in nodes if not node.linked and node.redial.dial is None]
+        near = self.neighbours()
+        asked = [self._nodes[i] for i in self._asked_for if i in self._nodes and i not in near]
+        return [node for node in (*near.values(), *asked) if not node.linked and node.redial.dial is None]
 
     # -- the silent
 

@@ -33,7 +33,8 @@ from agentnet_core.config import EngineConfig
 
 PLACE_BYTES = 8
 
-_Place = tuple[bytes, str]
+_Place = bytes
+"""Where a node is on a ring, and then its id, by which equal places are told apart."""
 
 
 class Rings:
@@ -88,8 +89,8 @@ class Rings:
         """Whether that other one, which is on the rings, is next to the node on one of them."""
         places = self._places[node_id]
         for ring, place, its in zip(self._rings, places, self._places[other], strict=True):
-            at, its_at = bisect_left(ring, place), bisect_left(ring, its)
-            if (at - its_at) % len(ring) in (1, len(ring) - 1):
+            at = bisect_left(ring, place)
+            if its in (ring[at - 1], ring[(at + 1) % len(ring)]):
                 return True
         return False
 
@@ -100,20 +101,17 @@ class Rings:
     # -- places
 
     def _place(self, node_id: str) -> list[_Place]:
-        """Where the node is on each ring. Equal places are told apart by the ids."""
-        size = PLACE_BYTES * len(self._rings)
-        digest = blake2b(node_id.encode(), digest_size=size).digest()
-        return [(digest[at : at + PLACE_BYTES], node_id) for at in range(0, size, PLACE_BYTES)]
+        """Where the node is on each ring."""
+        size, name = PLACE_BYTES * len(self._rings), node_id.encode()
+        digest = blake2b(name, digest_size=size).digest()
+        return [digest[at : at + PLACE_BYTES] + name for at in range(0, size, PLACE_BYTES)]
 
     def _all_others(self, node_id: str, unreachable: Container[str]) -> tuple[str, ...]:
         """From the node's place on, so that not all nodes dial the same one first."""
         ring = self._rings[0]
         after = bisect_right(ring, (self._places.get(node_id) or self._place(node_id))[0])
-        return tuple(
-            other
-            for _, other in (*ring[after:], *ring[:after])
-            if other != node_id and other not in unreachable
-        )
+        others = [place[PLACE_BYTES:].decode() for place in (*ring[after:], *ring[:after])]
+        return tuple(other for other in others if other != node_id and other not in unreachable)
 
     def _nearest(
         self, node_id: str, unreachable: Container[str], directions: tuple[int, ...]
@@ -125,7 +123,7 @@ class Rings:
             for ring, place in zip(self._rings, places, strict=True):
                 at = bisect_right(ring, place) if direction > 0 else bisect_left(ring, place) - 1
                 for _ in range(len(ring)):
-                    other = ring[at % len(ring)][1]
+                    other = ring[at % len(ring)][PLACE_BYTES:].decode()
                     if other != node_id and other not in unreachable:
                         found[other] = None
                         break

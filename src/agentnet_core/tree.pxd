@@ -28,7 +28,7 @@ cdef class Tree:
     cdef readonly Py_ssize_t announcements_refused, origins_refused
     cdef readonly dict known          # the ids of what is kept, by their bytes: most that is announced
     cdef object crowded
-    cdef int64_t kept_ns, young_ns, announce_ns, graft_ns, prune_ns
+    cdef int64_t kept_ns, young_ns, announce_ns, announce_ns_min, graft_ns, prune_ns
     cdef Py_ssize_t bytes_max, window_max, origins_max, kept_max, kept_bytes_max, announced_max
     cdef object sequence
     cdef dict peers

@@ -51,6 +51,7 @@ ORIGIN_SHARES = 4
 
 cdef enum:
     NS_PER_MS = 1_000_000
+    NODES_AN_ANNOUNCE_MS = 2    # for so many, what is to be announced waits a millisecond for more
 
 cdef int64_t never = INT64_MAX
 cdef Py_ssize_t eager_enough = EAGER_ENOUGH, ids_max = IDS_MAX
@@ -86,7 +87,7 @@ cdef class Tree:
         self.kept_ns = config.broadcasts_kept_ms * NS_PER_MS
         self.young_ns = config.broadcasts_young_ms * NS_PER_MS
         self.announced_max = config.broadcasts_announced_max
-        self.announce_ns = config.announce_interval_ms * NS_PER_MS
+        self.announce_ns_min = self.announce_ns = config.announce_interval_ms * NS_PER_MS
         self.graft_ns = config.graft_delay_ms * NS_PER_MS
         self.prune_ns = config.prune_delay_ms * NS_PER_MS
         self.sequence = 0
@@ -235,11 +236,15 @@ cdef class Tree:
         elif kind is Gone:
             self.ask([b for b in frame.broadcasts if self.asked(b) == name], now_ns)
 
+    def pace(self, Py_ssize_t nodes):
+        """Announce together what comes in a while that is longer in a network of more nodes."""
+        self.announce_ns = max(self.announce_ns_min, nodes // NODES_AN_ANNOUNCE_MS * NS_PER_MS)
+
     def tick(self, int64_t now_ns):
         """Announce what is to be announced, ask for what did not come, let go of what is old."""
         cdef Missing missing
         cdef list overdue
-        if now_ns >= self.announce_due_ns:
+        if now_ns >= self.announce_due_ns - self.announce_ns // 2:  # along with what else is due
             self.announce(now_ns)
         if self.missing:
             overdue = []

@@ -176,9 +176,23 @@ def test_to_lazy_links_it_is_announced_some_together() -> None:
     assert hear(one, "a", gossip(sequence=1), 10) == []
     assert hear(one, "a", gossip(sequence=2), 50) == []
     assert one.next_deadline_ns() == (10 + ANNOUNCE) * MS
-    assert tick(one, 9 + ANNOUNCE) == []
-    assert tick(one, 10 + ANNOUNCE) == [("b", Ihave((of("o", 1), of("o", 2))))]
+    assert tick(one, 9 + ANNOUNCE // 2) == []
+    # What is half due goes along with what else is.
+    assert tick(one, 10 + ANNOUNCE // 2) == [("b", Ihave((of("o", 1), of("o", 2))))]
     assert tick(one, 500) == []
+
+
+def test_in_a_large_network_more_is_announced_together() -> None:
+    one = tree("a", "b")
+    hear(one, "b", Prune())
+    one.pace(600)
+    assert hear(one, "a", gossip(sequence=1), 10) == []
+    assert one.next_deadline_ns() == (10 + 300) * MS
+    assert tick(one, 9 + 150) == []
+    assert tick(one, 10 + 150) == [("b", Ihave((of("o", 1),)))]
+    one.pace(3)
+    assert hear(one, "a", gossip(sequence=2), 1_000) == []
+    assert one.next_deadline_ns() == (1_000 + ANNOUNCE) * MS
 
 
 def test_nothing_is_announced_to_one_that_has_it() -> None:
