@@ -7,6 +7,7 @@ calls fail where `strace` makes them fail, from the moment that it has attached 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import shutil
 import signal
@@ -25,6 +26,7 @@ from agentnet.testing.relay import Relay, Ways
 
 PATIENCE_S = 60.0
 LOOK_S = 0.005
+SET_PTRACER = 0x59616D61
 
 
 def wait_for(so: Callable[[], object], what: str) -> None:
@@ -80,6 +82,14 @@ class Relays:
         self._loop.close()
 
 
+def let_trace() -> None:
+    """Any process of this user may trace this one: some systems let only a parent do that."""
+    if sys.platform == "linux":
+        prctl = getattr(ctypes.CDLL(None), "prctl", None)
+        if prctl is not None:
+            prctl(SET_PTRACER, ctypes.c_ulong(-1))
+
+
 @contextmanager
 def failing(pid: int, calls: str, error: str, told: Path) -> Iterator[None]:
     """Let these system calls of a process fail; ``told``: a file for what strace writes.
@@ -106,7 +116,14 @@ def lacking_strace() -> str:
     """Why no system call of another process can be made to fail here; nothing if it can."""
     if sys.platform != "linux" or shutil.which("strace") is None:
         return "there is no command strace"
-    sleeper = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    sleeper = subprocess.Popen(
+        [sys.executable, "-c", "import harm, sys; harm.let_trace(); print(flush=True); sys.stdin.read()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parent,
+    )
+    assert sleeper.stdout is not None
+    sleeper.stdout.readline()
     tracer = subprocess.Popen(
         ["strace", "-p", str(sleeper.pid)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )

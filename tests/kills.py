@@ -30,7 +30,7 @@ from random import Random
 from tempfile import mkdtemp
 from typing import Any
 
-from harm import PATIENCE_S, Relays, failing, free_ports, wait_for
+from harm import PATIENCE_S, Relays, failing, free_ports, let_trace, wait_for
 
 from agentnet import (
     AgentNetworkManager,
@@ -387,6 +387,7 @@ def run(
 
 def main(what: str, *rest: str) -> None:
     if what in NAMES:
+        let_trace()
         asyncio.run({"sender": send, "receiver": receive}[what](Path(*rest)))
         return
     folder = Path(mkdtemp(prefix="kills-"))

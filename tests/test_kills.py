@@ -9,9 +9,15 @@ import pytest
 from harm import lacking_strace
 from kills import run
 
-strace = pytest.mark.skipif(
-    bool(why_no_strace := lacking_strace()) and "CI" not in os.environ, reason=why_no_strace
-)
+
+@pytest.fixture(scope="module")
+def strace() -> None:
+    """Where it cannot be had the test is skipped by name, but not where CI is set."""
+    why = lacking_strace()
+    if why and "CI" in os.environ:
+        pytest.fail(why)
+    if why:
+        pytest.skip(why)
 
 
 @pytest.mark.parametrize("once", [False, True])
@@ -22,7 +28,7 @@ def test_kills_lose_nothing(tmp_path: Path, once: bool) -> None:
     assert told["handled"] >= told["kept"]
 
 
-@strace
+@pytest.mark.usefixtures("strace")
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("once", [False, True])
 def test_full_disks_and_disks_that_fail_lose_nothing(tmp_path: Path, once: bool) -> None:
