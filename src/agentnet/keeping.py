@@ -98,7 +98,7 @@ class Keeper:
     def _append(self) -> None:
         assert self._storage is not None
         try:
-            number = self._storage.append(self._held)
+            number = self._storage.append(self._held, at_once=True)  # the engine has no more in this turn
         except StorageBusy:
             return  # with the next that is persisted
         except NetworkError as error:

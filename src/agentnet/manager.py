@@ -302,21 +302,23 @@ class AgentNetworkManager(StateSharing):
             call.learn(outcome)
         self._outcomes += ready.settle
         if self._outcomes:
-            self._settle(len(engine.pending) + engine.letters_awaited)
+            self._settle(len(engine.pending) + engine.letters_awaited, engine.letters_writing)
         for event in ready.events:
             self._streams.put(event)
         if (engine.wake_ns < self._timer_ns or self._timer is None) and not self._left:
             self._arm(min(engine.wake_ns, now + TICK_NS_MAX))
         return closing
 
-    def _settle(self, asking: int) -> None:
-        """Hand out some of the outcomes, the rest in the next turns; ``asking`` others wait for theirs.
+    def _settle(self, asking: int, writing: int) -> None:
+        """Hand out some of the outcomes, the rest in the next turns; ``asking`` others wait for peers,
+        ``writing`` for the disk.
 
         Whoever gets one may ask again, and the peer can work on that meanwhile: if all were handed out at
         once, the two nodes would work in turns.  A fifth keeps both at it; few cost more turns than they
-        gain.
+        gain.  The disk is at it with halves.
         """
-        share = max(SETTLE_MIN, (len(self._outcomes) + asking) // 5)
+        parts = 2 if writing > asking else 5
+        share = max(SETTLE_MIN, (len(self._outcomes) + asking + writing) // parts)
         some, self._outcomes = self._outcomes[:share], self._outcomes[share:]
         settle(some, self.decode)
         if self._outcomes:

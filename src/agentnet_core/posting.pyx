@@ -62,8 +62,13 @@ cdef class Posting(Casting):
 
     @property
     def letters_awaited(self):
-        """How many letters somebody waits for now, about."""
-        return len(self.own) + len(self.writing)
+        """How many letters somebody waits for now, about, until their receivers have them."""
+        return len(self.own)
+
+    @property
+    def letters_writing(self):
+        """Likewise, until the disk has them."""
+        return len(self.writing)
 
     # -- taking letters
 

@@ -105,8 +105,9 @@ class Storage:
         found = await asyncio.get_running_loop().run_in_executor(None, log.open)
         return cls(log, found, config, watcher)
 
-    def append(self, entries: Entries) -> int:
-        """Take a batch, which is empty then; its number.
+    def append(self, entries: Entries, *, at_once: bool = False) -> int:
+        """Take a batch, which is empty then; its number. What is appended in one turn of the loop is written
+        together, unless it is to be `at_once`.
 
         UsageError, LimitReached, StorageBusy, StorageFailed: it was not taken, and none of it is written.
         """
@@ -124,7 +125,9 @@ class Storage:
             )
         self._bounds.admit(entries)
         number = self._gathering.put(entries)
-        if not self._ringing:
+        if at_once:
+            self._gathering.ring()
+        elif not self._ringing:
             # At the end of the turn: what is appended until then goes with it, in one write.
             self._ringing = True
             self._loop.call_soon(self._ring)
