@@ -105,7 +105,8 @@ def failing(pid: int, calls: str, error: str, told: Path) -> Iterator[None]:
         wait_for(
             lambda: b"attached" in told.read_bytes() or tracer.poll() is not None, f"strace attaches to {pid}"
         )
-        assert tracer.poll() is None, told.read_text()
+        # It may have ended since, with a process that met its failure at once.
+        assert b"attached" in told.read_bytes(), told.read_text()
         yield
     finally:
         tracer.send_signal(signal.SIGINT)
