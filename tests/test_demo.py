@@ -24,7 +24,16 @@ from agentnet import AgentMessage, AgentNode, AgentUnreachable, ConfigError, Nod
 from agentnet.demo import Summary, run_demo, words
 from agentnet.demo.coordinator import ATTEMPTS_MAX, Coordinator, FileCount, take_pulse
 from agentnet.demo.show import document, percentiles, progress, show
-from agentnet.demo.words import NotText, count, find_files, own_text, read_pieces
+from agentnet.demo.words import (
+    PIECE_BYTES,
+    PIECE_BYTES_MIN,
+    NotText,
+    count,
+    find_files,
+    own_text,
+    piece_bytes,
+    read_pieces,
+)
 
 LINE = "The quick brown fox doesn't jump over the lazy dog, nor over the café.\n"
 
@@ -89,6 +98,11 @@ class TestWords:
 
 
 class TestFiles:
+    def test_a_little_work_is_cut_for_all(self) -> None:
+        assert piece_bytes(162_000, 8) == 162_000 // 32
+        assert piece_bytes(10, 8) == PIECE_BYTES_MIN
+        assert piece_bytes(10**9, 8) == PIECE_BYTES
+
     def test_a_directory_holds_its_files_but_the_hidden_ones(self, tmp_path: Path) -> None:
         for name in ("b.txt", "a/c.txt", ".hidden", ".git/config", "__pycache__/a.pyc"):
             (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -28,7 +28,7 @@ from agentnet import (
     NetworkError,
     NoSuchAgent,
 )
-from agentnet.demo.words import Found, read_pieces, why
+from agentnet.demo.words import Found, piece_bytes, read_pieces, why
 from agentnet_core.errors import OutageError
 
 REQUESTS_PER_AGENT = 2
@@ -166,7 +166,8 @@ class Coordinator:
     # -- handing out
 
     async def _hand_out(self) -> None:
-        batches = _read_batches([file for file in self.files if not file.problem])
+        files = [file for file in self.files if not file.problem]
+        batches = _read_batches(files, piece_bytes(sum(file.size for file in files), len(self.agents)))
         while batch := await asyncio.to_thread(next, batches, None):
             for file, data in batch:
                 if isinstance(data, bytes):
@@ -259,11 +260,13 @@ class Coordinator:
         file.counts = Counter()
 
 
-def _read_batches(files: Iterable[FileCount]) -> Iterator[list[tuple[FileCount, bytes | str]]]:
+def _read_batches(
+    files: Iterable[FileCount], piece_bytes: int
+) -> Iterator[list[tuple[FileCount, bytes | str]]]:
     """The pieces of the files; behind the last one of each, why reading ended ("": all was read)."""
     batch: list[tuple[FileCount, bytes | str]] = []
     for file in files:
-        for data in _read_one(file):
+        for data in _read_one(file, piece_bytes):
             batch.append((file, data))
             if len(batch) == BATCH_PIECES:
                 yield batch
@@ -272,9 +275,9 @@ def _read_batches(files: Iterable[FileCount]) -> Iterator[list[tuple[FileCount, 
         yield batch
 
 
-def _read_one(file: FileCount) -> Iterator[bytes | str]:
+def _read_one(file: FileCount, piece_bytes: int) -> Iterator[bytes | str]:
     try:
-        for data in read_pieces(file.path):
+        for data in read_pieces(file.path, piece_bytes):
             if file.problem:  # an agent saw that it is no text
                 break
             yield data

@@ -17,6 +17,9 @@ from typing import NamedTuple
 
 PIECE_BYTES = 256 * 1024
 """A piece takes an agent some milliseconds: work spreads evenly, and few agents die over much of it."""
+PIECE_BYTES_MIN = 4 * 1024
+PIECES_EACH = 4
+"""So many for each agent, where there is little to do."""
 
 TEXT_SUFFIXES = (".c", ".h", ".md", ".pxd", ".py", ".pyi", ".pyx", ".toml")
 NOT_REGULAR = "not a regular file"
@@ -57,6 +60,11 @@ def count(piece: bytes) -> Tally:
         raise NotText(f"not UTF-8 text: {error.reason}, byte 0x{piece[error.start]:02x}") from None
     words = _WORD.findall(text.lower())
     return Tally(piece.count(b"\n"), len(words), dict(Counter(words)))
+
+
+def piece_bytes(total: int, agents: int) -> int:
+    """The most that a piece of so many bytes of work should have, for all agents to get some of it."""
+    return max(PIECE_BYTES_MIN, min(PIECE_BYTES, total // (agents * PIECES_EACH)))
 
 
 def read_pieces(path: Path, piece_bytes: int = PIECE_BYTES) -> Iterator[bytes]:
