@@ -196,8 +196,8 @@ class Membership(Census):
         """This node did nothing for so long: that others were not heard meanwhile says nothing."""
         self._detector.stood_still(now_ns, gap_ns)
         self._look_ns = now_ns
-        for node in self._nodes.values():
-            if not (node.linked or node.lost):
+        for node in self.neighbours().values():  # only those are watched
+            if not node.linked:
                 node.heard_ns = min(now_ns, node.heard_ns + gap_ns)
 
     def link_up(
