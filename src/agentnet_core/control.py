@@ -375,7 +375,7 @@ class Control:
         next_ns = min(next_ns, self.broadcasts.tick(now_ns), self.replication.tick(now_ns))
         if self._joining is not None:
             self._check_joined()
-            next_ns = min(next_ns, now_ns + 20 * MS)
+            next_ns = min(next_ns, now_ns + 100 * MS)
         self._due_ns = next_ns
         return next_ns
 
