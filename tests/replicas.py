@@ -22,7 +22,7 @@ from typing import Any
 
 from agentnet.sim import MS, Node, Token, Weather, World
 from agentnet_core.config import EngineConfig
-from agentnet_core.crdt import EWFlag, LWWMap, MVRegister, ORSet, PNCounter
+from agentnet_core.crdt import EWFlag, LWWMap, MVRegister, ORSet, PNCounter, Text
 from agentnet_core.errors import NetworkError, TooFewReplicas
 from agentnet_core.parts import MORE, STATE
 from agentnet_core.session import Session
@@ -126,6 +126,7 @@ class Done:
     removed: dict[str, list[str]] = field(default_factory=dict)
     counted: dict[str, int] = field(default_factory=dict)
     writes: dict[str, list[Write]] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)
     acknowledged: list[tuple[Token, str]] = field(default_factory=list)
 
 
@@ -139,6 +140,7 @@ class History:
         self.nodes = self.begin()
         self.mortal = rng.sample(self.names[1:], (len(self.names) - 1) // 2)
         self.meddlers = [Meddler(node, rng.choice((0.0, 0.05, 0.2))) for node in self.nodes]
+        self.deeds = (self.add, self.remove, self.count, self.set, self.write, self.turn_on, self.say)
         self.done = Done()
         self.number = 0
         self.dead: dict[str, None] = {}
@@ -155,7 +157,7 @@ class History:
             for _ in range(rng.randrange(1, 6)):
                 node = rng.choice(self.nodes)
                 if not (node.dead or node.paused):
-                    rng.choice((self.add, self.remove, self.count, self.set, self.write, self.turn_on))(node)
+                    rng.choice(self.deeds)(node)
                     node.turn()
             if rng.random() < 0.3:
                 self.harm()
@@ -220,6 +222,16 @@ class History:
         self.number += 1
         made = Write(self.actor(node), self.number, frozenset(seen))
         self.done.writes.setdefault(where, []).append(made)
+
+    def say(self, node: Node) -> None:
+        """A word between two others."""
+        held, word = hold(node, Text, "text"), f"<{self.number}>"
+        self.number += 1
+        text = held.state.value
+        index = self.world.rng.choice([at for at in range(len(text) + 1) if at == 0 or text[at - 1] == ">"])
+        held.state.splice(index, index, word)  # type: ignore[attr-defined]
+        self.done.said[word] = self.actor(node)
+        changed(node, held)
 
     def turn_on(self, node: Node) -> None:
         held = hold(node, EWFlag, f"flag {self.world.rng.randrange(8)}")
@@ -295,6 +307,7 @@ class History:
                 ("count", PNCounter),
                 ("map", LWWMap),
                 ("siblings", MVRegister),
+                ("text", Text),
             ):
                 held, other = hold(node, kind, name), hold(one, kind, name)
                 assert held.state.encode() == other.state.encode()
@@ -317,6 +330,9 @@ class History:
         for key in KEYS:
             self.check_writes(f"map {key}", [hold(one, LWWMap, "map").state.get(key)])  # type: ignore[attr-defined]
         self.check_writes("siblings", hold(one, MVRegister, "siblings").state.value)
+        text = hold(one, Text, "text").state.value
+        for word, actor in done.said.items():
+            assert word in text or actor in self.dead, f"{word} of {actor} is lost, or mixed up in {text}"
 
     def check_writes(self, where: str, values: list[Any]) -> None:
         """What is there was written, and whoever lives has not replaced it."""

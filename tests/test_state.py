@@ -197,3 +197,27 @@ async def test_a_text_that_two_write(cluster: Cluster) -> None:
     await theirs.clear()
     await until(lambda: len(mine) == 0)
     assert mine.clock
+
+
+async def test_reads_never_go_back(cluster: Cluster) -> None:
+    """Whatever others do meanwhile, a node that has seen something sees it from then on."""
+    nets = await cluster.start("n1", "n2", "n3")
+    counter, texts = nets[0].counter("c"), nets[0].text("t")
+    seen, clock, changes = 0, counter.clock, counter.changes()
+    for number in range(300):
+        nets[1 + number % 2].counter("c").increment()
+        nets[1 + number % 2].text("t").append("x")
+        if number % 10 == 0:
+            nets[0].counter("c").increment()
+            assert counter.value > seen
+            await asyncio.sleep(0)
+        length = len(texts)
+        assert counter.value >= seen
+        assert all(counter.clock.get(actor, 0) >= number for actor, number in clock.items())
+        seen, clock = counter.value, counter.clock
+        await asyncio.sleep(0)
+        assert len(texts) >= length
+    while counter.value < 330:
+        before = counter.value
+        await soon(anext(changes))
+        assert counter.value >= before
