@@ -164,7 +164,7 @@ def states() -> Scene:
             Figure(f"crdt-{kind}-local", "op/s", "higher", {"loro": 2}),
             Figure(f"crdt-{kind}-merge", "el/s", "higher", {"loro": 4}),
             Figure(f"crdt-{kind}-delta", "ms", "lower", {"loro": 2}),
-            Figure(f"crdt-{kind}-bytes", "B/el", "lower", {"loro": 11 / 12}),
+            Figure(f"crdt-{kind}-bytes", "B/el", "lower", {"loro": 11 / 12}, limit=12),
         )
     ]
     matches = [

@@ -252,10 +252,23 @@ async def test_asking_for_what_nobody_wrote_takes_no_room(cluster: Cluster) -> N
     assert net.stats()["states"] == 0
 
 
-async def test_what_another_wrote_in_its_place_is_not_read(cluster: Cluster) -> None:
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["no", "version"],
+        [b"data", 0, 1, {5: {"a": 1}}],
+        [b"data", 0, 1, {"sync/q": 7}],
+        [b"data", 0, 1, {"sync/q": {5: 1}}],
+        [b"data", 0, 1, {"sync/q": {"a": "one"}}],
+        [b"data", 0, 1, {"sync/q": {"a": 0}}],
+        [b"data", 0, 1, {"sync/q": {"a": 2**63}}],
+    ],
+)
+async def test_what_another_wrote_in_its_place_is_not_read(cluster: Cluster, value: list[Any]) -> None:
     (net,) = await cluster.start("n1")
-    await net.siblings("sync/s").set(["no", "version"])
+    await net.siblings("sync/s").set(value)
     assert await net.get_state("s") is None
+    assert await net.get_state("s", consistency=CAUSAL) is None
     assert net.replication.get(MVRegister, "sync/s") is not None
 
 

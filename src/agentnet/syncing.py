@@ -35,6 +35,7 @@ from agentnet.state import (
     needed,
     to_ns,
 )
+from agentnet_core.config import VERSION_MAX
 from agentnet_core.crdt import Crdt, MVRegister, Site
 from agentnet_core.errors import CausalGap, StateConflict, UsageError
 from agentnet_core.records import Event
@@ -376,10 +377,17 @@ def _version(value: Any) -> _Version | None:
     """What `sync_state` wrote; None for anything else that somebody may have written there."""
     match value:
         case [bytes() as data, int() as agent_id, int() as stamp, dict() as needs] if all(
-            isinstance(name, str) and isinstance(clock, dict) for name, clock in needs.items()
+            isinstance(name, str) and _is_clock(clock) for name, clock in needs.items()
         ):
             return _Version(data, agent_id, stamp, needs)
     return None
+
+
+def _is_clock(clock: Any) -> bool:
+    return isinstance(clock, dict) and all(
+        isinstance(actor, str) and type(number) is int and 0 < number <= VERSION_MAX
+        for actor, number in clock.items()
+    )
 
 
 def _fold(merge: Merge, siblings: tuple[bytes, ...]) -> bytes:
