@@ -50,7 +50,7 @@ agentnet_core.comparing
 agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake agentnet_core.roster agentnet_core.dials
 agentnet_core.gossip agentnet_core.news agentnet_core.chain
 agentnet_core.overlay agentnet_core.tree agentnet_core.keepers agentnet_core.lookups
-agentnet_core.claims agentnet_core.proofs
+agentnet_core.claims agentnet_core.proofs agentnet_core.placement
 agentnet_core.ledger
 agentnet_core.directory agentnet_core.confirmations agentnet_core.detector agentnet_core.joining
 agentnet_core.census
@@ -76,7 +76,7 @@ agentnet_core.overflow
 agentnet_core.streams
 agentnet_core.inputs
 agentnet_core.engine
-agentnet_core.broadcasts agentnet_core.archive
+agentnet_core.broadcasts agentnet_core.archive agentnet_core.moves
 agentnet_core.catalogue agentnet_core.replication
 agentnet_core.views
 agentnet_core.control

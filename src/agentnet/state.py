@@ -245,7 +245,7 @@ class State:
             return cast(Awaitable[None], SENT if node.hub.writes % WRITES_A_TURN else Pause())
         replicas = replication.replicas(self._held.key) if waits else (replication.node_id,)
         need = needed(consistency, replicas) if waits else 1
-        replication.check_reach(self._held.key, need, replicas)
+        replication.check_reach(self._held.key, need, replicas, chosen=waits)
         replication.quorums.admit()
         try:
             mutate(*arguments)
@@ -255,7 +255,7 @@ class State:
         replication.changed(self._held)
         token = asyncio.get_running_loop().create_future()
         timeout_ns = to_ns(options.get("timeout"))
-        replication.wait(self._held, need, replicas, token, timeout_ns, on_disk=on_disk)
+        replication.wait(self._held, need, replicas, token, timeout_ns, on_disk=on_disk, chosen=waits)
         return token
 
     def _stamp(self) -> int:

@@ -64,8 +64,9 @@ class DistributedState:
     """One state, as it is written and read.
 
     ``vector_clock``: what the writer had seen, as it was read; None for all that this node holds. A write
-    with an old one becomes a sibling. ``replicas``: the nodes whose answers count, none for all; every
-    node holds it in any case. ``consistency_level``: a level, or how many replicas. Of a state that was
+    with an old one becomes a sibling. ``replicas``: the nodes whose answers count; none for
+    ``state_replicas`` nodes that are chosen by the state's name and move with the network; every node holds
+    it in any case. ``consistency_level``: a level, or how many replicas. Of a state that was
     read: ``version`` counts its events, ``siblings`` are all versions that no other has replaced, more than
     one if they are concurrent, and ``data`` is what the policy makes of them.
     """
@@ -194,10 +195,11 @@ class StateSharing(ABC):
         replication = self.replication
         replicas = replication.replicas(held.key, state.replicas)
         need = needed(level, replicas)
+        chosen = need > 0 and not state.replicas
         if on_disk and not need:
             need, replicas = 1, (self.node_id,)
         if need:
-            replication.check_reach(held.key, need, replicas)
+            replication.check_reach(held.key, need, replicas, chosen=chosen)
             replication.quorums.admit()
         is_causal = level is ConsistencyLevel.CAUSAL
         needs = dict(list(self._seen.items())[-DEPENDENCIES_MAX:]) if is_causal else {}
@@ -216,7 +218,9 @@ class StateSharing(ABC):
         kept: tuple[str, ...] = ()
         if need:
             token = asyncio.get_running_loop().create_future()
-            wait = replication.wait(held, need, replicas, token, to_ns(timeout), on_disk=on_disk)
+            wait = replication.wait(
+                held, need, replicas, token, to_ns(timeout), on_disk=on_disk, chosen=chosen
+            )
             await token
             have, kept = tuple(dict.fromkeys((*have, *wait.have))), wait.kept
         return SyncReceipt(state.state_id, sum(clock.values()), clock, have, kept)
@@ -246,10 +250,11 @@ class StateSharing(ABC):
         named = replication.replicas(held.key, replicas)
         need = needed(consistency, named)
         if need:
-            replication.check_reach(held.key, need, named)
+            chosen = not replicas
+            replication.check_reach(held.key, need, named, chosen=chosen)
             replication.quorums.admit()
             token = asyncio.get_running_loop().create_future()
-            replication.read(held, need, named, token, to_ns(timeout))
+            replication.read(held, need, named, token, to_ns(timeout), chosen=chosen)
             await token
         elif consistency is ConsistencyLevel.CAUSAL:
             await self._wait_causal(held, timeout)

@@ -165,6 +165,11 @@ class Census:
         node = self._nodes.get(node_id)
         return None if node is None else node.record.incarnation
 
+    def lives(self) -> list[tuple[str, int, bool]]:
+        """This node and all others that have not left: id, incarnation, whether it is lost."""
+        known = [(node_id, node.record.incarnation, node.lost) for node_id, node in self._nodes.items()]
+        return [(self.node_id, self.incarnation, False), *known]
+
     def living(self, node_id: str) -> NodeRecord | None:
         """What is held of another node, unless it is not known, lost or gone."""
         node = self._nodes.get(node_id)

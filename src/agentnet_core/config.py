@@ -342,8 +342,14 @@ class EngineConfig:
     state_compare_blocks_max: int = 262_144
     """Blocks of 32 events that are looked at in one turn to answer peers who compare; the rest waits."""
     state_replicas: int = 3
-    """Nodes whose majority counts for QUORUM in a network of more than `mesh_nodes_max`, where a state names
-    none; in a smaller one all nodes count."""
+    """Nodes whose answers count for QUORUM, ALL or a number where a state names none: chosen by rendezvous
+    hashing of its name; in a smaller network all nodes."""
+    state_move_ms: int = 60_000
+    """After this long a lost node is a replica no more, and another takes its place; it must be longer than
+    it takes all nodes to see that one is lost. Not where half of all nodes are lost."""
+    state_views_max: int = 8
+    """Sets of nodes that were all at some time, whose replicas count on until what they had acknowledged is
+    with those of now; one more, and the oldest counts no more (`state_views_dropped`)."""
 
     # -- agents
     agent_idle_ms: int = 10_000

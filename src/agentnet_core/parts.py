@@ -16,6 +16,10 @@ MORE     number, offset, window                  so much of a large body has com
 LIVE     state, context, context                 of these dots, which I have seen, those live
 KEEP     as DELTA                                KEPT is wanted besides ACK
 KEPT     as ACK                                  they are on the sender's disk, but for those
+ASK      view, body                              a DELTA, KEEP or READ, to be answered by who has that view
+VIEWS    view, sums of the shares, asks, [[[[node, incarnation], ...], [[...], ...]], ...]
+                                                 what old views have that this one has not, and the other
+                                                 way round; `asks`: tell me yours
 
 A body of more than `BODY_BYTES` goes as STATE_CHUNK frames, [number, offset, size of the whole, bytes], in
 the data lane: one body at a time on a link, each chunk only when the receiver has room for it; so messages
@@ -37,6 +41,7 @@ from agentnet_core.body import (
     expect_bytes,
     expect_int,
     expect_list,
+    expect_name,
     pack,
     unpack,
     wrong,
@@ -54,12 +59,15 @@ from agentnet_core.states import PRINT_BYTES, SHARES, Key
 
 STATE, STATE_CHUNK = 29, 30
 DELTA, ACK, SUMS, PRINTS, CONTEXT, PART, RANGES, FETCH, READ, ANSWER, MORE, LIVE, KEEP, KEPT = range(14)
+ASK, VIEWS = 14, 15
 
 CHUNK_BYTES = BODY_BYTES - 64
 WINDOW_CHUNKS = 4
 """Chunks that may be on their way at a time."""
 CODE_MAX = 127
 TEXT_BYTES_MAX = 512
+VIEWS_MAX = 64
+"""Old views in one body."""
 ITEM_BYTES = 64
 """What an item of a list takes beside its name, at most."""
 ROWS_MAX = BODY_BYTES // (ACTOR_BYTES_MAX + ITEM_BYTES)
@@ -178,6 +186,22 @@ def _rows(value: object) -> list[tuple[str, int, int, int]]:
     return found
 
 
+def _lives(value: object) -> list[tuple[str, int]]:
+    found = []
+    for item in expect_list("STATE nodes", value):
+        node_id, incarnation = expect_list("STATE node", item, range(2, 3))
+        found.append((expect_name("STATE node", node_id), _number(incarnation)))
+    return found
+
+
+def _views(value: object) -> list[tuple[list[tuple[str, int]], list[tuple[str, int]]]]:
+    found = []
+    for item in expect_list("STATE views", value, range(VIEWS_MAX + 1)):
+        more, fewer = expect_list("STATE view", item, range(2, 3))
+        found.append((_lives(more), _lives(fewer)))
+    return found
+
+
 def _size(value: object) -> int:
     return expect_int("STATE size", value, 0, COUNT_MAX)
 
@@ -197,13 +221,20 @@ READERS: tuple[tuple[Callable[[object], Any], ...], ...] = (
     (_key, _data, _data),
     (_number, _changes),
     (_number, _refusals),
+    (_number, _data),
+    (_number, _sums, _flag, _views),
 )
 """By verb, what checks each of the values behind it."""
 
 
 def write_sums(sums: list[int], *, fresh: bool) -> bytes:
     """A SUMS body."""
-    return write(SUMS, b"".join(each.to_bytes(PRINT_BYTES, "big") for each in sums), fresh)
+    return write(SUMS, pack_sums(sums), fresh)
+
+
+def pack_sums(sums: list[int]) -> bytes:
+    """The sums of all shares, as they are in a body."""
+    return b"".join(each.to_bytes(PRINT_BYTES, "big") for each in sums)
 
 
 def write_prints(share: int, prints: list[tuple[Key, int]]) -> list[bytes]:

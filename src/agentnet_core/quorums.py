@@ -2,8 +2,9 @@
 
 The writes of one turn that went out in one frame are one batch: one ACK from a replica counts for all of
 them, and all that have enough are settled at once.  A read counts a replica that has told what it has.
-The caller's own node counts, if it is one of the replicas.  Some wait for the disks of the replicas: these
-count once they have told that too, or never, if a replica has none.
+The caller's own node counts, if it is one of the replicas.  Who waits for replicas that were chosen waits for
+several sets of them while these move (`placement`), and has enough of each.  Some wait for the disks of the
+replicas: these count once they have told that too, or never, if a replica has none.
 
 Fails with TooFewReplicas, which names those that have it, refused it or did not answer; a write
 is kept here then and goes on to the others, so that error is not definite.  At most
@@ -21,15 +22,31 @@ from agentnet_core.states import Key
 
 NEVER = 2**63 - 1
 
+Parts = tuple[tuple[int, tuple[str, ...]], ...]
+"""How many must answer, and of whom; of each."""
 Settle = Callable[[Any, Any], None]
 """Called with a token, and what it failed with or None."""
 
 
 class Wait:
     """Somebody waits for ``need`` of the ``replicas``, or for their disks. ``have``: those that have it once
-    it is settled, in memory at least; ``kept``: those that do on disk."""
+    it is settled, in memory at least; ``kept``: those that do on disk. ``place``: gives those that are chosen
+    now, and how many of them are wanted."""
 
-    __slots__ = ("deadline_ns", "have", "kept", "key", "need", "on_disk", "replicas", "token")
+    __slots__ = (
+        "deadline_ns",
+        "have",
+        "kept",
+        "key",
+        "need",
+        "on_disk",
+        "parts",
+        "place",
+        "replicas",
+        "token",
+    )
+    parts: Parts
+    replicas: tuple[str, ...]
 
     def __init__(
         self,
@@ -40,11 +57,22 @@ class Wait:
         token: Any,
         *,
         on_disk: bool = False,
+        place: Callable[[], Parts] | None = None,
     ) -> None:
-        self.key, self.need, self.replicas = key, need, replicas
+        self.key, self.need = key, need
         self.deadline_ns, self.token, self.on_disk = deadline_ns, token, on_disk
         self.have: tuple[str, ...] = ()
         self.kept: tuple[str, ...] = ()
+        self.place = place
+        self.parts, self.replicas = ((need, replicas),), replicas
+        self.move()
+
+    def move(self) -> None:
+        """Those that are chosen may be others now."""
+        if self.place is not None:
+            self.parts = self.place()
+            self.need = self.parts[0][0]
+            self.replicas = tuple(dict.fromkeys(each for _, replicas in self.parts for each in replicas))
 
 
 class _Batch:
@@ -70,6 +98,10 @@ class Quorums:
         self._node_id, self._settle = node_id, settle
         self._waits_max = config.state_writes_max
         self._batches: dict[int, _Batch] = {}
+        self.wrap: Callable[[bytes], bytes] = lambda body: body
+        """How those are asked that were chosen."""
+        self.ready: Callable[[], bool] = lambda: True
+        """Whether it is known of which sets they are."""
         self._serial = 0
         self.waiting = 0
         self.failed = 0
@@ -137,7 +169,29 @@ class Quorums:
                 node_id in wait.replicas and (lacks or (wait.on_disk and node_id not in batch.kept))
                 for wait in batch.waits
             ):
-                found.append(batch.body)
+                found.append(self._ask(batch))
+        return [body for body in found if body]
+
+    def _ask(self, batch: _Batch) -> bytes:
+        chosen = any(wait.place is not None for wait in batch.waits)
+        return self.wrap(batch.body) if chosen and batch.body else batch.body
+
+    def move(self, *, forget: bool = True) -> list[tuple[str, bytes]]:
+        """The chosen replicas are others: what is to be sent to whom. ``forget``: what they answered before,
+        for who started again has it no more."""
+        found = []
+        for serial, batch in list(self._batches.items()):
+            if any(wait.place is not None for wait in batch.waits):
+                if forget:
+                    batch.have, batch.kept = {self._node_id: None}, {}
+                for wait in batch.waits:
+                    wait.move()
+                found += [
+                    (each, self._ask(batch))
+                    for each in _others(self._node_id, batch.waits)
+                    if batch.body and (each not in batch.have or any(wait.on_disk for wait in batch.waits))
+                ]
+                self._review(serial, batch)
         return found
 
     def next_deadline_ns(self) -> int:
@@ -163,16 +217,24 @@ class Quorums:
         """Settle those that have enough, and those that cannot have it any more."""
         left = []
         counts: dict[tuple[Key, tuple[str, ...], bool], tuple[int, int]] = {}
+        ready = self.ready()
         for wait in batch.waits:
-            which = wait.key, wait.replicas, wait.on_disk
-            if which not in counts:
-                counts[which] = self._count(batch, wait)
-            has, possible = counts[which]
-            if has >= wait.need:
+            enough = possible = True
+            for number, (need, replicas) in enumerate(wait.parts):
+                # Of sets of before memory is enough: they do not promise the disk any more.
+                on_disk = wait.on_disk and number == 0
+                which = wait.key, replicas, on_disk
+                if which not in counts:
+                    counts[which] = self._count(batch, wait.key, replicas, on_disk=on_disk)
+                has, may_have = counts[which]
+                enough, possible = enough and has >= need, possible and may_have >= need
+            if enough and wait.place is not None and not ready:
+                left.append(wait)
+            elif enough:
                 self._tell(batch, wait)
                 self.waiting -= 1
                 self._settle(wait.token, None)
-            elif possible < wait.need:
+            elif not possible:
                 self._fail(batch, wait, "refused")
             else:
                 left.append(wait)
@@ -185,14 +247,13 @@ class Quorums:
         else:
             del self._batches[serial]
 
-    def _count(self, batch: _Batch, wait: Wait) -> tuple[int, int]:
-        """How many count for it now, and how many may."""
+    def _count(self, batch: _Batch, key: Key, replicas: tuple[str, ...], *, on_disk: bool) -> tuple[int, int]:
+        """How many of these count for it now, and how many may."""
         refused = sum(
-            (each, wait.key) in batch.refused or (wait.on_disk and (each, wait.key) in batch.unkept)
-            for each in wait.replicas
+            (each, key) in batch.refused or (on_disk and (each, key) in batch.unkept) for each in replicas
         )
-        has = self._keeps if wait.on_disk else self._has
-        return sum(has(batch, each, wait.key) for each in wait.replicas), len(wait.replicas) - refused
+        has = self._keeps if on_disk else self._has
+        return sum(has(batch, each, key) for each in replicas), len(replicas) - refused
 
     def _has(self, batch: _Batch, node_id: str, key: Key) -> bool:
         return node_id in batch.have and (node_id, key) not in batch.refused

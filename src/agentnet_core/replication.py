@@ -36,11 +36,12 @@ from agentnet_core.errors import (
 )
 from agentnet_core.gossip import STATES, Gossip
 from agentnet_core.handshake import FEATURE_STATES
-from agentnet_core.keepers import Keepers
 from agentnet_core.membership import Membership
+from agentnet_core.moves import Moves
 from agentnet_core.parts import (
     ACK,
     ANSWER,
+    ASK,
     CONTEXT,
     DELTA,
     FETCH,
@@ -55,6 +56,7 @@ from agentnet_core.parts import (
     STATE,
     STATE_CHUNK,
     SUMS,
+    VIEWS,
     Refusals,
     Transfers,
     read,
@@ -64,7 +66,7 @@ from agentnet_core.parts import (
 )
 from agentnet_core.quorums import Quorums, Wait
 from agentnet_core.reach import Say
-from agentnet_core.records import Event, agent_id_of
+from agentnet_core.records import Event
 from agentnet_core.states import Held, Key, States, check_name
 
 if TYPE_CHECKING:
@@ -111,7 +113,8 @@ class Replication:
         self.quorums = Quorums(engine.node_id, config, engine.settle)
         self.comparing = Comparing(self.states, self, config)
         self.transfers = Transfers(self, config)
-        self._keepers = Keepers(config.state_replicas)
+        self.moves = Moves(engine, membership, self.states, config, say, self._ask_again, self._ask_new)
+        self.quorums.wrap, self.quorums.ready = self.moves.wrap, lambda: self.moves.ready
         self.on_change: Callable[[Held, bool], None] = lambda _held, _others: None
         self.refused = self.contradicted = self.merged = 0
         self._open: dict[Key, list[Wait]] = {}
@@ -138,6 +141,8 @@ class Replication:
             READ: self._on_read,
             ANSWER: self._on_answer,
             MORE: self.transfers.on_more,
+            ASK: self._on_ask,
+            VIEWS: self.moves.on_views,
         }
 
     # -- for the driver
@@ -183,18 +188,13 @@ class Replication:
                     self._engine.before_ready(self.flush)
 
     def replicas(self, key: Key, named: Sequence[str] = ()) -> tuple[str, ...]:
-        """Whose answers count for the state: those named, else all nodes, lost ones too, or in a large
-        network those that the state's name chooses."""
-        if named:
-            return tuple(dict.fromkeys(named))
-        known = self._membership.known()
-        if len(known) <= self._config.mesh_nodes_max:
-            return tuple(known)
-        self._keepers.among(known)
-        return self._keepers.of(agent_id_of(key.label))
+        """Whose answers count for the state: those named, else those that are chosen for it now."""
+        return tuple(dict.fromkeys(named)) if named else self.moves.replicas(key)
 
-    def check_reach(self, key: Key, need: int, replicas: tuple[str, ...]) -> None:
-        """TooFewReplicas, definite, if so many surely cannot answer."""
+    def check_reach(self, key: Key, need: int, replicas: tuple[str, ...], *, chosen: bool = False) -> None:
+        """TooFewReplicas, definite, if so many surely cannot answer. ``chosen``: nobody named them."""
+        if chosen:
+            self.moves.check(key)
         alive = self._membership.alive()
         there = [each for each in replicas if each in alive]
         if len(there) < need:
@@ -214,13 +214,16 @@ class Replication:
         timeout_ns: int | None = None,
         *,
         on_disk: bool = False,
+        chosen: bool = False,
     ) -> Wait:
         """Settle the token when so many of the replicas have what has been changed just now, ``on_disk`` if
-        that is wanted.
+        that is wanted. ``chosen``: nobody named them, so that they may move.
 
         `admit` of the quorums was asked before, and `changed` is called before as well.
         """
-        wait = Wait(held.key, need, replicas, self._deadline(timeout_ns), token, on_disk=on_disk)
+        deadline_ns = self._deadline(timeout_ns)
+        place = self.moves.place(held.key, need, replicas) if chosen else None
+        wait = Wait(held.key, need, replicas, deadline_ns, token, on_disk=on_disk, place=place)
         waits = self._open.get(held.key)
         if waits is None:  # it changed nothing
             wait.have = tuple(each for each in replicas if each == self._engine.node_id)
@@ -232,14 +235,24 @@ class Replication:
         return wait
 
     def read(
-        self, held: Held, need: int, replicas: tuple[str, ...], token: Any, timeout_ns: int | None = None
+        self,
+        held: Held,
+        need: int,
+        replicas: tuple[str, ...],
+        token: Any,
+        timeout_ns: int | None = None,
+        *,
+        chosen: bool = False,
     ) -> Wait:
         """Settle the token when what so many of the replicas have has been merged here; who lacks some
-        of it gets that. `admit` of the quorums was asked before."""
-        wait = Wait(held.key, need, replicas, self._deadline(timeout_ns), token)
+        of it gets that. `admit` of the quorums was asked before. ``chosen``: as of `wait`."""
+        place = self.moves.place(held.key, need, replicas) if chosen else None
+        wait = Wait(held.key, need, replicas, self._deadline(timeout_ns), token, place=place)
         serial = self.quorums.open([held.key], [wait])
         body = write(READ, serial, held.key, held.print)
-        for node_id in self.quorums.sent(serial, body):
+        wanted = self.quorums.sent(serial, body)
+        body = self.moves.wrap(body) if chosen else body
+        for node_id in wanted:
             self._say(node_id, STATE, body)
         self._engine.wake_by(wait.deadline_ns)
         return wait
@@ -278,10 +291,14 @@ class Replication:
 
     def _put_changes(self, items: Changes, waits: list[Wait]) -> None:
         keys = [key for key, _ in items]
+        for wait in waits:
+            wait.move()
         serial = self.quorums.open(keys, waits) if waits else 0
         keeps = any(wait.on_disk for wait in waits)
         body = write(KEEP if keeps else DELTA, serial, items)
         wanted = self.quorums.sent(serial, body) if serial else []
+        if any(wait.place is not None for wait in waits):
+            body = self.moves.wrap(body)
         if keeps:
             self.archive.promise(self._engine.node_id, serial, keys)
         if self._engine.control.linked_to_all:
@@ -290,10 +307,7 @@ class Replication:
                     self.later(node_id)
             return
         for node_id in wanted:
-            if len(body) <= BODY_BYTES and self._understands(node_id):
-                self._say(node_id, STATE, body)
-            elif node_id in self._engine.sessions:
-                self.send(node_id, body)
+            self._tell(node_id, body)
         self._unsent.append(write(DELTA, 0, items) if serial else body)
         self._publish()
 
@@ -323,9 +337,8 @@ class Replication:
             return
         if len(self.states):
             self.comparing.start(node_id, fresh=True)
-        for body in self.quorums.link_up(node_id):
-            if body:
-                self.transfers.send(node_id, body)
+        self.moves.link_up(node_id)
+        self._ask_new(node_id)
 
     def link_down(self, node_id: str) -> None:
         """A link is gone."""
@@ -383,6 +396,7 @@ class Replication:
                 self._turn += 1
                 self.comparing.start(linked[self._turn % len(linked)])
         due = [self._compare_ns, self.quorums.next_deadline_ns(), self.archive.tick(now_ns)]
+        due.append(self.moves.tick(now_ns))
         due += self._gaps.values()
         return min(*due, *self._again.values())
 
@@ -398,6 +412,8 @@ class Replication:
             "states_unsaved": self.archive.unsaved,
             "state_waits": self.quorums.waiting,
             "state_waits_failed": self.quorums.failed,
+            "state_views_open": self.moves.placement.moving,
+            "state_views_dropped": self.moves.placement.dropped,
             "state_questions": self.comparing.works,
             "state_transfers": going + coming,
             "state_transfers_dropped": self.transfers.dropped,
@@ -491,6 +507,32 @@ class Replication:
             self.refuse(source, "", error)
             raise
         self._take_changes(source, gossip.broadcast.origin, parts[1])
+
+    def _ask_new(self, node_id: str) -> None:
+        """The node may answer now what it has not."""
+        for body in self.quorums.link_up(node_id):
+            self._tell(node_id, body)
+
+    def _ask_again(self, forget: bool) -> None:
+        """The replicas that are chosen are others now."""
+        for node_id, body in self.quorums.move(forget=forget):
+            self._tell(node_id, body)
+
+    def _tell(self, node_id: str, body: bytes) -> None:
+        """A replica, linked or not."""
+        if node_id in self._engine.sessions:
+            self.send(node_id, body)
+        elif len(body) <= BODY_BYTES:
+            self._say(node_id, STATE, body)
+
+    def _on_ask(self, node_id: str, view: int, body: bytes) -> None:
+        verb, parts = read(body)
+        if verb not in (DELTA, KEEP, READ):
+            raise ProtocolError(f"STATE of verb {verb} asks: expected changes, or to read")
+        if self.moves.answers(node_id, view):
+            self._verbs[verb](node_id, *parts)
+        elif verb != READ:
+            self._take_changes(node_id, node_id, parts[1])
 
     def _on_delta(self, node_id: str, serial: int, changes: Changes) -> None:
         refusals = self._take_changes(node_id, node_id, changes)

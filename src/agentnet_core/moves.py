@@ -1,0 +1,185 @@
+"""How nodes agree on whose answers count, when the network changes: see `placement` for the law.
+
+In: who is in the network, what other nodes say of it (VIEWS), questions that name a view (ASK).  Out: VIEWS
+to those whose word is missing, and whether a question is to be answered.  A node that has another view takes
+what is in the question and does not answer it, but tells its own view, and again when that has moved: who
+asks asks again once both have the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from agentnet_core.config import EngineConfig
+from agentnet_core.errors import TooFewReplicas
+from agentnet_core.membership import Membership
+from agentnet_core.parts import ASK, STATE, VIEWS, pack_sums, write
+from agentnet_core.placement import Change, Part, Placement
+from agentnet_core.reach import Say
+from agentnet_core.states import Key, States, share_of
+
+if TYPE_CHECKING:
+    from agentnet_core.engine import Engine
+
+MS = 1_000_000
+NEVER = 2**63 - 1
+LOOK_NS = 10 * MS
+"""How old what is known of the network may be when it is asked."""
+ASK_NS = 100 * MS
+"""How often those are asked whose word closes an old view."""
+ASKED_MAX = 64
+"""How many of them at a time."""
+WATCH_NS = 2_000 * MS
+"""How long the network is watched after two nodes had different views of it."""
+WANTED_NS = 10_000 * MS
+"""How long after a question, asked here or answered, old views are being closed: who asks for no quorum says
+nothing to anybody."""
+
+
+class Moves:
+    """Whose answers count, for one engine. ``on_move``: called with True when the view has moved, with False
+    when what it needs is known; ``on_agreed``: with a node that has told that it has the same."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        membership: Membership,
+        states: States,
+        config: EngineConfig,
+        say: Say,
+        on_move: Callable[[bool], None],
+        on_agreed: Callable[[str], None],
+    ) -> None:
+        self._engine, self._membership, self._states, self._say = engine, membership, states, say
+        self._on_move, self._on_agreed = on_move, on_agreed
+        self._unanswered: dict[str, None] = {}
+        self._watch_ns = 0
+        self._was_ready = True
+        self._wanted_ns = 0
+        self._look_ns = engine.now_ns
+        self._ask_ns = engine.now_ns
+        self.placement = Placement(engine.node_id, engine.incarnation, config)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is known of which old views replicas count."""
+        return self.placement.ready(self._engine.now_ns)
+
+    def look(self) -> None:
+        """See who is in the network now."""
+        now_ns = self._engine.now_ns
+        if now_ns >= self._look_ns:
+            self._look_ns = now_ns + LOOK_NS
+            stood = self.placement.standing
+            moved = self.placement.observe(self._membership.lives(), now_ns)
+            if moved:
+                self._ask_ns = now_ns
+                self._engine.wake_by(now_ns)
+                self._was_ready = self.ready
+                self._on_move(True)
+            if moved or (self.placement.standing and not stood):
+                unanswered, self._unanswered = self._unanswered, {}
+                for node_id in unanswered:
+                    self._tell(node_id, asks=False)
+
+    def replicas(self, key: Key) -> tuple[str, ...]:
+        """Those of a state that names none, now."""
+        self._want()
+        self.look()
+        return self.placement.of(share_of(key))
+
+    def _want(self) -> None:
+        if self._engine.now_ns >= self._wanted_ns:
+            self._engine.wake_by(self._engine.now_ns)
+        self._wanted_ns = self._engine.now_ns + WANTED_NS
+
+    def place(self, key: Key, need: int, replicas: tuple[str, ...]) -> Callable[[], tuple[Part, ...]]:
+        """Gives whose answers are wanted at any time, if so many of these are now."""
+        return partial(self._parts, share_of(key), need, len(replicas))
+
+    def _parts(self, share: int, need: int, count: int) -> tuple[Part, ...]:
+        now = len(self.placement.of(share))
+        if need == count > 2:
+            need = now
+        elif 2 * need > count:
+            need = max(min(need, now), now // 2 + 1)
+        return self.placement.parts(share, min(need, now))
+
+    def check(self, key: Key) -> None:
+        """TooFewReplicas, definite, where half of all nodes are lost."""
+        if not self.placement.standing:
+            raise TooFewReplicas(
+                f"{key.label}: half of all nodes are lost, or this one is cut off: replicas that are chosen "
+                "do not count here; nothing was done",
+                definite=True,
+            )
+
+    def wrap(self, body: bytes) -> bytes:
+        """A question, to be answered by who has this view."""
+        return write(ASK, self.placement.view, body)
+
+    def answers(self, node_id: str, view: int) -> bool:
+        """Whether a question that names that view is to be answered; if not, it is told why."""
+        self._look_ns = min(self._look_ns, self._engine.now_ns)
+        self._want()
+        self.look()
+        if view == self.placement.view and self.placement.standing:
+            return True
+        self._unanswered[node_id] = None
+        self._watch()
+        if view != self.placement.view:  # else there is nothing to say before this node stands again
+            self._tell(node_id, asks=False)
+        return False
+
+    def _watch(self) -> None:
+        self._watch_ns = self._engine.now_ns + WATCH_NS
+        self._engine.wake_by(self._engine.now_ns + LOOK_NS)
+
+    def link_up(self, node_id: str) -> None:
+        """A link is welcomed: who has just come learns of old views."""
+        if self.placement.moving and self._engine.now_ns < self._wanted_ns:
+            self._tell(node_id, asks=False)
+
+    def _look_ready(self) -> None:
+        was_ready, self._was_ready = self._was_ready, self.ready
+        if self._was_ready and not was_ready:
+            self._on_move(False)
+
+    def _tell(self, node_id: str, *, asks: bool) -> None:
+        placement = self.placement
+        sums = pack_sums(self._states.sums())
+        changes = [[list(map(list, each)) for each in change] for change in placement.changes()]
+        self._say(node_id, STATE, write(VIEWS, placement.view, sums, asks, changes))
+
+    def on_views(self, node_id: str, view: int, sums: list[int], asks: bool, changes: list[Change]) -> None:
+        """What a node has told."""
+        self._look_ns = min(self._look_ns, self._engine.now_ns)
+        self._want()
+        self.look()
+        if view == self.placement.view:
+            self._on_agreed(node_id)
+        else:
+            self._watch()
+        self.placement.learn(node_id, view, changes)
+        self._look_ready()
+        own = self._states.sums()
+        self.placement.heard(node_id, view, [i for i, total in enumerate(sums) if total == own[i]])
+        if asks:
+            self._tell(node_id, asks=False)
+
+    def tick(self, now_ns: int) -> int:
+        """Ask those whose word is missing; when to do so again."""
+        if now_ns >= self._wanted_ns:
+            return NEVER
+        self.look()
+        due_ns = now_ns + LOOK_NS if now_ns < self._watch_ns else NEVER
+        self._look_ready()
+        if self.ready and not self.placement.moving:
+            return due_ns
+        if now_ns >= self._ask_ns:
+            self._ask_ns = now_ns + ASK_NS
+            for node_id in self.placement.to_ask(ASKED_MAX):
+                self._tell(node_id, asks=True)
+        return min(due_ns, self._ask_ns)

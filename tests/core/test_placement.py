@@ -1,0 +1,247 @@
+"""Whose answers count: the same wherever the same nodes are known, and the sets of before count on until what
+they had acknowledged is with those of now."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from harness import Node, Token, World
+from moving import Moving
+from replicas import CONFIG, changed, hold
+
+from agentnet_core.config import EngineConfig
+from agentnet_core.crdt import ORSet, Site
+from agentnet_core.errors import TooFewReplicas
+from agentnet_core.parts import ACK, ANSWER, ASK, DELTA, READ, VIEWS, read
+from agentnet_core.placement import SILENT_NS, Placement
+from agentnet_core.session import Session
+from agentnet_core.states import SHARES, Key, share_of
+
+MS = 1_000_000
+KEY = Key(ORSet(Site(None, bytes(16))).type_code, "s")
+
+
+def placement(names: str, me: str = "a", **limits: int) -> Placement:
+    made = Placement(me, 1, EngineConfig(**limits))
+    made.observe(known(names), 0)
+    every(made, names)
+    every(made, names)
+    assert not made.moving
+    return made
+
+
+def known(names: str, lost: str = "", lives: dict[str, int] | None = None) -> list[tuple[str, int, bool]]:
+    return [(name, (lives or {}).get(name, 1), name in lost) for name in names]
+
+
+def every(made: Placement, names: str) -> None:
+    for name in names:
+        made.learn(name, made.view, [])
+        made.heard(name, made.view, range(SHARES))
+
+
+def test_all_who_know_the_same_nodes_choose_the_same() -> None:
+    one, other = placement("abcdefg"), placement("gfedcba", me="c")
+    assert one.view == other.view
+    for share in range(SHARES):
+        assert one.of(share) == other.of(share)
+        assert len(one.of(share)) == 3
+        assert one.parts(share, 2) == ((2, one.of(share)),)
+    assert len({one.of(share) for share in range(SHARES)}) > 20
+
+
+def test_the_sets_of_before_count_on_until_the_new_ones_have_what_they_had() -> None:
+    made = placement("abcde")
+    before = [made.of(share) for share in range(SHARES)]
+    assert made.observe(known("abcdef"), 0)
+    moved = [share for share in range(SHARES) if made.of(share) != before[share]]
+    assert moved
+    for share in moved:
+        assert made.parts(share, 2) == ((2, made.of(share)), (2, before[share]))
+        assert made.parts(share, 3) == ((3, made.of(share)), (3, before[share]))
+        assert made.parts(share, 1) == ((1, made.of(share)),)
+    every(made, "f")
+    assert made.moving
+    every(made, "bcd")
+    assert made.moving  # whose word came before a majority of the old had told does not count for the new
+    every(made, "bcdef")
+    assert not made.moving
+    assert all(len(made.parts(share, 2)) == 1 for share in range(SHARES))
+
+
+def test_who_has_another_view_closes_nothing() -> None:
+    made = placement("abcde")
+    made.observe(known("abcdef"), 0)
+    for _ in range(2):
+        for name in "bcdef":
+            made.heard(name, made.view + 1, range(SHARES))
+    assert made.moving
+
+
+def test_who_started_again_does_not_count_for_what_was_before() -> None:
+    made = placement("abc")
+    made.observe(known("abc", lives={"b": 2}), 0)
+    ((need, now), (old_need, old)) = made.parts(0, 2)
+    assert (need, sorted(now), old_need, sorted(old)) == (2, ["a", "b", "c"], 2, ["a", "c"])
+    made.observe(known("abc", lives={"b": 2, "c": 2}), 0)
+    assert (1, ("a",)) in made.parts(0, 2)
+
+
+def test_a_lost_node_stays_for_a_while_and_for_good_where_half_are_lost() -> None:
+    made = placement("abcde", state_move_ms=1_000)
+    assert not made.observe(known("abcde", "e"), 0)
+    assert made.standing
+    assert not made.observe(known("abcde", "e"), 999 * MS)
+    assert made.observe(known("abcde", "e"), 1_000 * MS)
+    assert not any("e" in made.of(share) for share in range(SHARES))
+    assert not made.observe(known("abcde", "cde"), 5_000 * MS)
+    assert not made.standing
+    assert not made.observe(known("abcde", "cde"), 50_000 * MS)
+
+
+def test_what_a_node_has_not_seen_it_learns_from_others() -> None:
+    one, late = placement("abcde"), Placement("f", 1, EngineConfig())
+    one.observe(known("abcdef"), 0)
+    late.observe(known("abcdef"), 0)
+    late.learn("a", one.view + 1, one.changes())
+    assert late.moving == 1  # it alone, as it was at first
+    late.learn("a", one.view, one.changes())
+    assert late.moving == 2
+    assert not late.ready(0)
+    assert not late.ready(SILENT_NS)
+    for name in "bcd":
+        late.learn(name, one.view, [])
+    assert late.ready(SILENT_NS)
+    assert not late.ready(SILENT_NS - 1)
+    assert not late.ready(0)
+    late.observe(known("abcdef", "e"), 0)
+    assert late.ready(0)
+    for share in range(SHARES):
+        assert one.parts(share, 2)[-1] in late.parts(share, 2)
+    every(late, "abcdef")
+    every(late, "abcdef")
+    assert not late.moving
+    late.learn("a", one.view, one.changes())
+    assert not late.moving  # it is closed here
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_so_many_old_views_and_no_more(limit: int) -> None:
+    made = placement("abcde", state_views_max=limit)
+    for number in range(limit):
+        made.observe(known("abcde", lives={"e": 2 + number}), 0)
+        assert (made.moving, made.dropped) == (number + 1, 0)
+    made.learn("b", made.view, [([("x", 1)], [])])
+    assert (made.moving, made.dropped) == (limit, 1)
+    made.observe(known("abcde", lives={"e": 99}), 0)
+    assert (made.moving, made.dropped) == (limit, 2)
+
+
+def test_some_are_asked_at_a_time() -> None:
+    names = [f"n{number}" for number in range(40)]
+    made = Placement("n0", 1, EngineConfig())
+    made.observe([(name, 1, False) for name in names[:-1]], 0)
+    assert len(made.to_ask(16)) == 16
+    assert "n0" not in made.to_ask(100)
+
+
+# -- in the simulator
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_a_quorum_acknowledged_a_quorum_reads(seed: int) -> None:
+    """``python -m tests.moving`` plays more of them."""
+    Moving(seed).play()
+
+
+def pass_on(node: Node, verbs: tuple[int, ...]) -> None:
+    """Of frames of states the node gets these alone."""
+    replication = node.control.replication
+    receive = replication.receive
+
+    def filtered(session: Session, kind: int, body: bytes) -> None:
+        verb, said = read(body)
+        if verb == ASK:
+            verb, _ = read(said[1])
+        if verb in verbs:
+            receive(session, kind, body)
+
+    replication.receive = filtered  # type: ignore[method-assign]
+
+
+def read_after_a_move() -> set[str]:
+    """A write is acknowledged by two of three replicas, and nobody else hears of it; then so many come that
+    two others are chosen. What one of these reads by QUORUM."""
+    world = World()
+    config = EngineConfig(state_sync_ms=60_000, state_move_ms=60_000)
+    nodes = {node.name: node for node in world.join(*"abcde", config=config)}
+    world.run(2_000)
+    place = nodes["a"].control.replication.moves.placement
+    for node in nodes.values():
+        node.engine.now_ns = world.now_ns
+        node.control.replication.replicas(KEY)
+        node.turn()
+    world.until(lambda: not any(node.control.replication.moves.placement.moving for node in nodes.values()))
+    one, other, _ = place.of(share_of(KEY))
+    for name, node in nodes.items():
+        pass_on(node, (READ, ANSWER, ACK, VIEWS) + ((DELTA,) if name == other else ()))
+    writer = nodes[one]
+    held, token = hold(writer, ORSet, "s"), Token()
+    replication = writer.control.replication
+    replication.quorums.admit()
+    held.state.add("acknowledged")  # type: ignore[attr-defined]
+    writer.engine.now_ns = world.now_ns
+    changed(writer, held)
+    replication.wait(held, 2, replication.replicas(KEY), token, chosen=True)
+    writer.turn()
+    world.finish(token)
+    number = 0
+    while sum(each in (one, other) for each in place.of(share_of(KEY))) > 1:
+        node = nodes[f"x{number}"] = world.node(f"x{number}", config=config)
+        world.finish(node.join("a"))
+        pass_on(node, (READ, ANSWER, ACK, VIEWS))
+        world.until(lambda: all(len(each.control.membership) == len(nodes) for each in nodes.values()))
+        world.run(100)
+        for each in nodes.values():
+            each.engine.now_ns = world.now_ns
+            each.control.replication.replicas(KEY)
+        number += 1
+    late = nodes[next(each for each in place.of(share_of(KEY)) if each not in (one, other))]
+    held, token, replication = hold(late, ORSet, "s"), Token(), late.control.replication
+    assert not held.state.value
+    late.engine.now_ns = world.now_ns
+    replication.quorums.admit()
+    replication.read(held, 2, replication.replicas(KEY), token, chosen=True)
+    late.turn()
+    world.finish(token)
+    value: set[str] = held.state.value
+    return value
+
+
+def test_a_read_of_the_new_set_has_what_the_old_one_acknowledged() -> None:
+    assert read_after_a_move() == {"acknowledged"}
+
+
+def only_now(self: Placement, share: int, need: int) -> Any:
+    return ((need, self.of(share)),)
+
+
+def test_a_planted_bug_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Placement, "parts", only_now)
+    assert read_after_a_move() == set()
+
+
+def test_where_half_are_lost_nothing_is_acknowledged() -> None:
+    world = World()
+    nodes = world.join(*"abcd", config=replace(CONFIG, state_move_ms=1_000))
+    world.partition(["a", "b"], ["c", "d"])
+    world.run(5_000)
+    for node in nodes:
+        node.engine.now_ns = world.now_ns
+        replication = node.control.replication
+        assert len(replication.replicas(KEY)) == 3
+        with pytest.raises(TooFewReplicas, match="half of all nodes are lost") as refusal:
+            replication.check_reach(KEY, 2, replication.replicas(KEY), chosen=True)
+        assert refusal.value.definite
