@@ -24,7 +24,7 @@ from agentnet_core.archive import Archive
 from agentnet_core.broadcasts import Broadcasts
 from agentnet_core.clock import HybridClock
 from agentnet_core.comparing import Comparing
-from agentnet_core.config import ACTOR_BYTES_MAX, BODY_BYTES, EngineConfig
+from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.crdt import Crdt, Site
 from agentnet_core.crdt.base import BY_CODE
 from agentnet_core.errors import (
@@ -32,7 +32,6 @@ from agentnet_core.errors import (
     NetworkError,
     ProtocolError,
     TooFewReplicas,
-    UsageError,
 )
 from agentnet_core.gossip import STATES, Gossip
 from agentnet_core.handshake import FEATURE_STATES
@@ -67,7 +66,7 @@ from agentnet_core.parts import (
 from agentnet_core.quorums import Quorums, Wait
 from agentnet_core.reach import Say
 from agentnet_core.records import Event
-from agentnet_core.states import Held, Key, States, check_name
+from agentnet_core.states import Held, Key, States, actor_of, check_name, code_of
 
 if TYPE_CHECKING:
     from agentnet_core.engine import Engine
@@ -598,18 +597,3 @@ class Replication:
     def _make_site(self) -> Site:
         hash_key = self._rng.getrandbits(8 * HASH_KEY_BYTES).to_bytes(HASH_KEY_BYTES, "big")
         return Site(self.actor, hash_key, self._config)
-
-
-def actor_of(node_id: str, incarnation: int) -> str:
-    """In whose name a node changes states."""
-    actor = f"{node_id}:{incarnation}"
-    assert len(actor) <= ACTOR_BYTES_MAX
-    return actor
-
-
-def code_of(kind: type[Crdt]) -> int:
-    """The code of a type of state; UsageError if it is none."""
-    for code, known in BY_CODE.items():
-        if known is kind:
-            return code
-    raise UsageError(f"{kind!r}: expected one of the types of agentnet_core.crdt")

@@ -16,7 +16,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from agentnet_core.body import unpack
-from agentnet_core.config import STATE_NAME_BYTES_MAX, EngineConfig
+from agentnet_core.config import ACTOR_BYTES_MAX, STATE_NAME_BYTES_MAX, EngineConfig
 from agentnet_core.crdt import Crdt, Site
 from agentnet_core.crdt.base import BY_CODE
 from agentnet_core.errors import LimitReached, UsageError
@@ -194,6 +194,21 @@ class States:
         del self._shares[held.share][held.key]
         self._stale.pop(held.key, None)
         self.bytes -= held.size
+
+
+def actor_of(node_id: str, incarnation: int) -> str:
+    """In whose name a node changes states."""
+    actor = f"{node_id}:{incarnation}"
+    assert len(actor) <= ACTOR_BYTES_MAX
+    return actor
+
+
+def code_of(kind: type[Crdt]) -> int:
+    """The code of a type of state; UsageError if it is none."""
+    for code, known in BY_CODE.items():
+        if known is kind:
+            return code
+    raise UsageError(f"{kind!r}: expected one of the types of agentnet_core.crdt")
 
 
 def check_name(name: object) -> str:

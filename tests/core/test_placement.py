@@ -173,7 +173,7 @@ def pass_on(node: Node, verbs: tuple[int, ...]) -> None:
 
 def read_after_a_move() -> set[str]:
     """A write is acknowledged by two of three replicas, and nobody else hears of it; then so many come that
-    two others are chosen. What one of these reads by QUORUM."""
+    others are chosen. What one of these reads by QUORUM."""
     world = World()
     config = EngineConfig(state_sync_ms=60_000, state_move_ms=60_000)
     nodes = {node.name: node for node in world.join(*"abcde", config=config)}
@@ -198,7 +198,7 @@ def read_after_a_move() -> set[str]:
     writer.turn()
     world.finish(token)
     number = 0
-    while sum(each in (one, other) for each in place.of(share_of(KEY))) > 1:
+    while any(each in (one, other) for each in place.of(share_of(KEY))):
         node = nodes[f"x{number}"] = world.node(f"x{number}", config=config)
         world.finish(node.join("a"))
         pass_on(node, (READ, ANSWER, ACK, VIEWS))

@@ -3,6 +3,7 @@ input changes nothing."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,14 +14,17 @@ from replicas import History, changed, equal, hold, write
 from strangers import Stranger
 
 from agentnet_core import comparing, gossip, replication
+from agentnet_core.admission import Admission
 from agentnet_core.clock import HybridClock, VectorClock
 from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.crdt import EWFlag, LWWRegister, ORSet, PNCounter, Site
 from agentnet_core.dots import CausalContext
 from agentnet_core.errors import LimitReached, ProtocolError, TooFewReplicas, UsageError
+from agentnet_core.handshake import FEATURE_STATES, Hello
 from agentnet_core.parts import (
     ACK,
     ANSWER,
+    ASK,
     CHUNK_BYTES,
     CONTEXT,
     DELTA,
@@ -34,6 +38,7 @@ from agentnet_core.parts import (
     READ,
     STATE,
     STATE_CHUNK,
+    VIEWS,
     WINDOW_CHUNKS,
     read,
     read_chunk,
@@ -43,6 +48,7 @@ from agentnet_core.parts import (
 )
 from agentnet_core.parts import write as write_body
 from agentnet_core.quorums import Quorums
+from agentnet_core.session import Session
 from agentnet_core.states import SHARES, STATE_OVERHEAD_BYTES, Key
 
 SET = Key(ORSet(Site(None, bytes(16))).type_code, "s")
@@ -124,6 +130,34 @@ def test_where_not_all_are_linked_changes_go_on_the_tree() -> None:
     token = write(nodes[0], held, 2, replication.replicas(key))
     nodes[0].turn()
     world.finish(token)
+
+
+def test_a_node_that_knows_of_no_states_passes_changes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in three is of an older release: the tree needs its links, and nothing of states is said to it."""
+    world = World()
+    config = EngineConfig(mesh_nodes_max=4, overlay_rings=2, state_sync_ms=500)
+    nodes = [world.node(f"n{number}", config=config) for number in range(12)]
+    old = nodes[1::3]
+    hello = Admission._hello
+
+    def hello_of(self: Admission, session: Session) -> Hello:
+        made = hello(self, session)
+        is_old = made.node_id in {node.name for node in old}
+        return replace(made, features_optional=made.features_optional & ~FEATURE_STATES) if is_old else made
+
+    monkeypatch.setattr(Admission, "_hello", hello_of)
+    heard: list[int] = []
+    for node in old:
+        del node.control.broadcasts._takers[gossip.STATES]
+        node.control.replication.receive = lambda *frame: heard.append(frame[1])  # type: ignore[method-assign]
+    nodes[0].control.found(UUID)
+    for node in nodes[1:]:
+        world.finish(node.join("n0"))
+    world.until(lambda: all(len(node.control.membership) == len(nodes) for node in nodes))
+    add(nodes[0], "news")
+    world.until(lambda: all("news" in elements(node) for node in nodes if node not in old), ms=2_000)
+    assert not heard
+    assert not any(elements(node) for node in old)
 
 
 def test_where_nodes_sign_changes_on_the_tree_are_their_origins() -> None:
@@ -356,6 +390,11 @@ def test_states_beyond_the_limit_are_refused() -> None:
         (STATE, write_body(CONTEXT, SET, b"\xc1", 0, True)),
         (STATE, write_body(FETCH, SET, b"\x81\xa1a\x91\x00")),
         (STATE, b"\xdd\xff\xff\xff\xff"),
+        (STATE, write_body(ASK, 7, b"\xc1")),
+        (STATE, write_body(ASK, 7, write_body(CONTEXT, SET, b"\x80", 0, True))),
+        (STATE, write_body(VIEWS, 7, bytes(512), True, [[[["a", -1]], []]])),
+        (STATE, write_body(VIEWS, 7, bytes(511), True, [])),
+        (STATE, write_body(VIEWS, 7, bytes(512), True, [[[], []]] * 65)),
         (STATE_CHUNK, b"\x94\x01\x05\x06\xc4\x01x"),
     ],
 )
