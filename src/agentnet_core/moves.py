@@ -118,6 +118,7 @@ class Moves:
 
     def wrap(self, body: bytes) -> bytes:
         """A question, to be answered by who has this view."""
+        self.placement.used = True
         return write(ASK, self.placement.view, body)
 
     def answers(self, node_id: str, view: int) -> bool:
@@ -126,6 +127,7 @@ class Moves:
         self._want()
         self.look()
         if view == self.placement.view and self.placement.standing:
+            self.placement.used = True
             return True
         self._unanswered[node_id] = None
         self._watch()

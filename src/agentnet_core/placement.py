@@ -70,7 +70,8 @@ def number_of(lives: Mapping[str, int]) -> int:
 
 class Placement:
     """The replicas of each share, as one node knows them. ``standing``: more than half of all nodes are
-    not lost, so that it may answer. ``dropped``: old views that were not closed, but one too many."""
+    not lost, so that it may answer. ``used``: this node has asked or answered in the present view; one that
+    passed unused is not kept open. ``dropped``: old views that were not closed, but one too many."""
 
     def __init__(self, node_id: str, incarnation: int, config: EngineConfig) -> None:
         self._node_id = node_id
@@ -94,6 +95,7 @@ class Placement:
         self._moved: dict[int, None] = {}
         """Shares of which the new set has it."""
         self.standing = True
+        self.used = False
         self.dropped = 0
 
     @property
@@ -129,7 +131,9 @@ class Placement:
         self._since_ns = now_ns
         old, self._current = self._current, _View(lives, self._count)
         self._closed.clear()  # any of them may have been the present one of others meanwhile
-        self._open_view(old)
+        if self.used:
+            self._open_view(old)
+        self.used = False
         self._open.pop(self._current.number, None)
         others = [each for each in self._current.lives if each != self._node_id]
         self._unheard = dict.fromkeys(others if len(lives) <= self._mesh_max else ())

@@ -217,8 +217,6 @@ def of_states() -> list[tuple[int, int, bytes]]:
     both = CausalContext({"a:1": 1, "m:1": 1})
     stranger.say(STATE, parts.write(parts.LIVE, key, both.encode(), CausalContext({"a:1": 1}).encode()))
     stranger.say(STATE, parts.write(parts.KEEP, 8, []))
-    stranger.say(STATE, parts.write(parts.ASK, 5, parts.write(parts.READ, 10, key, 1)))
-    stranger.say(STATE, parts.write(parts.VIEWS, 5, bytes(8 * SHARES), False, [[[["z", 1]], [["a", 1]]]]))
     held = replication.hold(LWWMap, "m")
     for number in range(5):
         held.state.set(number, bytes(3000 * number * number), number + 1)  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import msgpack
 import pytest
 
 from agentnet_core.config import BODY_BYTES, EngineConfig
-from agentnet_core.errors import ProtocolError
+from agentnet_core.errors import NetworkError, ProtocolError
 from agentnet_core.parts import (
     ACK,
     CHUNK_BYTES,
@@ -120,12 +120,16 @@ class Side:
         self.config = EngineConfig(**limits)
         self.transfers = Transfers(self, self.config)
         self.out: deque[tuple[str, bytes, bool]] = deque()
+        self.refused: list[NetworkError] = []
 
     def put(self, node_id: str, body: bytes) -> None:
         self.out.append((node_id, body, False))
 
     def put_chunk(self, node_id: str, body: bytes) -> None:
         self.out.append((node_id, body, True))
+
+    def refuse(self, node_id: str, name: str, error: NetworkError) -> None:
+        self.refused.append(error)
 
 
 def carry(sides: dict[str, Side], rng: Random | None = None) -> dict[str, list[bytes]]:
@@ -199,6 +203,7 @@ def test_a_body_that_is_too_large_is_not_taken() -> None:
     sides["b"].transfers.send("a", bytes(most - 1))
     got = carry(sides)
     assert [len(body) for body in got["a"]] == [most, most - 1]
+    assert len(sides["a"].refused) == 1
 
 
 @pytest.mark.parametrize(
