@@ -42,6 +42,7 @@ class Moving:
             Meddler(node, self.chance)
         self.number = len(self.nodes)
         self.known: dict[str, dict[str, None]] = {name: {} for name in NAMES}
+        self.joining: dict[str, Token] = {}
         self.parted = False
         self.seen = self.acknowledged = self.gone = 0
 
@@ -53,11 +54,16 @@ class Moving:
         for _ in range(steps):
             self.world.run(self.rng.choice((5, 30, 100, 600)))
             for _ in range(self.rng.randrange(1, 5)):
-                node = self.rng.choice(self.alive)
+                node = self.rng.choice([each for each in self.alive if self.has_joined(each)])
                 (self.write if self.rng.random() < 0.5 else self.read)(node)
             if self.rng.random() < 0.4:
                 self.harm()
         self.settle()
+
+    def has_joined(self, node: Node) -> bool:
+        """Until then it is a network of its own."""
+        token = self.joining.get(node.name)
+        return token is None or (token.done and token.error is None)
 
     # -- what agents do
 
@@ -146,11 +152,11 @@ class Moving:
         names = [node.name for node in self.alive]
         if dead and self.rng.random() < 0.7:
             node = self.rng.choice(dead)
-            node.restart(*names, disk=False)
+            self.joining[node.name] = node.restart(*names, disk=False)
         else:
             node = self.world.node(f"n{len(self.nodes)}", config=MOVE_CONFIG)
             self.nodes.append(node)
-            node.join(*names)
+            self.joining[node.name] = node.join(*names)
         Meddler(node, self.chance)
 
     def settle(self) -> None:
