@@ -118,14 +118,16 @@ class Span:
 
 class Edit:
     """A change that was found out, but not made. ``changed``: passages that are here, as they are to be; the
-    first is longer if `grown`. ``made``: new ones, which begin the events from `number` on."""
+    first is longer if `grown`. ``made``: new ones, which begin the events from `number` on. ``more``: how many
+    characters the text gains."""
 
-    __slots__ = ("at", "changed", "grown", "made", "offset")
+    __slots__ = ("at", "changed", "grown", "made", "more", "offset")
 
     def __init__(self) -> None:
         self.changed: list[Passage] = []
         self.made: list[Passage] = []
         self.grown = False
+        self.more = 0
         self.at, self.offset = -1, 0
         """The span and the offset behind which what is new stands."""
 
@@ -151,6 +153,7 @@ class Sequence:
         """What is to be written so that ``text`` stands in the place of the characters from ``first`` up to,
         not with, ``end``. ``number``: of the actor's next event."""
         edit = Edit()
+        edit.more = len(text) - (end - first)
         if text:
             self._plan_insert(edit, first, text, actor, number)
         masks: dict[Key, int] = {}
@@ -186,7 +189,7 @@ class Sequence:
             for span in self._spans:
                 if span.passage.key in touched:
                     span.count()
-        self.length = sum(span.alive for span in self._spans)
+        self.length += edit.more
 
     def _plan_insert(self, edit: Edit, first: int, text: str, actor: str, number: int) -> None:
         parent, place = self._find_place(edit, first)
