@@ -317,7 +317,10 @@ cdef class Reception(Courier):
         cdef list runs, touched = self.touched
         cdef dict frames = {}
         cdef bint keeps = self.durable.on and self.durable.failure is None
-        cdef bint late = keeps and not self.cordoned and self.now_ns < self.marks_due_ns
+        # With whatever is written now: all that was handled before a batch is marked in it.
+        cdef bint late = (keeps and not self.cordoned and self.now_ns < self.marks_due_ns
+                          and not self.durable.entries.count
+                          and not (self.durable.settled and self.now_ns >= self.settle_due_ns > 0))
         self.touched = []
         if not late and self.later:
             touched = self.later + touched
