@@ -118,8 +118,8 @@ class Span:
 
 class Edit:
     """A change that was found out, but not made. ``changed``: passages that are here, as they are to be; the
-    first is longer if `grown`. ``made``: new ones, which begin the events from `number` on. ``more``: how many
-    characters the text gains."""
+    first is longer if `grown`. ``made``: new ones, which begin the events from `number` on. ``more``: how
+    many characters the text gains."""
 
     __slots__ = ("at", "changed", "grown", "made", "more", "offset")
 
