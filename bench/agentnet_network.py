@@ -11,11 +11,14 @@ import asyncio
 import random
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 from agentnet import AgentMessage, AgentNetworkManager, Event, NetworkConfig, NetworkError, NodeStatus
 from agentnet.handlers import Handler
 from agentnet.liveness.packets import ANSWER_BYTES_MIN, PACKET_BYTES
+from bench import agentnet_messages
 from bench.agentnet_messages import echo
+from bench.network import names
 from bench.worker import Bench, Task
 
 WAIT_MS_MAX = 120_000
@@ -25,24 +28,19 @@ JOINING_MAX = 8
 LOOK_SECONDS = 0.05
 
 
-def config(task: Task, port: int = 0) -> NetworkConfig:
+def config(task: Task, node_id: str, port: int = 0) -> NetworkConfig:
     """For many nodes raised are `nodes_max` and `events_max`, both 1,024 by default, for when many die at
     once; and the deadlines of joining and registering, 10 s."""
     nodes = sum(task.counts)
     settings = {"mesh_nodes_max": task.mesh_nodes_max} if task.mesh_nodes_max else {}
-    return NetworkConfig(
-        listen=[f"tcp://127.0.0.1:{port}"],
+    return replace(
+        agentnet_messages.config(task, node_id, port),
         nodes_max=max(1_024, 2 * nodes),
         events_max=max(1_024, 8 * nodes),
         join_ms_max=WAIT_MS_MAX,
         register_ms_max=WAIT_MS_MAX,
         **settings,
     )
-
-
-def names(task: Task, index: int) -> list[str]:
-    """Of the nodes of that process."""
-    return [f"node-{index}-{number}" for number in range(task.counts[index])]
 
 
 def is_known(net: AgentNetworkManager, nodes: int) -> bool:
@@ -68,9 +66,10 @@ class Crowd:
     async def start(self, number: int, handler: Handler = echo) -> AgentNetworkManager:
         """A node that joins; the first of all founds the network."""
         task, own_port = self.task, self.task.ports[self.task.index]
-        net = AgentNetworkManager(names(task, task.index)[number], config(task, 0 if number else own_port))
+        node_id, scheme = names(task, task.index)[number], "tls" if task.certificates else "tcp"
+        net = AgentNetworkManager(node_id, config(task, node_id, 0 if number else own_port))
         gates = (own_port,) if number else task.ports[: task.index]
-        await net.join_network([f"tcp://127.0.0.1:{port}" for port in gates])
+        await net.join_network([f"{scheme}://127.0.0.1:{port}" for port in gates])
         await net.register_agent(net.node_id, handler=handler)
         self.nets.append(net)
         return net

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from bench.limits import ours
 from bench.processes import Fleet, Note, RunFailed, Worker, free_port
-from bench.scenes import Samples, Scale
+from bench.scenes import Samples, Scale, certificates
 from bench.worker import Task
 
 NETWORK = "bench.agentnet_network"
@@ -27,24 +27,30 @@ WATCH_SECONDS = 60
 """A node that was not known to be lost by then counts as if it became known then."""
 
 
-def large(scale: Scale) -> Samples:
+def large(work: str, nodes: int, tls: bool, scale: Scale) -> Samples:
     """Of so many nodes that none is linked to all: how long until all have joined and agree; what they cost
     while nothing happens, and whom they take for lost then; how long until a quarter that died is known to
-    all others."""
-    nodes, seconds = scale.pick(full=1000, quick=60), scale.pick(full=300, quick=10)
+    all others. Under TLS each has a certificate and signs its records."""
+    nodes, seconds = scale.pick(full=nodes, quick=60), scale.pick(full=300, quick=10)
     files(nodes)
-    with Fleet() as fleet:
-        counts = tuple(len(range(index, nodes, PROCESSES)) for index in range(PROCESSES))
-        task = Task(counts=counts, phases=(WATCH_SECONDS,), mesh_nodes_max=min(50, nodes // 2))
-        workers = start(fleet, with_ports(task), PROCESSES)
-        values = {"network-join": join(scale, workers), **rest(scale, workers, nodes, seconds)}
+    counts = tuple(len(range(index, nodes, PROCESSES)) for index in range(PROCESSES))
+    task = Task(counts=counts, phases=(WATCH_SECONDS,), mesh_nodes_max=min(50, nodes // 2))
+    node_ids = [node_id for index in range(PROCESSES) for node_id in names(task, index)]
+    with Fleet() as fleet, certificates(tls, node_ids) as directory:
+        workers = start(fleet, with_ports(replace(task, certificates=directory)), PROCESSES)
+        joined = join(scale, workers)
+        calm = rest(scale, workers, nodes, seconds)
         scale.tell("one process in four dies")
         died = watch(workers[:-1], workers[-1].stop)
-    values["network-kill-p50"] = share(died.seconds, 0.5)
-    values["network-kill-p99"] = share(died.seconds, 0.99)
-    values["network-kill-max"] = share(died.seconds, 1)
-    values["network-kill-falsely"] = died.others
-    return ours(values, nodes)
+    values = {
+        "join": joined,
+        **calm,
+        "kill-p50": share(died.seconds, 0.5),
+        "kill-p99": share(died.seconds, 0.99),
+        "kill-max": share(died.seconds, 1),
+        "kill-falsely": died.others,
+    }
+    return ours({f"{work}-{what}": value for what, value in values.items()}, nodes)
 
 
 def small(work: str, nodes: int, scale: Scale) -> Samples:
@@ -77,7 +83,7 @@ def small(work: str, nodes: int, scale: Scale) -> Samples:
         f"{work}-kill-p99": share([s for each in killed for s in each.seconds], 0.99),
         f"{work}-stop-p99": share([s for each in stopped for s in each.seconds], 0.99),
         f"{work}-blocked-cut": stood.cut,
-        f"{work}-lost-falsely": calm["network-lost-falsely"]
+        f"{work}-lost-falsely": calm["lost-falsely"]
         + sum(each.others for each in (*killed, *stopped, stood)),
     }
     return ours(values, crowded + alone)
@@ -109,6 +115,11 @@ def files(nodes: int) -> None:
         raise RunFailed(NETWORK, f"{hard} open files a process: {nodes} nodes need {needed} (ulimit -Hn)")
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def names(task: Task, index: int) -> list[str]:
+    """Of the nodes of that process."""
+    return [f"node-{index}-{number}" for number in range(task.counts[index])]
 
 
 def with_ports(task: Task) -> Task:
@@ -143,9 +154,9 @@ def rest(scale: Scale, workers: Sequence[Worker], nodes: int, seconds: int) -> d
     received = sum(note.more["bytes"] for note in ends) - sum(note.more["bytes"] for note in starts)
     cpu = sum(note.cpu or 0 for note in ends) - sum(note.cpu or 0 for note in starts)
     return {
-        "network-lost-falsely": sum(note.more["lost"] for note in ends),
-        "network-control": received / elapsed / nodes,
-        "network-cpu": 1000 * cpu / elapsed / nodes,
+        "lost-falsely": sum(note.more["lost"] for note in ends),
+        "control": received / elapsed / nodes,
+        "cpu": 1000 * cpu / elapsed / nodes,
     }
 
 

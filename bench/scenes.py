@@ -66,7 +66,7 @@ class Lane:
 
 
 @contextmanager
-def certificates(wanted: bool) -> Iterator[str]:
+def certificates(wanted: bool, node_ids: Iterable[str] = ("receiver-0", "sender")) -> Iterator[str]:
     """A directory with an authority and certificates of the nodes that take part; "" for plain TCP."""
     if not wanted:
         yield ""
@@ -75,7 +75,7 @@ def certificates(wanted: bool) -> Iterator[str]:
 
     with TemporaryDirectory() as directory:
         init_authority(directory, "default")
-        for node_id in ("receiver-0", "sender"):
+        for node_id in node_ids:
             issue_certificate(directory, "default", node_id, ["127.0.0.1"])
         yield directory
 

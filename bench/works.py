@@ -143,6 +143,21 @@ def kept(flight: int, goal: float) -> Scene:
     return Scene((Figure(work, unit, better, goals),), (match,))
 
 
+def large(work: str, nodes: int, *, tls: bool = False) -> Scene:
+    """Where a node is linked to a few others."""
+    return once(
+        partial(network.large, work, nodes, tls),
+        Figure(f"{work}-join", "s", "lower", limit=60),
+        Figure(f"{work}-lost-falsely", "events", "lower", limit=0),
+        Figure(f"{work}-control", "B/s a node", "lower", limit=2_000),
+        Figure(f"{work}-cpu", "ms/s a node", "lower"),
+        Figure(f"{work}-kill-p50", "s", "lower"),
+        Figure(f"{work}-kill-p99", "s", "lower", limit=10),
+        Figure(f"{work}-kill-max", "s", "lower"),
+        Figure(f"{work}-kill-falsely", "events", "lower", limit=0),
+    )
+
+
 def small(nodes: int) -> Scene:
     """Where every node is linked to every other, or nearly."""
     work = f"network-{nodes}"
@@ -247,17 +262,8 @@ GROUPS: dict[str, tuple[Scene, ...]] = {
         own(partial(limits.raced, "emptied"), Figure("crdt-map-emptied", "x empty", "lower", limit=2)),
     ),
     "network": (
-        once(
-            network.large,
-            Figure("network-join", "s", "lower", limit=60),
-            Figure("network-lost-falsely", "events", "lower", limit=0),
-            Figure("network-control", "B/s a node", "lower", limit=2_000),
-            Figure("network-cpu", "ms/s a node", "lower"),
-            Figure("network-kill-p50", "s", "lower"),
-            Figure("network-kill-p99", "s", "lower", limit=10),
-            Figure("network-kill-max", "s", "lower"),
-            Figure("network-kill-falsely", "events", "lower", limit=0),
-        ),
+        large("network", 1000),
+        large("network-tls", 200, tls=True),
         small(20),
         small(100),
         own(
