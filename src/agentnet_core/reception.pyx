@@ -306,6 +306,11 @@ cdef class Reception(Courier):
             self.plan(until_ns, self.durable)
         return 0
 
+    def puts_off(self):
+        """(node, priority) of lines of which something was processed that is in no batch yet."""
+        own = [(self.node_id, (<Letter>letter).line.level) for letter in self.durable.settled]
+        return own + [((<InLine>line).node_id, (<InLine>line).level) for line in self.later]
+
     def rested(self):
         """What was put off is due."""
         self.rest_ns = 0

@@ -94,9 +94,9 @@ class Box:
     life: int = 1
     last: dict[Line, int] = field(default_factory=dict)
     handled: list[Sent] = field(default_factory=list)
-    marks: list[tuple[int, int]] = field(default_factory=list)
-    on_disk: int = 0
-    """So many of those handled are known to be on the disk."""
+    """In no batch yet."""
+    marks: list[tuple[int, list[Sent]]] = field(default_factory=list)
+    """Of each batch on its way, what it says was handled."""
     sealed: dict[bytes, None] = field(default_factory=dict)
     unsure: bool = False
     """Its disk has refused something in this life: of what was handled since it is not known where it is."""
@@ -126,12 +126,12 @@ class Book:
     def open(self, box: Box) -> None:
         """Begin a process's book."""
         node, rng = box.node, self.world.rng
-        box.last, box.handled, box.marks, box.on_disk, box.unsure = {}, [], [], 0, False
+        box.last, box.handled, box.marks, box.unsure = {}, [], [], False
         box.agent = node.make(f"box-{node.name}", self._handle(box), service_ns=rng.choice((1_000, 300_000)))
         node.register(box.agent)
         self._look(box)
         assert node.disk is not None
-        node.disk.on_put = lambda batch: box.marks.append((batch, len(box.handled)))
+        node.disk.on_put = lambda batch: self._put(box, batch)
         node.disk.on_refused = lambda: self._refused(box)
         node.disk.on_persisted = lambda batch: self._persisted(box, batch)
 
@@ -158,17 +158,22 @@ class Book:
         box.node.restart(*through)
         self.open(box)
 
+    def _put(self, box: Box, batch: int) -> None:
+        """What was handled is in that batch, but for the lines of which that is put off."""
+        late = box.node.engine.puts_off()
+        going = [sent for sent in box.handled if (sent.line[0], sent.line[3]) not in late]
+        box.handled = [sent for sent in box.handled if (sent.line[0], sent.line[3]) in late]
+        box.marks.append((batch, going))
+
     def _refused(self, box: Box) -> None:
         box.unsure = True
         box.marks.clear()
 
     def _persisted(self, box: Box, batch: int) -> None:
         while not box.unsure and box.marks and box.marks[0][0] <= batch:
-            _, count = box.marks.pop(0)
-            for sent in box.handled[box.on_disk : count]:
+            for sent in box.marks.pop(0)[1]:
                 if sent.durable:
                     box.sealed[self._key(sent)] = None
-            box.on_disk = max(box.on_disk, count)
 
     # -- messages
 
