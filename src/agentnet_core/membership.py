@@ -373,6 +373,8 @@ class Membership(Census):
             watched = node.linked or node_id in neighbours
             heard_ns = max(heard(node_id), node.heard_ns) if node.linked else node.heard_ns
             hears = watched and detector.hears(heard_ns, now_ns)
+            if node.lost and not hears:
+                continue  # its link may be there yet
             if hears and node.linked:
                 helpers.append(node_id)
             if hears and (node.linked or not node.record.witnesses):
