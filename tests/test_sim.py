@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agentnet.sim import MS, Agent, Node, Weather, World
+from agentnet.sim.scenarios import starved
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import Event
 
@@ -279,6 +280,22 @@ def test_a_scenario_of_its_own_is_played_seed_by_seed(tmp_path: Path) -> None:
         "expected calm, storm, starved, partitions, letters, forest or MODULE:FUNCTION"
         in shell("strom", folder=tmp_path).stderr
     )
+
+
+@pytest.mark.parametrize("way", ["stops", "slices"])
+def test_ways_to_starve_are_told(way: str) -> None:
+    done = shell("starved", "--way", way, "--nodes", "10", "--json")
+    assert (done.returncode, len(json.loads(done.stdout)["rows"])) == (0, 1 + (way == "slices")), done.stderr
+    assert "expected stops or slices" in shell("starved", "--way", "no", "--nodes", "10").stderr
+    assert "expected with starved only" in shell("calm", "--way", way).stderr
+
+
+def test_local_health_saves_those_that_a_starved_node_has_no_time_to_hear() -> None:
+    world = World(2)
+    off, on = starved(world, 20, "slices")
+    assert (off["local_health"], on["local_health"]) == ("off", "on")
+    assert off["others_lost"] > 0 == on["others_lost"]
+    assert world.clock.steps < 300_000, "who is lost while its link stands is asked about again and again"
 
 
 @pytest.mark.parametrize("scenario", ["calm", "storm", "partitions", "starved --nodes 10"])

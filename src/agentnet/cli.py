@@ -405,14 +405,16 @@ def dead_letters(data_dir: str, numbers: tuple[int, ...], what: str | None, as_j
 @click.option("--seed", default=0, show_default=True, help="The first seed.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many.")
 @click.option("--nodes", type=click.IntRange(2), help="How many nodes there are, else as the scenario says.")
+@click.option("--way", help='How the nodes of "starved" starve: "stops" (the default) or "slices".')
 @json_option
-def sim(scenario: str, seed: int, seeds: int, nodes: int | None, as_json: bool) -> None:
+def sim(scenario: str, seed: int, seeds: int, nodes: int | None, way: str | None, as_json: bool) -> None:
     """Play a SCENARIO in the simulator, once for each seed.
 
-    SCENARIO is "calm", "storm", "partitions" (of every kind, which heal), "starved" (nodes that hardly get
-    to run), "letters" (what is delivered with a promise), "forest" (broadcasts of very many nodes, such as
-    --nodes 10000), or MODULE:FUNCTION, a function of an agentnet.sim.World that asserts what must hold. A
-    seed is one history: what failed once fails again. Exit code 1 if a seed failed.
+    SCENARIO is "calm", "storm", "partitions" (of every kind, which heal), "starved" (nodes that hardly get to
+    run; --way slices: with and without local health), "letters" (what is delivered with a promise), "forest"
+    (broadcasts of very many nodes, such as --nodes 10000), or MODULE:FUNCTION, a function of an
+    agentnet.sim.World that asserts what must hold. A seed is one history: what failed once fails again. Exit
+    code 1 if a seed failed.
     """
     from agentnet.sim.play import play
     from agentnet.sim.scenarios import SCENARIOS
@@ -426,7 +428,11 @@ def sim(scenario: str, seed: int, seeds: int, nodes: int | None, as_json: bool) 
         raise BadSetting(f"{scenario} is of type {type(chosen).__name__}: expected a function of a World")
     logging.getLogger("agentnet.storage").setLevel(logging.ERROR)  # there, power fails all the time
     failed = 0
-    options = {} if nodes is None else {"nodes": nodes}
+    if way is not None and scenario != "starved":
+        raise BadSetting(f"--way {way}: expected with starved only")
+    options: dict[str, Any] = {} if nodes is None else {"nodes": nodes}
+    if way is not None:
+        options["way"] = way
     for played in play(chosen, range(seed, seed + seeds), **options):
         failed += played.failure is not None
         if as_json:
@@ -439,8 +445,10 @@ def sim(scenario: str, seed: int, seeds: int, nodes: int | None, as_json: bool) 
         if played.rows:
             _print_measures(played.rows)
         if played.failure is not None:
-            size = "" if nodes is None else f" --nodes {nodes}"
-            click.echo(f"{played.failure}again: agentnet sim {scenario} --seed {played.seed}{size}", err=True)
+            again = "".join(f" --{name} {value}" for name, value in options.items())
+            click.echo(
+                f"{played.failure}again: agentnet sim {scenario} --seed {played.seed}{again}", err=True
+            )
     if failed:
         raise click.ClickException(f"{failed} of {seeds} seeds failed")
 

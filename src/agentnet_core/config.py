@@ -218,6 +218,9 @@ class EngineConfig:
     suspicion_ms_max: int = 9_000
     """A node that nobody asked hears has this long to clear itself: min where three or more nodes do not
     hear it, max where only one does not. Then it is lost: its agents go, an event tells."""
+    local_health: bool = True
+    """Whether a node that does not keep up, or stood still, gives others more time before it doubts them.
+    Off, it takes for lost whom it had no time to hear: that is to be seen in the simulator only."""
     sync_interval_ms: int = 30_000
     """How often a node compares what it knows of nodes with one other, picked by chance."""
     nodes_max: int = 1_024
@@ -364,8 +367,9 @@ class EngineConfig:
             value = getattr(self, field.name)
             if field.type == "int":
                 check_count(field.name, value)
-        if type(self.relay) is not bool:
-            raise ConfigError(f"relay={self.relay!r}: expected True or False")
+        for name in ("relay", "local_health"):
+            if type(getattr(self, name)) is not bool:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: expected True or False")
         if self.frame_bytes_max < FRAME_BYTES_MIN:
             raise ConfigError(f"frame_bytes_max={self.frame_bytes_max}: expected at least {FRAME_BYTES_MIN}")
         if self.frame_bytes_max > FRAME_BYTES_LIMIT:

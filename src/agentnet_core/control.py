@@ -361,7 +361,8 @@ class Control:
     def tick(self, now_ns: int) -> int:
         """What is due; the time of the next thing."""
         gap_ns, self.ticked_ns = now_ns - self.ticked_ns, now_ns
-        if now_ns - self._due_ns > self.config.node_silence_ms_max * MS // 4:
+        late = now_ns - self._due_ns > self.config.node_silence_ms_max * MS // 4
+        if late and self.config.local_health:
             # This node was the one that stood still: all peers get the time back to be heard.
             for session in self.engine.links:
                 session.opened_ns = min(now_ns, session.opened_ns + gap_ns)

@@ -80,6 +80,7 @@ class Detector:
         self.node_id = node_id
         self.health = 0
         self._rng = rng
+        self._health_max = HEALTH_MAX if config.local_health else 0
         self._helpers = config.probe_helpers
         self._silence_ns = config.node_silence_ms_max * NS_PER_MS
         self._probe_ns = config.probe_ms_max * NS_PER_MS
@@ -110,7 +111,7 @@ class Detector:
 
     def strain(self, now_ns: int) -> None:
         """This node does not keep up, as it seems."""
-        self.health = min(HEALTH_MAX, self.health + 1)
+        self.health = min(self._health_max, self.health + 1)
         self._healed_ns = now_ns
 
     def stood_still(self, now_ns: int, gap_ns: int) -> None:

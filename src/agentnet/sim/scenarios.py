@@ -16,6 +16,8 @@ from agentnet.sim.mail import letters
 from agentnet.sim.node import Agent, Node
 from agentnet.sim.token import Token
 from agentnet.sim.world import World
+from agentnet_core.config import EngineConfig
+from agentnet_core.errors import ConfigError
 from agentnet_core.records import Event
 
 Row = dict[str, Any]
@@ -87,9 +89,16 @@ def harm(world: World, nodes: list[Node]) -> None:
 STARVED_PERCENT = 10
 
 
-def starved(world: World, nodes: int = 30) -> list[Row]:
-    """Some nodes hardly get to run: they are stopped for seconds, blocked, or slow, each in its own way.
-    They may be lost, if nothing of them answers; nobody else is, whatever they say."""
+def starved(world: World, nodes: int | None = None, way: str = "stops") -> list[Row]:
+    """Some nodes hardly get to run.  They may be lost, if nothing of them answers; nobody else is, whatever
+    they say.  ``way``: how they starve, "stops" or "slices"."""
+    if way not in STARVING:
+        raise ConfigError(f"way={way!r}: expected {' or '.join(STARVING)}")
+    return STARVING[way](world) if nodes is None else STARVING[way](world, nodes)
+
+
+def _in_stops(world: World, nodes: int = 30) -> list[Row]:
+    """They are stopped for seconds, blocked, or slow, each in its own way."""
     all_nodes = world.join(*(f"n{number}" for number in range(nodes)))
     starving = all_nodes[: max(3, nodes * STARVED_PERCENT // 100)]
     until_ns = world.now_ns + 90_000 * MS
@@ -119,6 +128,66 @@ def starved(world: World, nodes: int = 30) -> list[Row]:
     world.run(10_000)  # the last of those that were stopped goes on
     world.until(world.agreed, ms=HEAL_MS_MAX)
     return [{"starved": len(starving), "of": nodes, "starved_lost": len(lost), "others_lost": len(well)}]
+
+
+SLICE_MS = (0.1, 1.0)
+SLICE_PAUSE_MS = (15_000, 30_000)
+SLICES_S = 180
+HEALTH_FACTOR = 50
+
+
+def _in_slices(world: World, nodes: int = 100) -> list[Row]:
+    """One node in a hundred runs for less than a millisecond at a time, so that it asks and hardly hears an
+    answer, and has no liveness port.  With local health, far fewer of the others are taken for lost, by
+    anybody, than without."""
+    rows: list[Row] = []
+    for local_health in (False, True):
+        config = EngineConfig(local_health=local_health, mesh_nodes_max=9)
+        prefix = "on" if local_health else "off"
+        group = [world.node(f"{prefix}{number}", config=config, ports=False) for number in range(nodes)]
+        group[0].control.found(prefix.ljust(16).encode())
+        for token in [node.join(group[0].name) for node in group[1:]]:
+            world.finish(token)
+        world.run(10_000)
+        starving = group[-max(1, nodes // 100) :]
+        names = {node.name for node in starving}
+        before = [len(node.events) for node in group]
+        until_ns = world.now_ns + SLICES_S * 1000 * MS
+        for node in starving:
+            _slice(world, node, until_ns)
+        world.run(SLICES_S * 1000)
+        told = [event for node, start in zip(group, before, strict=True) for event in node.events[start:]]
+        lost = [event.node_id for event in told if event.kind == Event.LOST]
+        well = sum(name not in names for name in lost)
+        rows.append(
+            {
+                "local_health": prefix,
+                "starved": len(starving),
+                "of": nodes,
+                "starved_lost": len(lost) - well,
+                "others_lost": well,
+            }
+        )
+        for node in group:
+            node.kill(silently=True)
+    off, on = (int(row["others_lost"]) for row in rows)
+    assert on * HEALTH_FACTOR <= off, f"{on} losses of nodes that were well; {off} without local health"
+    return rows
+
+
+def _slice(world: World, node: Node, until_ns: int) -> None:
+    """The node stands for long, runs for a moment, and so on until then."""
+    node.pause()
+
+    def run() -> None:
+        node.unpause()
+        if world.now_ns < until_ns:
+            world.after(world.rng.uniform(*SLICE_MS), _slice, world, node, until_ns)
+
+    world.after(world.rng.uniform(*SLICE_PAUSE_MS), run)
+
+
+STARVING: dict[str, Callable[..., list[Row]]] = {"stops": _in_stops, "slices": _in_slices}
 
 
 # -- partitions
