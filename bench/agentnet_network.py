@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from agentnet import AgentMessage, AgentNetworkManager, Event, NetworkConfig, NetworkError, NodeStatus
@@ -26,6 +26,8 @@ WAIT_MS_MAX = 120_000
 JOINING_MAX = 8
 """Nodes of one process that join at a time."""
 LOOK_SECONDS = 0.05
+ASKING = 16
+"""Registrations and requests at a time."""
 
 
 def config(task: Task, node_id: str, port: int = 0) -> NetworkConfig:
@@ -186,15 +188,19 @@ async def register_request(bench: Bench) -> None:
     await here.start(0)
     await here.join()
     await here.agree()
-    rng = random.Random(1)
-    async for count in bench.phases_async():
-        failed = 0
-        for number in range(count):
+    rng, failures = random.Random(1), list[str]()
+
+    async def ask(numbers: Iterator[int]) -> None:
+        for number in numbers:
             owner, asker = rng.sample(here.nets, 2)
             agent = await owner.register_agent(f"agent-{number}", handler=echo)
             try:
                 await asker.request(agent.id, b"")
-            except NetworkError:
-                failed += 1
+            except NetworkError as error:
+                failures.append(f"from {asker.node_id} to {owner.node_id}: {error!r}")
             await owner.unregister_agent(agent)
-        bench.tell("asked", failed=failed)
+
+    async for count in bench.phases_async():
+        numbers = iter(range(count))
+        await asyncio.gather(*(ask(numbers) for _ in range(ASKING)))
+        bench.tell("asked", failed=len(failures), first=failures[:1])

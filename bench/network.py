@@ -23,6 +23,7 @@ FILES_A_NODE = 40
 """Its listener, its liveness ports, and its ends of links: to neighbours on the rings, and for a while to
 those that keep its agents."""
 START_SECONDS_MAX = 300.0
+ASK_SECONDS_MAX = 1_800.0
 WATCH_SECONDS = 60
 """A node that was not known to be lost by then counts as if it became known then."""
 
@@ -100,8 +101,10 @@ def register_request(kind: str, nodes: int, mesh_nodes_max: int, scale: Scale) -
         worker.wait("ready", START_SECONDS_MAX)
         worker.go()
         worker.wait("sending")
-        failed = worker.wait("asked", 600).more["failed"]
-    return ours({work: failed}, count)
+        asked = worker.wait("asked", ASK_SECONDS_MAX).more
+    for failure in asked["first"]:
+        scale.tell(f"the first of {asked['failed']} failures: {failure}")
+    return ours({work: asked["failed"]}, count)
 
 
 # -- steps
