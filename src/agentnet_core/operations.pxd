@@ -21,6 +21,7 @@ cdef class Operations(Leases):
     cdef tuple key_of(self, AgentMessage message)
     cdef bint admit_once(self, record, AgentMessage message) except -1
     cdef int forget_results(self) except -1
+    cdef bint is_spent(self, tuple key) except -1
     cdef bint is_own(self, tuple key, AgentMessage message) except -1
     cdef Begun take_begun(self, tuple key, AgentMessage message)
     cdef object conclude(self, AgentMessage message, tuple key, Begun begun, bytes payload, int content,

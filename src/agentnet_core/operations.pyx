@@ -346,7 +346,7 @@ cdef class Operations(Leases):
             if self.is_spent((<Kept>kept).key):
                 self.deeds.drop(kept)
 
-    def is_spent(self, tuple key not None):
+    cdef bint is_spent(self, tuple key) except -1:
         """Whether the log says without that result that it was done: its line does, or its letter is gone."""
         cdef InLine line
         if len(key) == 3:
