@@ -110,6 +110,26 @@ async def test_a_write_waits_for_those_that_are_wanted(cluster: Cluster) -> None
     assert counter.value in (502, 503)
 
 
+async def test_a_quorum_has_a_minimum(cluster: Cluster) -> None:
+    nets = await cluster.start("n1", "n2", "n3", state_write_ms_max=300, state_quorum_min=3)
+    counter = nets[0].counter("c")
+    await soon(counter.increment(consistency=QUORUM))
+    assert [net.counter("c").value for net in nets] == [1, 1, 1]
+    nets[2].replication.receive = lambda *_: None  # type: ignore[method-assign]
+    await soon(counter.increment(consistency=2))
+    with pytest.raises(TooFewReplicas, match="2 of 3 replicas have it .n1, n2.; not n3"):
+        await soon(counter.increment(consistency=QUORUM))
+    with pytest.raises(TooFewReplicas, match="1 of 3 replicas have it .n2.; not n1, n3"):
+        nets[0].replication.receive = lambda *_: None  # type: ignore[method-assign]
+        await soon(nets[1].get_state("s", consistency=QUORUM))
+
+
+async def test_in_a_network_of_fewer_the_minimum_is_all(cluster: Cluster) -> None:
+    nets = await cluster.start("n1", "n2", state_write_ms_max=300, state_quorum_min=3)
+    await soon(nets[0].counter("c").increment(consistency=QUORUM))
+    assert [net.counter("c").value for net in nets] == [1, 1]
+
+
 async def test_without_enough_replicas_the_error_names_them(cluster: Cluster) -> None:
     nets = await cluster.start("n1", "n2", "n3", state_write_ms_max=300)
     counter = nets[0].counter("c")

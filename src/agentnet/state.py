@@ -40,8 +40,8 @@ class ConsistencyLevel(Enum):
     """How much must be true before a write or a read of a state returns.
 
     EVENTUAL: it is made here and on its way. CAUSAL: likewise; who reads it with CAUSAL has what it depends
-    on. QUORUM: a majority of the state's replicas has it. ALL: all of them. STRONG: agreed on by Raft, which
-    this version does not have.
+    on. QUORUM: a majority of the state's replicas has it, and at least ``state_quorum_min`` of them. ALL: all
+    of them. STRONG: agreed on by Raft, which this version does not have.
     """
 
     STRONG = "strong"
@@ -182,8 +182,9 @@ class Node(Protocol):
         """Set the clock of the engine."""
 
 
-def needed(consistency: Consistency, replicas: tuple[str, ...]) -> int:
-    """How many of the replicas must answer; 0 if nobody is waited for. UsageError if it cannot be."""
+def needed(consistency: Consistency, replicas: tuple[str, ...], majority: Callable[[int], int]) -> int:
+    """How many of the replicas must answer; 0 if nobody is waited for. ``majority``: how many of so many
+    are a QUORUM. UsageError if it cannot be."""
     if isinstance(consistency, ConsistencyLevel):
         if consistency is ConsistencyLevel.STRONG:
             raise UsageError(
@@ -191,7 +192,7 @@ def needed(consistency: Consistency, replicas: tuple[str, ...]) -> int:
                 "to it: what a majority has is not lost, but concurrent writes are not put in one order"
             )
         if consistency is ConsistencyLevel.QUORUM:
-            return len(replicas) // 2 + 1
+            return majority(len(replicas))
         return len(replicas) if consistency is ConsistencyLevel.ALL else 0
     if isinstance(consistency, bool) or not isinstance(consistency, int) or not consistency >= 1:
         raise UsageError(f"consistency={consistency!r}: expected a ConsistencyLevel, or how many replicas")
@@ -244,7 +245,7 @@ class State:
             # Whoever writes on and on lets the loop turn now and then, or nothing would leave.
             return cast(Awaitable[None], SENT if node.hub.writes % WRITES_A_TURN else Pause())
         replicas = replication.replicas(self._held.key) if waits else (replication.node_id,)
-        need = needed(consistency, replicas) if waits else 1
+        need = needed(consistency, replicas, replication.quorums.majority) if waits else 1
         replication.check_reach(self._held.key, need, replicas, chosen=waits)
         replication.quorums.admit()
         try:

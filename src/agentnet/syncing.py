@@ -194,7 +194,7 @@ class StateSharing(ABC):
         held, level = self._hold(state.state_id), state.consistency_level
         replication = self.replication
         replicas = replication.replicas(held.key, state.replicas)
-        need = needed(level, replicas)
+        need = needed(level, replicas, replication.quorums.majority)
         chosen = need > 0 and not state.replicas
         if on_disk and not need:
             need, replicas = 1, (self.node_id,)
@@ -244,11 +244,11 @@ class StateSharing(ABC):
         replication = self.replication
         held = replication.get(MVRegister, PREFIX + state_id)
         if held is None:
-            if not needed(consistency, (self.node_id,)):
+            if not needed(consistency, (self.node_id,), replication.quorums.majority):
                 return None
             held = self._hold(state_id)
         named = replication.replicas(held.key, replicas)
-        need = needed(consistency, named)
+        need = needed(consistency, named, replication.quorums.majority)
         if need:
             chosen = not replicas
             replication.check_reach(held.key, need, named, chosen=chosen)
@@ -268,7 +268,7 @@ class StateSharing(ABC):
 
         ``consistency``: EVENTUAL or CAUSAL, as of `get_state`.
         """
-        if needed(consistency, (self.node_id,)):
+        if needed(consistency, (self.node_id,), self.replication.quorums.majority):
             raise UsageError(f"watch_state with {consistency}: expected EVENTUAL or CAUSAL")
         held = self._hold(state_id)
         changes = self.hub.open(held.key)

@@ -347,6 +347,9 @@ class EngineConfig:
     state_replicas: int = 3
     """Nodes whose answers count for QUORUM, ALL or a number where a state names none: chosen by rendezvous
     hashing of its name; in a smaller network all nodes."""
+    state_quorum_min: int = 1
+    """QUORUM is a majority of a state's replicas, and no fewer than this, all of them if they are fewer: in a
+    small network one that outlives more of them. The same on all nodes, or a read may miss a write."""
     state_move_ms: int = 60_000
     """After this long a lost node is a replica no more, and another takes its place; it must be longer than
     it takes all nodes to see that one is lost. Not where half of all nodes are lost."""

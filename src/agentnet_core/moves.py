@@ -17,6 +17,7 @@ from agentnet_core.errors import TooFewReplicas
 from agentnet_core.membership import Membership
 from agentnet_core.parts import ASK, STATE, VIEWS, pack_sums, write
 from agentnet_core.placement import Change, Part, Placement
+from agentnet_core.quorums import majority_of
 from agentnet_core.reach import Say
 from agentnet_core.states import Key, States, share_of
 
@@ -60,6 +61,7 @@ class Moves:
         self._wanted_ns = 0
         self._look_ns = engine.now_ns
         self._ask_ns = engine.now_ns
+        self._least = config.state_quorum_min
         self.placement = Placement(engine.node_id, engine.incarnation, config)
 
     @property
@@ -104,7 +106,9 @@ class Moves:
         if need == count > 2:
             need = now
         elif 2 * need > count:
-            need = max(min(need, now), now // 2 + 1)
+            # Who wanted fewer than a QUORUM did not want its minimum.
+            least = self._least if need >= majority_of(count, self._least) else 1
+            need = max(min(need, now), majority_of(now, least))
         return self.placement.parts(share, min(need, now))
 
     def check(self, key: Key) -> None:

@@ -96,7 +96,7 @@ class Quorums:
 
     def __init__(self, node_id: str, config: EngineConfig, settle: Settle) -> None:
         self._node_id, self._settle = node_id, settle
-        self._waits_max = config.state_writes_max
+        self._waits_max, self._least = config.state_writes_max, config.state_quorum_min
         self._batches: dict[int, _Batch] = {}
         self.wrap: Callable[[bytes], bytes] = lambda body: body
         """How those are asked that were chosen."""
@@ -105,6 +105,10 @@ class Quorums:
         self._serial = 0
         self.waiting = 0
         self.failed = 0
+
+    def majority(self, count: int) -> int:
+        """How many of so many replicas are a QUORUM."""
+        return majority_of(count, self._least)
 
     def admit(self) -> None:
         """LimitReached if one more cannot wait."""
@@ -282,6 +286,11 @@ class Quorums:
                 f"({', '.join(there) or 'none'}); not {', '.join(lacking)}{because}"
             ),
         )
+
+
+def majority_of(count: int, least: int) -> int:
+    """More than half of so many, and no fewer than ``least``, or all of them."""
+    return min(max(count // 2 + 1, least), count)
 
 
 def _others(own: str, waits: Iterable[Wait]) -> list[str]:

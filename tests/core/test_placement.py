@@ -228,6 +228,24 @@ def test_a_read_of_the_new_set_has_what_the_old_one_acknowledged() -> None:
     assert read_after_a_move() == {"acknowledged"}
 
 
+def test_a_minimum_of_a_majority_moves_with_the_network() -> None:
+    world = World()
+    config = EngineConfig(state_replicas=7, state_quorum_min=4)
+    nodes = world.join(*"abc", config=config)
+    moves = nodes[0].control.replication.moves
+    wanted = {need: moves.place(KEY, need, moves.replicas(KEY)) for need in (1, 2, 3)}
+    two = moves.place(KEY, 2, tuple("ab"))
+    for count, expected in ((3, (1, 2, 3, 3)), (4, (1, 3, 4, 4)), (5, (1, 3, 5, 4)), (7, (1, 4, 7, 4))):
+        while len(nodes) < count:
+            nodes.append(world.node(f"n{len(nodes)}", config=config))
+            world.finish(nodes[-1].join("a"))
+        world.until(lambda: len(nodes[0].control.membership) == len(nodes))
+        world.run(100)
+        nodes[0].engine.now_ns = world.now_ns
+        assert len(moves.replicas(KEY)) == count
+        assert tuple(each()[0][0] for each in (*wanted.values(), two)) == expected
+
+
 def only_now(self: Placement, share: int, need: int) -> Any:
     return ((need, self.of(share)),)
 

@@ -170,3 +170,12 @@ def test_who_has_it_and_has_not_told_of_its_disk_is_sent_it_again() -> None:
     book.kept("c", serial)
     assert book.link_up("b") == [b"body"]
     assert book.link_up("c") == []
+
+
+@pytest.mark.parametrize(
+    ("least", "wanted"),
+    [(1, [1, 2, 2, 3, 3, 4]), (3, [1, 2, 3, 3, 3, 4]), (4, [1, 2, 3, 4, 4, 4]), (9, [1, 2, 3, 4, 5, 6])],
+)
+def test_a_majority_has_a_minimum(least: int, wanted: list[int]) -> None:
+    book = Book(state_quorum_min=least)
+    assert [book.majority(count) for count in range(1, 7)] == wanted
