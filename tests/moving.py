@@ -22,7 +22,9 @@ from agentnet.sim import Node, Token, World
 from agentnet_core.crdt import ORSet
 from agentnet_core.errors import NetworkError, TooFewReplicas
 
-MOVE_CONFIG = replace(CONFIG, state_move_ms=2_500, state_sync_ms=20_000, state_views_max=32)
+MOVE_CONFIG = replace(
+    CONFIG, state_move_ms=2_500, state_lost_ms=60_000, state_sync_ms=20_000, state_views_max=32
+)
 NODES_MAX = 9
 NAMES = [f"set {number}" for number in range(6)]
 STEPS = 50
@@ -172,6 +174,14 @@ class Moving:
                 for element in elements:
                     assert element in there, f"{element} was acknowledged, and is lost"
         assert prints(self.alive[0])
+        self.world.until(self.is_calm, ms=30_000)
+        for node in self.alive:
+            before, tries = self.seen, 0
+            while self.seen == before:  # a question may get lost still
+                tries += 1
+                assert tries < 20, f"{node.name} cannot read"
+                self.read(node)
+                self.world.run(MOVE_CONFIG.state_write_ms_max)
 
 
 def play_some(seeds: range) -> tuple[int, int, int]:

@@ -3,20 +3,21 @@
 In: who is in the network, what other nodes say of it (VIEWS), questions that name a view (ASK).  Out: VIEWS
 to those whose word is missing, and whether a question is to be answered.  A node that has another view takes
 what is in the question and does not answer it, but tells its own view, and again when that has moved: who
-asks asks again once both have the same.
+asks asks again once both have the same.  Who has just come knows nothing of nodes that were lost before that:
+for `state_move_ms` it believes what others tell of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from agentnet_core.config import EngineConfig
 from agentnet_core.errors import TooFewReplicas
 from agentnet_core.membership import Membership
-from agentnet_core.parts import ASK, STATE, VIEWS, pack_sums, write
-from agentnet_core.placement import Change, Part, Placement
+from agentnet_core.parts import ASK, LOST_MAX, STATE, VIEWS, pack_sums, write
+from agentnet_core.placement import Change, Lost, Part, Placement
 from agentnet_core.quorums import majority_of
 from agentnet_core.reach import Say
 from agentnet_core.states import Key, States, share_of
@@ -62,6 +63,9 @@ class Moves:
         self._look_ns = engine.now_ns
         self._ask_ns = engine.now_ns
         self._least = config.state_quorum_min
+        self._move_ns, self._lost_ns = config.state_move_ms * MS, config.state_lost_ms * MS
+        self._came_ns = engine.now_ns
+        self._told: dict[str, Lost] = {}
         self.placement = Placement(engine.node_id, engine.incarnation, config)
 
     @property
@@ -75,7 +79,8 @@ class Moves:
         if now_ns >= self._look_ns:
             self._look_ns = now_ns + LOOK_NS
             stood = self.placement.standing
-            moved = self.placement.observe(self._membership.lives(), now_ns)
+            known = self._membership.lives()
+            moved = self.placement.observe(known, now_ns, self._believed(known) if self._told else ())
             if moved:
                 self._ask_ns = now_ns
                 self._engine.wake_by(now_ns)
@@ -85,6 +90,27 @@ class Moves:
                 unanswered, self._unanswered = self._unanswered, {}
                 for node_id in unanswered:
                     self._tell(node_id, asks=False)
+
+    def _believed(self, known: Sequence[tuple[str, int, bool]]) -> list[Lost]:
+        """The lost nodes of which others have told, but those that are known by now, or gone."""
+        names = dict.fromkeys(node_id for node_id, _, _ in known)
+        self._told = {
+            node_id: (node_id, life, since)
+            for node_id, life, since in self._told.values()
+            if node_id not in names
+            and not self._membership.is_gone(node_id, life)
+            and self._engine.now_ns - since < self._lost_ns
+        }
+        return list(self._told.values())
+
+    def _believe(self, lost: list[Lost]) -> None:
+        """Lost nodes, and for how many milliseconds."""
+        now_ns = self._engine.now_ns
+        if now_ns >= self._came_ns + self._move_ns:
+            return
+        for node_id, life, ms in lost:
+            if node_id not in self._told and len(self._told) < LOST_MAX:
+                self._told[node_id] = node_id, life, now_ns - ms * MS
 
     def replicas(self, key: Key) -> tuple[str, ...]:
         """Those of a state that names none, now."""
@@ -157,10 +183,23 @@ class Moves:
         placement = self.placement
         sums = pack_sums(self._states.sums())
         changes = [[list(map(list, each)) for each in change] for change in placement.changes()]
-        self._say(node_id, STATE, write(VIEWS, placement.view, sums, asks, changes))
+        now_ns = self._engine.now_ns
+        lost = [
+            [each, life, max(0, now_ns - since) // MS] for each, life, since in placement.lost()[:LOST_MAX]
+        ]
+        self._say(node_id, STATE, write(VIEWS, placement.view, sums, asks, changes, lost))
 
-    def on_views(self, node_id: str, view: int, sums: list[int], asks: bool, changes: list[Change]) -> None:
+    def on_views(
+        self,
+        node_id: str,
+        view: int,
+        sums: list[int],
+        asks: bool,
+        changes: list[Change],
+        lost: list[Lost],
+    ) -> None:
         """What a node has told."""
+        self._believe(lost)
         self._look_ns = min(self._look_ns, self._engine.now_ns)
         self._want()
         self.look()

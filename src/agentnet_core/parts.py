@@ -17,9 +17,10 @@ LIVE     state, context, context                 of these dots, which I have see
 KEEP     as DELTA                                KEPT is wanted besides ACK
 KEPT     as ACK                                  they are on the sender's disk, but for those
 ASK      view, body                              a DELTA, KEEP or READ, to be answered by who has that view
-VIEWS    view, sums of the shares, asks, [[[[node, incarnation], ...], [[...], ...]], ...]
+VIEWS    view, sums of the shares, asks, [[[[node, incarnation], ...], [[...], ...]], ...], lost
                                                  what old views have that this one has not, and the other
-                                                 way round; `asks`: tell me yours
+                                                 way round; `asks`: tell me yours; who is lost: [[node,
+                                                 incarnation, milliseconds], ...]
 
 A body of more than `BODY_BYTES` goes as STATE_CHUNK frames, [number, offset, size of the whole, bytes], in
 the data lane: one body at a time on a link, each chunk only when the receiver has room for it; so messages
@@ -50,6 +51,7 @@ from agentnet_core.config import (
     ACTOR_BYTES_MAX,
     BODY_BYTES,
     COUNT_MAX,
+    MS_MAX,
     STATE_NAME_BYTES_MAX,
     VERSION_MAX,
     EngineConfig,
@@ -68,6 +70,8 @@ CODE_MAX = 127
 TEXT_BYTES_MAX = 512
 VIEWS_MAX = 64
 """Old views in one body."""
+LOST_MAX = 256
+"""Lost nodes in one."""
 ITEM_BYTES = 64
 """What an item of a list takes beside its name, at most."""
 ROWS_MAX = BODY_BYTES // (ACTOR_BYTES_MAX + ITEM_BYTES)
@@ -202,6 +206,15 @@ def _views(value: object) -> list[tuple[list[tuple[str, int]], list[tuple[str, i
     return found
 
 
+def _lost(value: object) -> list[tuple[str, int, int]]:
+    found = []
+    for item in expect_list("STATE lost", value, range(LOST_MAX + 1)):
+        node_id, incarnation, ms = expect_list("STATE lost node", item, range(3, 4))
+        name = expect_name("STATE lost node", node_id)
+        found.append((name, _number(incarnation), expect_int("STATE lost node", ms, 0, MS_MAX)))
+    return found
+
+
 def _size(value: object) -> int:
     return expect_int("STATE size", value, 0, COUNT_MAX)
 
@@ -222,7 +235,7 @@ READERS: tuple[tuple[Callable[[object], Any], ...], ...] = (
     (_number, _changes),
     (_number, _refusals),
     (_number, _data),
-    (_number, _sums, _flag, _views),
+    (_number, _sums, _flag, _views, _lost),
 )
 """By verb, what checks each of the values behind it."""
 

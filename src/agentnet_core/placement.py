@@ -15,7 +15,9 @@ other before all know of the first may cost a read its newest write there.
 Of an old set those that started again or left do not count, for they may have forgotten; so what it had
 acknowledged is safe while fewer than half of it go before the view is closed.  A lost node stays where it
 is for `state_move_ms`, and for good where half of all nodes are lost, for then it may be this one that is
-cut off; nothing is acknowledged there meanwhile.
+cut off; nothing is acknowledged there meanwhile.  In an old set it counts for `state_lost_ms`: where a
+majority of such a set is lost, dead or behind a cut, nobody waits for it in vain and goes on without what it
+had acknowledged before that time.
 
 Held here: `state_views_max` old views; one more takes the place of the oldest, and `dropped` counts that.
 """
@@ -39,6 +41,8 @@ Life = tuple[str, int]
 """A node, and its incarnation."""
 Part = tuple[int, tuple[str, ...]]
 """How many must answer, and of whom."""
+Lost = tuple[str, int, int]
+"""A node, its incarnation, and since when it is lost."""
 Change = tuple[list[Life], list[Life]]
 """What an old view has that the present one has not, and the other way round."""
 
@@ -76,11 +80,14 @@ class Placement:
     def __init__(self, node_id: str, incarnation: int, config: EngineConfig) -> None:
         self._node_id = node_id
         self._count, self._views_max = config.state_replicas, config.state_views_max
-        self._move_ns = config.state_move_ms * MS
+        self._move_ns, self._lost_ns = config.state_move_ms * MS, config.state_lost_ms * MS
         self._current = _View([(node_id, incarnation)], self._count)
         self._open: dict[int, _View] = {}
         self._closed: dict[int, None] = {}
         self._lost: dict[str, int] = {}
+        """Since when."""
+        self._away: dict[str, int] = {}
+        """Lost nodes that are in the view no more, but count in old sets; and their incarnation."""
         self._mesh_max = config.mesh_nodes_max
         self._since_ns = 0
         self._unheard: dict[str, None] = {}
@@ -114,16 +121,37 @@ class Placement:
         """Old views that are open."""
         return len(self._open)
 
-    def observe(self, known: Sequence[tuple[str, int, bool]], now_ns: int) -> bool:
-        """These nodes are, in these incarnations, and so many of them are lost; whether the view moved."""
+    def observe(self, known: Sequence[tuple[str, int, bool]], now_ns: int, told: Sequence[Lost] = ()) -> bool:
+        """These nodes are, in these incarnations, and so many of them are lost; ``told``: lost ones of which
+        others have told. Whether it matters to who waits."""
         lost = {node_id: self._lost.get(node_id, now_ns) for node_id, _, is_lost in known if is_lost}
-        self._lost = lost
         self.standing = 2 * len(lost) < len(known)
+        lost |= {node_id: since for node_id, _, since in told}
+        known = [*known, *((node_id, life, True) for node_id, life, _ in told)]
+        self._lost = lost
         gone = {node_id: None for node_id, since in lost.items() if now_ns - since >= self._move_ns}
         if not self.standing:
             # It may be this node that is cut off: whoever was one too many stays so, nobody else goes.
             gone = {node_id: None for node_id in gone if node_id not in self._current.lives}
-        return self._move([(node_id, life) for node_id, life, _ in known if node_id not in gone], now_ns)
+        before, self._away = (
+            self._away,
+            {
+                node_id: life
+                for node_id, life, _ in known
+                if node_id in gone and now_ns - lost[node_id] < self._lost_ns
+            },
+        )
+        if self._move([(node_id, life) for node_id, life, _ in known if node_id not in gone], now_ns):
+            return True
+        if self._open and self._away != before:
+            self._begin()
+            return True
+        return False
+
+    def lost(self) -> list[Lost]:
+        """Those that count though they are lost, and since when."""
+        lives = self._current.lives | self._away
+        return [(each, lives[each], since) for each, since in self._lost.items() if each in lives]
 
     def _move(self, lives: list[Life], now_ns: int) -> bool:
         if dict(lives) == self._current.lives:
@@ -171,9 +199,9 @@ class Placement:
         return tuple(found)
 
     def _there(self, view: _View, share: int) -> tuple[str, ...]:
-        """Those of an old set that are what they were."""
-        lives = self._current.lives
-        return tuple(each for each in view.of(share) if lives.get(each) == view.lives[each])
+        """Those of an old set that are what they were, or were when they were lost."""
+        lives, away = self._current.lives, self._away
+        return tuple(each for each in view.of(share) if view.lives[each] in (lives.get(each), away.get(each)))
 
     # -- what closes old views
 
@@ -212,7 +240,7 @@ class Placement:
                 [self._current.of(share)] if self._drawn[share] else [there for _, there in self._sets[share]]
             )
             for each in dict.fromkeys(each for them in sets for each in them):
-                if each not in self._told[share]:
+                if each not in self._told[share] and each not in self._away:
                     found[each] = None
             if len(found) >= most:
                 break

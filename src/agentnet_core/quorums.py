@@ -288,6 +288,20 @@ class Quorums:
         )
 
 
+def check_alive(key: Key, parts: Parts, alive: Sequence[str]) -> None:
+    """TooFewReplicas, definite, if those that live are too few of any of them."""
+    for number, (need, replicas) in enumerate(parts):
+        there = [each for each in replicas if each in alive]
+        if len(there) < need:
+            lost = [each for each in replicas if each not in there]
+            raise TooFewReplicas(
+                f"{key.label}: {need} replicas {'of before ' * bool(number)}are wanted, and "
+                f"{len(there)} of {len(replicas)} live ({', '.join(there) or 'none'}); not "
+                f"{', '.join(lost)}; nothing was done",
+                definite=True,
+            )
+
+
 def majority_of(count: int, least: int) -> int:
     """More than half of so many, and no fewer than ``least``, or all of them."""
     return min(max(count // 2 + 1, least), count)

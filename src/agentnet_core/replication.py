@@ -27,12 +27,7 @@ from agentnet_core.comparing import Comparing
 from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.crdt import Crdt, Site
 from agentnet_core.crdt.base import BY_CODE
-from agentnet_core.errors import (
-    Contradiction,
-    NetworkError,
-    ProtocolError,
-    TooFewReplicas,
-)
+from agentnet_core.errors import Contradiction, NetworkError, ProtocolError
 from agentnet_core.gossip import STATES, Gossip
 from agentnet_core.handshake import FEATURE_STATES
 from agentnet_core.membership import Membership
@@ -63,7 +58,7 @@ from agentnet_core.parts import (
     refusals_of,
     write,
 )
-from agentnet_core.quorums import Quorums, Wait
+from agentnet_core.quorums import Quorums, Wait, check_alive
 from agentnet_core.reach import Say
 from agentnet_core.records import Event
 from agentnet_core.states import Held, Key, States, actor_of, check_name, code_of
@@ -194,15 +189,8 @@ class Replication:
         """TooFewReplicas, definite, if so many surely cannot answer. ``chosen``: nobody named them."""
         if chosen:
             self.moves.check(key)
-        alive = self._membership.alive()
-        there = [each for each in replicas if each in alive]
-        if len(there) < need:
-            lost = [each for each in replicas if each not in there]
-            raise TooFewReplicas(
-                f"{key.label}: {need} replicas are wanted, and {len(there)} of {len(replicas)} live "
-                f"({', '.join(there) or 'none'}); not {', '.join(lost)}; nothing was done",
-                definite=True,
-            )
+        parts = self.moves.place(key, need, replicas)() if chosen else ((need, replicas),)
+        check_alive(key, parts, self._membership.alive())
 
     def wait(
         self,

@@ -14,7 +14,7 @@ from replicas import CONFIG, changed, hold
 from agentnet_core.config import EngineConfig
 from agentnet_core.crdt import ORSet, Site
 from agentnet_core.errors import TooFewReplicas
-from agentnet_core.parts import ACK, ANSWER, ASK, DELTA, READ, VIEWS, read
+from agentnet_core.parts import ACK, ANSWER, ASK, DELTA, LOST_MAX, READ, VIEWS, read
 from agentnet_core.placement import SILENT_NS, Placement
 from agentnet_core.session import Session
 from agentnet_core.states import SHARES, Key, share_of
@@ -99,6 +99,48 @@ def test_a_lost_node_stays_for_a_while_and_for_good_where_half_are_lost() -> Non
     assert not made.observe(known("abcde", "cde"), 5_000 * MS)
     assert not made.standing
     assert not made.observe(known("abcde", "cde"), 50_000 * MS)
+
+
+def test_a_lost_majority_of_an_old_set_is_waited_for_and_not_for_ever() -> None:
+    made = placement("abcde", state_move_ms=1_000, state_lost_ms=5_000)
+    share = next(share for share in range(SHARES) if set(made.of(share)) == set("bde"))
+    made.observe(known("abcde", "de"), 0)
+    assert made.observe(known("abcde", "de"), 1_000 * MS)
+    assert made.standing
+    for _ in range(2):
+        every(made, "bc")
+    assert made.parts(share, 2)[1:] == ((2, ("b", "d", "e")),)
+    assert made.moving
+    assert not {"d", "e"} & {*made.to_ask(100)}
+    assert [(node_id, since) for node_id, _, since in made.lost()] == [("d", 0), ("e", 0)]
+    assert not made.observe(known("abcde", "de"), 4_999 * MS)
+    assert made.observe(known("abcde", "de"), 5_000 * MS)
+    assert made.parts(share, 2)[1:] == ((1, ("b",)),)
+    assert made.lost() == []
+    for _ in range(2):
+        every(made, "bc")
+    assert not made.moving
+
+
+def test_who_comes_back_is_what_it_was_and_who_started_again_is_not() -> None:
+    for life, old in ((1, ((2, ("b", "d", "e")),)), (2, ((2, ("b", "e")),))):
+        made = placement("abcde", state_move_ms=1_000)
+        share = next(share for share in range(SHARES) if set(made.of(share)) == set("bde"))
+        made.observe(known("abcde", "de"), 0)
+        made.observe(known("abcde", "de"), 1_000 * MS)
+        made.used = True
+        assert made.observe(known("abcde", "e", lives={"d": life}), 2_000 * MS)
+        assert made.parts(share, 2)[1:2] == old
+
+
+def test_what_is_told_of_lost_nodes_says_nothing_of_whether_this_one_is_cut_off() -> None:
+    made = Placement("f", 1, EngineConfig(state_move_ms=1_000))
+    told = [("d", 1, -500 * MS), ("e", 1, -900 * MS), ("c", 1, 0)]
+    assert made.observe(known("fab"), 0, told)
+    assert made.standing
+    assert made.view == placement("abcdef").view
+    assert made.observe(known("fab"), 500 * MS, told)
+    assert made.view == placement("abcf").view
 
 
 def test_what_a_node_has_not_seen_it_learns_from_others() -> None:
@@ -244,6 +286,39 @@ def test_a_minimum_of_a_majority_moves_with_the_network() -> None:
         nodes[0].engine.now_ns = world.now_ns
         assert len(moves.replicas(KEY)) == count
         assert tuple(each()[0][0] for each in (*wanted.values(), two)) == expected
+
+
+def test_a_newcomer_agrees_with_the_others_who_was_lost_before() -> None:
+    world = World()
+    config = EngineConfig(state_replicas=9, state_move_ms=60_000)
+    nodes = world.join(*"abcd", config=config)
+    nodes[3].kill(silently=True)
+    world.until(lambda: all(len(node.control.membership.alive()) == 3 for node in nodes[:3]))
+    late = world.node("e", config=config)
+    world.finish(late.join("a"))
+    assert late.control.membership.incarnation_of("d") is None
+    held, token, replication = hold(late, ORSet, "s"), Token(), late.control.replication
+    late.engine.now_ns = world.now_ns
+    replication.quorums.admit()
+    replication.read(held, 3, replication.replicas(KEY), token, chosen=True)
+    late.turn()
+    world.finish(token)
+    assert replication.replicas(KEY) == ("a", "b", "c", "d", "e")
+
+
+def test_what_a_node_that_is_no_newcomer_hears_of_lost_ones_it_does_not_believe() -> None:
+    world = World()
+    one, _ = world.join("a", "b", config=EngineConfig(state_move_ms=1_000))
+    moves = one.control.replication.moves
+    sums = [0] * SHARES
+    one.engine.now_ns = world.now_ns
+    moves.on_views("b", 1, sums, False, [], [(f"x{number}", 1, 0) for number in range(300)])
+    assert len(moves.replicas(KEY)) == 3
+    assert len(moves.placement.lost()) == LOST_MAX
+    world.run(1_100)
+    one.engine.now_ns = world.now_ns
+    moves.on_views("b", 1, sums, False, [], [("y", 1, 0)])
+    assert moves.replicas(KEY) == ("a", "b")
 
 
 def only_now(self: Placement, share: int, need: int) -> Any:
