@@ -355,7 +355,7 @@ class EngineConfig:
     it takes all nodes to see that one is lost. Not where half of all nodes are lost."""
     state_lost_ms: int = 600_000
     """Where a majority of a state's replicas is lost at once, QUORUM fails for so long, for what they had
-    acknowledged; then it goes on without that, until they are back. Up to `state_move_ms` it is not waited for."""
+    acknowledged; then it goes on without that, until they are back. Not at all up to `state_move_ms`."""
     state_views_max: int = 8
     """Sets of nodes that were all at some time, whose replicas count on until what they had acknowledged is
     with those of now; one more, and the oldest counts no more (`state_views_dropped`)."""
