@@ -16,13 +16,6 @@ cdef class Waker:
 
 
 cdef class Awaited(Pending):
-    cdef Waker waker
-    cdef State state
-    cdef bint awaited               # by a task, which will claim it
-    cdef bint claimed               # by a task, which will add its wakeup
-    cdef object outcome             # the answer, or the error
-    cdef object wakeup, context     # of the first task that awaits it
-    cdef list callbacks             # (function, context) of all others
     cdef int finish(self, State state, outcome) except -1
     cdef int lapse(self, message) except -1
     cdef int call_back(self) except -1
@@ -30,6 +23,4 @@ cdef class Awaited(Pending):
 
 
 cdef class Call(Awaited):
-    cdef object fate                # future of a Fate, once asked for
-    cdef object word                # the Fate, once it is known
     cdef object known(self)

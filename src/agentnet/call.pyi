@@ -1,7 +1,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from typing_extensions import disjoint_base
 
@@ -34,7 +34,7 @@ class Awaited(Pending, Awaitable[_T]):
     """What is to come; it has the methods of an `asyncio.Future`. Of a send: its Receipt."""
 
     def __class_getitem__(cls, item: Any, /) -> Any: ...
-    def __new__(cls, waker: Waker) -> Self: ...
+    def __init__(self, waker: Waker) -> None: ...
     _asyncio_future_blocking: bool
     @property
     def _cancel_message(self) -> Any: ...

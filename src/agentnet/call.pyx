@@ -53,7 +53,7 @@ cdef class Awaited(Pending):
 
     __class_getitem__ = classmethod(GenericAlias)
 
-    def __cinit__(self, Waker waker not None):
+    def __init__(self, Waker waker not None):
         self.waker = waker
 
     # -- as the driver of the engine sees it
@@ -71,11 +71,11 @@ cdef class Awaited(Pending):
 
     cdef int call_back(self) except -1:
         if self.wakeup is not None:
-            self.waker.wake(self)
+            (<Waker>self.waker).wake(self)
         if self.callbacks is not None:
             callbacks, self.callbacks = self.callbacks, None
             for callback, context in callbacks:
-                self.waker.loop.call_soon(callback, self, context=context)
+                self.get_loop().call_soon(callback, self, context=context)
         return 0
 
     # -- as who asked sees it
@@ -106,15 +106,17 @@ cdef class Awaited(Pending):
         return self.outcome if self.state == FAILED else None
 
     def get_loop(self):
-        return self.waker.loop
+        if self.waker is None:
+            raise TypeError("a half-made one: those that work come of a request or a send")
+        return (<Waker>self.waker).loop
 
     def add_done_callback(self, function, *, context=None):
         """Call `function` with this when it is over: as of an `asyncio.Future`."""
         if context is None:
             context = copy_context()
         claimed, self.claimed = self.claimed, False
-        if self.state != WAITS:
-            self.waker.loop.call_soon(function, self, context=context)
+        if self.state != WAITS or self.waker is None:
+            self.get_loop().call_soon(function, self, context=context)
         elif claimed and self.wakeup is None:
             self.wakeup, self.context = function, context
         elif self.callbacks is None:
@@ -187,10 +189,14 @@ cdef class Call(Awaited):
     """The answer to a request, to come."""
 
     cdef Pending another(self):
-        return Call.__new__(Call, self.waker)
+        cdef Call call = Call.__new__(Call)
+        call.waker = self.waker
+        return call
 
     cdef Pending receipt(self):
-        return Awaited.__new__(Awaited, self.waker)
+        cdef Awaited awaited = Awaited.__new__(Awaited)
+        awaited.waker = self.waker
+        return awaited
 
     cdef int finish(self, State state, outcome) except -1:
         if self.state == CANCELLED:

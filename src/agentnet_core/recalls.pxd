@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from agentnet_core.envelope cimport Envelope
 from agentnet_core.framing cimport Frame
@@ -21,7 +21,10 @@ cdef enum RecallDefect:
 
 
 cdef class Pending:
-    """A request without an answer yet: what its asker holds, of the driver's own kind."""
+    """What is to come: what its asker holds, of the driver's own kind.
+
+    The driver's fields are here, too, so that its kinds are as large as this and come from one free list.
+    """
     cdef Recalls engine             # None before it is asked
     cdef uint64_t correlation
     cdef object hint
@@ -31,6 +34,15 @@ cdef class Pending:
     cdef uint64_t share             # of the calls that may be open below that one
     cdef int64_t timeout_ns, deadline_ns
     cdef Waiting waiting
+    cdef object waker               # the driver's, as all below
+    cdef uint8_t state
+    cdef bint awaited               # by a task, which will claim it
+    cdef bint claimed               # by a task, which will add its wakeup
+    cdef object outcome             # the answer, or the error
+    cdef object wakeup, context     # of the first task that awaits it
+    cdef list callbacks             # (function, context) of all others
+    cdef object fate                # future of a Fate, once asked for
+    cdef object word                # the Fate, once it is known
     cdef Pending another(self)
     cdef Pending receipt(self)
     cpdef bint cancelled(self) except -1

@@ -10,6 +10,8 @@ Held here: as many given up requests as may be pending, the oldest forgotten fir
 
 from libc.stdint cimport uint8_t, uint32_t
 
+cimport cython
+
 from agentnet_core.chain cimport give_back
 from agentnet_core.framing cimport CANCEL, Cursor, pack_u64, read_array, read_uint
 from agentnet_core.message cimport TYPE_QUERY
@@ -23,6 +25,7 @@ DEFECTS = {
 }
 
 
+@cython.freelist(2048)
 cdef class Pending:
     cdef Pending another(self):
         """One of the same driver's, for the next request."""
