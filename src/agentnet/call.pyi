@@ -29,7 +29,6 @@ class Waker:
     def __new__(cls, loop: asyncio.AbstractEventLoop) -> Waker: ...
     def run(self) -> None: ...
 
-@disjoint_base
 class Awaited(Pending, Awaitable[_T]):
     """What is to come; it has the methods of an `asyncio.Future`. Of a send: its Receipt."""
 
@@ -58,7 +57,6 @@ class Awaited(Pending, Awaitable[_T]):
     def __next__(self) -> Any: ...
     def throw(self, error: Any, value: Any = None, traceback: Any = None) -> Any: ...
 
-@disjoint_base
 class Call(Awaited[_T]):
     """The answer to a request, to come."""
 

@@ -178,6 +178,10 @@ cdef class Calls(Recalls):
         """Send with a promise: `Posting` makes it."""
         raise InternalError("Calls alone promise nothing")
 
+    cdef object post_letter(self, uint64_t from_id, Route route, to, bytes payload, uint8_t level):
+        """Likewise, one that is acknowledged and nothing else; None if that is to go the general way."""
+        raise InternalError("Calls alone promise nothing")
+
     cdef int handled(self, AgentMessage message, failure) except -1:
         """What was delivered with a promise was handled: `Reception` keeps the promise."""
         raise InternalError("Calls alone promise nothing")

@@ -12,6 +12,8 @@ cdef class Courier(Posting):
     cdef uint64_t agenda_order
     cdef int64_t letters_sent_again, acks_late
 
+    cdef bint is_straight(self, Route route, Py_ssize_t size) noexcept
+    cdef int put_letter(self, Session session, Letter letter) except -1
     cdef bint is_over(self, Letter letter) except -1
     cdef bint leads_on(self, Route route, OutLine line, Letter letter) noexcept
     cdef Route find(self, OutLine line, Letter letter)

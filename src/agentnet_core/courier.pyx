@@ -10,14 +10,17 @@ What a peer says of another attempt than the last one is late, and counted.
 
 from heapq import heappop, heappush
 
-from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from agentnet_core.calls cimport told
 from agentnet_core.durable cimport NOT_SENT_AGAIN
-from agentnet_core.framing cimport Cursor, read_array, read_bin, read_uint
+from agentnet_core.framing cimport MESSAGE, OPTIONAL_FIELDS, Cursor, read_array, read_bin, read_uint
+from agentnet_core.letters cimport LETTER_OVERHEAD_BYTES, Book
+from agentnet_core.message cimport FIELD_DELIVERY, PLAIN_HEAD_BYTES, TYPE_COMMAND, write_plain
+from agentnet_core.outflow cimport FRAME_OVERHEAD_BYTES
 from agentnet_core.route cimport Waiting
-from agentnet_core.slip cimport Slip
+from agentnet_core.slip cimport CARE_ACKNOWLEDGED, CARE_PROCESSED, SLIP_BYTES, Slip, put_slip
 
 from agentnet_core.errors import (
     DELAY_S_MAX, AgentStopped, AgentUnreachable, Congested, DeadLettered, DeliveryUnsupported, Expired,
@@ -25,6 +28,9 @@ from agentnet_core.errors import (
     ProtocolError,
     StorageBusy, StorageFailed, StorageFull, UsageError,
 )
+
+cdef enum:
+    LETTER_HEAD_BYTES = PLAIN_HEAD_BYTES + 3 + SLIP_BYTES
 
 cdef int64_t MS = 1_000_000
 cdef int64_t NEVER = 0x7fffffffffffffff
@@ -41,6 +47,57 @@ cdef class Courier(Posting):
 
     # -- sending
 
+    cdef object post_letter(self, uint64_t from_id, Route route, to, bytes payload, uint8_t level):
+        """Send bytes that are to be acknowledged as processed; None if there is more to it."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
+        cdef OutLine line
+        cdef Letter letter
+        if (size > self.message_bytes_max or self.letters_count >= self.letters_max
+                or self.letters_bytes + size + LETTER_OVERHEAD_BYTES > self.letters_bytes_max):
+            return None
+        line = self.line_to(from_id, route.agent_id, to, level, False)
+        letter = Letter.__new__(Letter)
+        letter.payload, letter.line, letter.wanted = payload, line, PROCESSED
+        letter.token, letter.timeout_ns = self.call.receipt(), self.delivery_ns
+        self.durable.number += 1
+        self.seq += 1
+        letter.number, letter.seq = self.durable.number, self.seq
+        letter.timestamp = self.now_ns + self.wall_offset_ns
+        token = letter.token
+        self.letters_count += 1
+        self.letters_bytes += size + LETTER_OVERHEAD_BYTES
+        line.append(letter)
+        self.own.put(letter)
+        if letter.timeout_ns:
+            self.watch(letter)
+        if line.cursor is letter and not line.due_ns and self.leads_on(route, line, letter):
+            if self.is_straight(route, size):
+                letter.sent, letter.uncertain, line.cursor, line.fails = 1, True, None, 0
+                self.put_letter(route.session, letter)
+                return token
+        self.drive(line)
+        return token
+
+    cdef bint is_straight(self, Route route, Py_ssize_t size) noexcept:
+        """Whether there is room for it at once."""
+        cdef Session session = route.session
+        return (session is not None and session.clear and not route.stopped
+                and size <= self.fragment_bytes and size <= session.message_bytes_max
+                and session.room() >= LETTER_HEAD_BYTES + size + FRAME_OVERHEAD_BYTES)
+
+    cdef int put_letter(self, Session session, Letter letter) except -1:
+        """Into the lane of its peer, as `AgentMessage.write` would."""
+        cdef OutLine line = letter.line
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(letter.payload)
+        cdef uint8_t* start = session.data.begin(MESSAGE, OPTIONAL_FIELDS, LETTER_HEAD_BYTES + size)
+        cdef uint8_t* p = write_plain(start, line.from_id, line.to_id, letter.seq, letter.number,
+                                      TYPE_COMMAND, line.level, 0, letter.timestamp,
+                                      <const uint8_t*>PyBytes_AS_STRING(letter.payload), <uint32_t>size)
+        p[0], p[1], p[2] = 0xde, 0, 1
+        p = put_slip(p + 3, FIELD_DELIVERY, CARE_ACKNOWLEDGED | CARE_PROCESSED, letter.sent, line.epoch,
+                     0 if letter.before is None else letter.before.number)
+        return self.account(session, session.data.finish(start, p - start))
+
     cdef int drive(self, OutLine line) except -1:
         """Send what is to be sent, in order, as far as the way to the receiver goes."""
         cdef Letter letter
@@ -49,7 +106,7 @@ cdef class Courier(Posting):
             letter = line.cursor
             if letter.held:
                 return 0
-            if letter.message.deadline_ns or letter.token is not None:
+            if letter.made is not None or letter.token is not None:
                 if self.is_over(letter):
                     continue
             if not self.leads_on(route, line, letter):
@@ -66,9 +123,9 @@ cdef class Courier(Posting):
 
     cdef bint is_over(self, Letter letter) except -1:
         """Whether it is not worth sending any more; it has failed then."""
-        if letter.message.deadline_ns and self.now_ns >= letter.message.deadline_ns:
+        if letter.deadline_ns() and self.now_ns >= letter.deadline_ns():
             self.date()
-        if letter.message.deadline_ns and self.now_ns >= letter.message.deadline_ns:
+        if letter.deadline_ns() and self.now_ns >= letter.deadline_ns():
             self.messages_expired += 1
             self.fail_letter(letter, Expired(f"the ttl of the message to agent {letter.line.to!r} ran out "
                                              f"before it got there", definite=not letter.uncertain))
@@ -81,7 +138,7 @@ cdef class Courier(Posting):
     cdef inline bint leads_on(self, Route route, OutLine line, Letter letter) noexcept:
         """Whether that way, which the one before it went, is the one to go: as `find` would say."""
         cdef Session session
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(letter.message.payload)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(letter.payload)
         if route is None or route.session is None or line.place is not route.session:
             return False
         session = route.session
@@ -99,7 +156,7 @@ cdef class Courier(Posting):
                 if not session.delivers and session.welcomed:
                     raise DeliveryUnsupported(f"agent {route.record.label} is on node {session.node_id}, "
                                               f"whose release makes no such promise; it was not sent")
-                self.check_size(letter.message, session)
+                self.check_size(letter.whole(), session)
         except NetworkError as error:
             final = isinstance(error, (UsageError, DeliveryUnsupported))
             if final and not (letter.durable or letter.sent):
@@ -123,9 +180,11 @@ cdef class Courier(Posting):
         if letter.sent > 1:
             self.letters_sent_again += 1
         letter.uncertain = True
-        if not self.offer(route, letter.message):
+        if letter.made is None and self.is_straight(route, PyBytes_GET_SIZE(letter.payload)):
+            self.put_letter(route.session, letter)
+        elif not self.offer(route, letter.whole()):
             try:
-                letter.waiting = self.wait(route, letter.message, None)
+                letter.waiting = self.wait(route, letter.whole(), None)
             except Congested:
                 letter.sent -= 1
                 letter.uncertain = letter.sent > 0
@@ -164,7 +223,7 @@ cdef class Courier(Posting):
         if slip is None:
             return Posting.fail_waiting(self, waiting, error)
         waiting.drop()
-        letter = self.letters[slip.epoch].get(waiting.message.correlation)
+        letter = self.letter_of(waiting.message)
         if letter is None or letter.waiting is not waiting:
             return 0
         letter.waiting = None
@@ -279,7 +338,7 @@ cdef class Courier(Posting):
                 line.go_back(letter)
                 self.drive(line)
             return 0
-        letter = self.letters[epoch].get(number)
+        letter = (<Book>self.letters[epoch]).find(number)
         if letter is not None and letter.line is line:
             self.take_back(letter, <int>code, PyBytes_FromStringAndSize(<const char*>data, size),
                            session.node_id, <uint32_t>attempt, <int64_t>min(delay_ms, delay_ms_max))
@@ -354,7 +413,7 @@ cdef class Courier(Posting):
             if letter.settled:
                 continue
             line = letter.line
-            if letter.message.deadline_ns and now_ns >= letter.message.deadline_ns:
+            if letter.deadline_ns() and now_ns >= letter.deadline_ns():
                 if not letter.uncertain or letter.number >= (line.cursor.number if line.cursor else NEVER):
                     self.is_over(letter)
             elif (letter.due_sent == letter.sent

@@ -151,7 +151,7 @@ cdef class Durable:
 
     cdef int keep(self, Letter letter, int64_t expiry_ns) except -1:
         """Write it; `expiry_ns`: by the clock on the wall, 0 never."""
-        cdef AgentMessage message = letter.message
+        cdef AgentMessage message = letter.whole()
         cdef Py_ssize_t size = PyBytes_GET_SIZE(message.payload)
         cdef uint8_t* start
         cdef uint8_t* end
@@ -236,7 +236,7 @@ cdef class Durable:
             moved.pop()
         self.moved_out.append((self.batch, [(letter.index, letter) for letter in moved]))
         for letter in moved:
-            expiry_ns = letter.message.deadline_ns
+            expiry_ns = letter.deadline_ns()
             self.keep(letter, expiry_ns + wall_offset_ns if expiry_ns else 0)
         self.entries.cell(MAIL, NUMBER_CELL, u64(self.number))
         self.entries.release(MAIL, (<Letter>self.order[0]).index if self.order else self.mail_index + 1)

@@ -96,6 +96,7 @@ cdef class Leases(Reception):
         """Give it back: it comes again, and its handler may say what it likes."""
         cdef Slip slip = message.slip
         cdef AgentMessage copy
+        cdef Letter letter
         record, line = message.taker.record, slip.line
         ms = (self.now_ns - slip.since_ns) // MS
         text = (f"agent {record.label}: its handler did not end in {ms} ms (lease_ms, lease_ms_max), or is "
@@ -105,12 +106,12 @@ cdef class Leases(Reception):
         self.event(Event(Event.LEASE_EXPIRED, self.node_id, record.agent_id, record.name, text,
                          error=LeaseExpired(text)))
         if message.origin is self.origin:
-            letter = self.letters[slip.epoch].get(message.correlation)
-            if letter is None or (<Letter>letter).message is not message:
+            letter = self.letter_of(message)
+            if letter is None or letter.made is not message:
                 return 0
             copy = copy_message(message)        # its handler has the message, and is not at the next attempt
             copy.correlation, copy.seq, copy.slip = message.correlation, message.seq, slip.another()
-            (<Letter>letter).message = copy
+            letter.made = copy
             return self.take_back(letter, LeaseExpired.code, text.encode(), self.node_id, slip.attempt, 0)
         Reception.handled(self, message, (LeaseExpired.code, text))
         if self.durable.defect == LATE_WORD:

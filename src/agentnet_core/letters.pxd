@@ -1,6 +1,7 @@
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from agentnet_core.message cimport AgentMessage
+from agentnet_core.message cimport AgentMessage, Origin
 from agentnet_core.recalls cimport Pending
 from agentnet_core.route cimport Waiting
 
@@ -10,8 +11,11 @@ cdef enum:
 
 cdef class Letter:
     """One message that was sent with a promise, until it is settled."""
-    cdef readonly AgentMessage message
+    cdef AgentMessage made          # once somebody needs it: see `whole`
+    cdef bytes payload
     cdef readonly uint64_t number
+    cdef uint64_t seq
+    cdef int64_t timestamp
     cdef uint64_t index             # of its entry in the log
     cdef Pending token              # of who awaits it still
     cdef OutLine line
@@ -29,6 +33,21 @@ cdef class Letter:
     cdef bint held                  # it is not on the disk yet
     cdef bint uncertain             # it may have been executed
     cdef bint settled
+    cdef PyObject* chain            # the next one in its place of a Book
+    cdef inline int64_t deadline_ns(self) noexcept:
+        """When it is not worth handling any more; 0 never."""
+        return 0 if self.made is None else self.made.deadline_ns
+
+    cdef AgentMessage whole(self)
+
+
+cdef class Book:
+    cdef PyObject** places
+    cdef Py_ssize_t capacity, count
+    cdef int put(self, Letter letter) except -1
+    cdef Letter find(self, uint64_t number)
+    cdef int take_out(self, Letter letter) except -1
+    cdef int resize(self, Py_ssize_t capacity) except -1
 
 
 cdef class Watch:
@@ -44,6 +63,8 @@ cdef class OutLine:
     cdef readonly object to         # as the sender named it
     cdef readonly uint8_t level
     cdef bint durable
+    cdef Origin origin              # of what is sent
+    cdef uint64_t epoch             # of its numbers
     cdef Letter head, tail
     cdef Letter cursor              # the first one that is to be sent
     cdef object place               # the Session that the last ones went by, or this node's Origin

@@ -1,8 +1,9 @@
+from collections.abc import Iterator
 from typing import Any, Self
 
 from typing_extensions import disjoint_base
 
-from agentnet_core.message import AgentMessage
+from agentnet_core.message import AgentMessage, Origin
 
 @disjoint_base
 class Letter:
@@ -18,11 +19,28 @@ class Letter:
     def failures(self) -> int: ...
 
 @disjoint_base
+class Book:
+    """Letters by their numbers. It does not hold them: who leaves its line is taken out of here before."""
+
+    def __len__(self) -> int: ...
+    def __contains__(self, number: int, /) -> bool: ...
+    def __iter__(self) -> Iterator[Letter]: ...
+
+@disjoint_base
 class Watch: ...
 
 @disjoint_base
 class OutLine:
-    def __new__(cls, from_id: int, to_id: int, to: Any, level: int, durable: bool) -> Self: ...
+    def __new__(
+        cls,
+        from_id: int,
+        to_id: int,
+        to: Any,
+        level: int,
+        durable: bool,
+        origin: Origin | None = None,
+        epoch: int = 0,
+    ) -> Self: ...
     @property
     def from_id(self) -> int: ...
     @property

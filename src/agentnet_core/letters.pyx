@@ -4,25 +4,131 @@ A letter keeps its place in its line until it is settled, whatever becomes of th
 the one before it that is not settled, so that the receiver knows whether it lacks any; so a line may be
 sent again from any letter on, by any link, and still comes in order.
 
+A letter that goes its usual way is bytes at once: no message is made of it until somebody needs one.
+
 Those that somebody waits for until a certain time are in a Watch as well, in the order of their times.
 """
 
 cimport cython
+from cpython.object cimport PyObject
+from libc.stdlib cimport calloc, free
+
+from agentnet_core.message cimport TYPE_COMMAND
+from agentnet_core.slip cimport CARE_ACKNOWLEDGED, CARE_PROCESSED, Slip
 
 from agentnet_core.records import Reached, Receipt
 
 cdef tuple REACHED = (None, Reached.KEPT, Reached.MAILBOXED, Reached.PROCESSED)
 
 
+cdef enum:
+    PLACES_MIN = 1024
+
+
 @cython.freelist(2048)
 cdef class Letter:
-    pass
+    @property
+    def message(self):
+        """It, as a message."""
+        return self.whole()
+
+    cdef AgentMessage whole(self):
+        cdef AgentMessage message = self.made
+        cdef Slip slip
+        if message is None:
+            message = self.made = AgentMessage.__new__(AgentMessage)
+            message.payload, message.origin, message.type = self.payload, self.line.origin, TYPE_COMMAND
+            message.from_agent, message.to_id = self.line.from_id, self.line.to_id
+            message.level, message.seq, message.timestamp = self.line.level, self.seq, self.timestamp
+            message.correlation = self.number
+            slip = message.slip = Slip.__new__(Slip)
+            slip.care, slip.attempt = CARE_ACKNOWLEDGED | CARE_PROCESSED, max(1, self.sent)
+            slip.epoch, slip.prior = self.line.epoch, 0 if self.before is None else self.before.number
+        return message
 
 
 cdef Letter new_letter(AgentMessage message, OutLine line):
     cdef Letter letter = Letter.__new__(Letter)
-    letter.message, letter.line, letter.number = message, line, message.correlation
+    letter.made, letter.payload, letter.line = message, message.payload, line
+    letter.number = message.correlation
     return letter
+
+
+cdef class Book:
+    """Letters by their numbers. It does not hold them: who leaves its line is taken out of here before."""
+
+    def __dealloc__(self):
+        free(self.places)
+
+    def __len__(self):
+        return self.count
+
+    def __contains__(self, uint64_t number):
+        return self.find(number) is not None
+
+    def __iter__(self):
+        """All of them, by their numbers."""
+        cdef Py_ssize_t k
+        cdef PyObject* at
+        cdef Letter letter
+        cdef list found = []
+        for k in range(self.capacity):
+            at = self.places[k]
+            while at != NULL:
+                letter = <Letter>at
+                found.append((letter.number, letter))
+                at = letter.chain
+        return iter([letter for _, letter in sorted(found)])
+
+    cdef int put(self, Letter letter) except -1:
+        cdef Py_ssize_t place
+        if self.count == self.capacity:
+            self.resize(max(PLACES_MIN, 2 * self.capacity))
+        place = letter.number & (self.capacity - 1)
+        letter.chain = self.places[place]
+        self.places[place] = <PyObject*>letter
+        self.count += 1
+        return 0
+
+    cdef Letter find(self, uint64_t number):
+        """None if it is settled."""
+        cdef PyObject* at = self.places[number & (self.capacity - 1)] if self.capacity else NULL
+        while at != NULL:
+            if (<Letter>at).number == number:
+                return <Letter>at
+            at = (<Letter>at).chain
+        return None
+
+    cdef int take_out(self, Letter letter) except -1:
+        cdef PyObject** at = &self.places[letter.number & (self.capacity - 1)]
+        while at[0] != <PyObject*>letter:
+            at = &(<Letter>at[0]).chain
+        at[0] = letter.chain
+        letter.chain = NULL
+        self.count -= 1
+        if self.count == 0 and self.capacity > PLACES_MIN:
+            free(self.places)
+            self.places, self.capacity = NULL, 0
+        return 0
+
+    cdef int resize(self, Py_ssize_t capacity) except -1:
+        cdef PyObject** places = <PyObject**>calloc(capacity, sizeof(PyObject*))
+        cdef PyObject* at
+        cdef PyObject* after
+        cdef Py_ssize_t k, place
+        if places == NULL:
+            raise MemoryError
+        for k in range(self.capacity):
+            at = self.places[k]
+            while at != NULL:
+                after = (<Letter>at).chain
+                place = (<Letter>at).number & (capacity - 1)
+                (<Letter>at).chain = places[place]
+                places[place] = at
+                at = after
+        free(self.places)
+        self.places, self.capacity = places, capacity
+        return 0
 
 
 cdef class Watch:
@@ -55,7 +161,9 @@ cdef class Watch:
 
 
 cdef class OutLine:
-    def __cinit__(self, uint64_t from_id, uint64_t to_id, to, uint8_t level, bint durable):
+    def __cinit__(self, uint64_t from_id, uint64_t to_id, to, uint8_t level, bint durable,
+                  Origin origin=None, uint64_t epoch=0):
+        self.origin, self.epoch = origin, epoch
         self.from_id, self.to_id, self.to, self.level, self.durable = from_id, to_id, to, level, durable
 
     cdef object receipt_of(self, Letter letter, int reached, str node_id, bint on_disk):
@@ -89,7 +197,8 @@ cdef class OutLine:
             self.tail = before
         else:
             after.before = before
-            after.message.slip.prior = 0 if before is None else before.number
+            if after.made is not None:
+                after.made.slip.prior = 0 if before is None else before.number
         if self.cursor is letter:
             self.cursor = after
         letter.before = letter.after = None
@@ -110,6 +219,7 @@ cdef class OutLine:
     cdef int address(self, Letter letter) except -1:
         """Write its slip for the next attempt."""
         letter.sent += 1
-        letter.message.slip.attempt = letter.sent
-        letter.message.slip.prior = 0 if letter.before is None else letter.before.number
+        if letter.made is not None:
+            letter.made.slip.attempt = letter.sent
+            letter.made.slip.prior = 0 if letter.before is None else letter.before.number
         return 0

@@ -18,7 +18,7 @@ from agentnet_core.chain cimport call_below, give_back, take_share
 from agentnet_core.envelope cimport check_operation
 from agentnet_core.framing cimport GO
 from agentnet_core.mailbox cimport is_low
-from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_QUERY, Origin, small
+from agentnet_core.message cimport PLAIN_HEAD_BYTES, TYPE_COMMAND, TYPE_QUERY, Origin, small
 from agentnet_core.outflow cimport FLUSH_BYTES, FRAME_OVERHEAD_BYTES
 from agentnet_core.recalls cimport Pending
 from agentnet_core.route cimport Waiting
@@ -27,7 +27,7 @@ from agentnet_core.errors import (
     ChainSpent, ConfigError, Expired, LimitReached, NetworkError,
 )
 from agentnet_core.config import check_count
-from agentnet_core.records import WhenFull, describe
+from agentnet_core.records import Delivery, WhenFull, describe
 from agentnet_core.route import SENT, Pause
 
 cdef enum:
@@ -36,6 +36,7 @@ cdef enum:
 cdef int64_t MS = 1_000_000
 cdef int64_t TTL_MS_MAX = 0xffffffff
 cdef object _SENT = SENT        # a C global: the hot path looks nothing up
+cdef object _ACKNOWLEDGED = Delivery.ACKNOWLEDGED
 cdef object _ONE = 1            # the usual type and priority, which need no conversion
 
 
@@ -78,7 +79,7 @@ cdef class Port(Route):
 
     # -- out
 
-    def send(self, to, payload, *, message_type=1, priority=1, ttl=0.0, message_id=None, delivery=None,
+    def send(self, to, payload, *, delivery=None, message_type=1, priority=1, ttl=0.0, message_id=None,
              until=None, timeout=None, operation_id=None):
         """Send `payload` to agent `to` (id or name); await the result.
 
@@ -106,10 +107,9 @@ cdef class Port(Route):
         cdef Py_ssize_t size
         cdef int kind = number(message_type), level = number(priority)
         if (type(payload) is bytes and (type(to) is str or type(to) is int) and message_id is None
-                and 0 <= level < 4 and 0 <= kind < 6 and ttl == 0 and delivery is None
-                and operation_id is None):
+                and 0 <= level < 4 and 0 <= kind < 6 and ttl == 0 and operation_id is None):
             found = PyDict_GetItemWithError(engine.routes, to)
-            if found != NULL:
+            if found != NULL and delivery is None:
                 route = <Route>found
                 session = route.session
                 size = PyBytes_GET_SIZE(<bytes>payload)
@@ -122,6 +122,11 @@ cdef class Port(Route):
                     if engine.unflushed < FLUSH_BYTES and engine.sends % CLOCK_EVERY_SENDS:
                         return _SENT
                     return self.breathe()
+            elif (found != NULL and delivery is _ACKNOWLEDGED and kind == TYPE_COMMAND and until is None
+                    and timeout is None):
+                token = engine.post_letter(self.agent_id, <Route>found, to, <bytes>payload, <uint8_t>level)
+                if token is not None:
+                    return token
         if operation_id is not None and not delivery:
             raise ConfigError(f"operation_id={describe(operation_id)}: a send that has one needs a delivery: "
                               f"ACKNOWLEDGED or DURABLE")

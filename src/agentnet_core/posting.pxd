@@ -2,7 +2,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from agentnet_core.casting cimport Casting
 from agentnet_core.durable cimport Durable
-from agentnet_core.letters cimport Letter, OutLine, Watch
+from agentnet_core.letters cimport Book, Letter, OutLine, Watch
 from agentnet_core.message cimport AgentMessage
 
 cdef enum:                  # Reached
@@ -14,8 +14,8 @@ cdef enum:                  # Reached
 
 cdef class Posting(Casting):
     cdef readonly Durable durable
-    cdef readonly dict letters           # epoch -> {number: Letter}
-    cdef dict own, kept                  # of them, those of this life, and those on the disk
+    cdef readonly dict letters           # epoch -> Book
+    cdef Book own, kept                  # of them, those of this life, and those on the disk
     cdef dict out_lines                  # (from, to, priority, durable) -> OutLine
     cdef OutLine last_out                # the one that was written to last
     cdef dict watches                    # timeout -> Watch
@@ -35,6 +35,7 @@ cdef class Posting(Casting):
 
     cdef Letter compose(self, uint64_t from_id, to, payload, tuple options, delivery, until, timeout)
     cdef AgentMessage write_letter(self, uint64_t from_id, to, payload, tuple options)
+    cdef Letter letter_of(self, AgentMessage message)
     cdef int drop_line(self, OutLine line) except -1
     cdef int reach_kept(self, Letter letter) except -1
     cdef int tell(self, Letter letter, outcome) except -1

@@ -4,7 +4,7 @@ from typing_extensions import disjoint_base
 
 from agentnet_core.casting import Casting
 from agentnet_core.durable import Durable
-from agentnet_core.letters import Letter
+from agentnet_core.letters import Book, Letter
 from agentnet_core.lines import InLine
 
 @disjoint_base
@@ -12,7 +12,7 @@ class Posting(Casting):
     @property
     def durable(self) -> Durable: ...
     @property
-    def letters(self) -> dict[int, dict[int, Letter]]: ...
+    def letters(self) -> dict[int, Book]: ...
     @property
     def letters_count(self) -> int: ...
     @property

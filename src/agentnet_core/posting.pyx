@@ -17,7 +17,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from agentnet_core.durable cimport KEPT_BEFORE_THE_WRITE
 from agentnet_core.envelope cimport Envelope, check_operation
-from agentnet_core.letters cimport LETTER_OVERHEAD_BYTES, Watch, new_letter
+from agentnet_core.letters cimport LETTER_OVERHEAD_BYTES, Book, Watch, new_letter
 from agentnet_core.message cimport (
     LEVELS, TYPE_COMMAND, TYPE_QUERY, TYPE_RESPONSE, AgentMessage, copy_message, small,
 )
@@ -44,7 +44,7 @@ cdef class Posting(Casting):
 
     def __cinit__(self, *args, **kwargs):
         self.durable = Durable()
-        self.own, self.kept = {}, {}
+        self.own, self.kept = Book(), Book()
         self.letters, self.out_lines, self.watches, self.dead = {}, {}, {}, {}
         self.agenda, self.fresh = [], []
         self.writing, self.closing = deque(), deque()
@@ -167,6 +167,10 @@ cdef class Posting(Casting):
                               f"log_waiting_bytes_max); nothing was sent")
         return 0
 
+    cdef Letter letter_of(self, AgentMessage message):
+        """What this node's message is the form of; None if that is settled."""
+        return (<Book>self.letters[message.slip.epoch]).find(message.correlation)
+
     cdef OutLine line_to(self, uint64_t from_id, uint64_t to_id, to, uint8_t level, bint durable):
         cdef OutLine line = self.last_out
         if (line is not None and line.from_id == from_id and line.to_id == to_id and line.level == level
@@ -175,7 +179,8 @@ cdef class Posting(Casting):
         key = (from_id, to_id, level, durable)
         line = self.out_lines.get(key)
         if line is None:
-            line = self.out_lines[key] = OutLine(from_id, to_id, to, level, durable)
+            line = self.out_lines[key] = OutLine(from_id, to_id, to, level, durable, self.origin,
+                                                 self.durable.epoch if durable else self.incarnation)
         self.last_out = line
         return line
 
@@ -187,12 +192,11 @@ cdef class Posting(Casting):
         return 0
 
     cdef int enter(self, Letter letter) except -1:
-        cdef dict letters = self.kept if letter.durable else self.own
-        cdef int64_t expiry_ns = letter.message.deadline_ns
+        cdef int64_t expiry_ns = letter.deadline_ns()
         self.letters_count += 1
-        self.letters_bytes += PyBytes_GET_SIZE(letter.message.payload) + LETTER_OVERHEAD_BYTES
-        letters[letter.number] = letter
+        self.letters_bytes += PyBytes_GET_SIZE(letter.payload) + LETTER_OVERHEAD_BYTES
         letter.line.append(letter)
+        (self.kept if letter.durable else self.own).put(letter)
         if letter.timeout_ns:
             self.watch(letter)
         if expiry_ns:
@@ -203,7 +207,7 @@ cdef class Posting(Casting):
             self.durable.keep(letter, expiry_ns + self.wall_offset_ns if expiry_ns else 0)
             letter.batch = self.durable.batch
             self.writing.append(letter)
-            self.writing_bytes += PyBytes_GET_SIZE(letter.message.payload) + LETTER_OVERHEAD_BYTES
+            self.writing_bytes += PyBytes_GET_SIZE(letter.payload) + LETTER_OVERHEAD_BYTES
             if self.durable.defect != KEPT_BEFORE_THE_WRITE:
                 letter.held = True
                 return self.rouse()
@@ -299,14 +303,11 @@ cdef class Posting(Casting):
         self.tell(letter, error)
         self.event(Event(Event.DEAD_LETTER, self.node_id, line.to_id, detail=str(error), error=error))
         self.detach(letter)
-        if letter.durable:
-            del self.kept[letter.number]
-            if self.durable.on:
-                self.durable.bury(letter)
-                self.rouse()
-        else:
-            del self.own[letter.number]
+        if not letter.durable:
             self.keep_death(letter)
+        elif self.durable.on:
+            self.durable.bury(letter)
+            self.rouse()
         self.lay(letter)
 
     cdef int keep_dead(self, AgentMessage message, error) except -1:
@@ -332,14 +333,14 @@ cdef class Posting(Casting):
             self.durable.keep(letter, 0)
             letter.batch = self.durable.batch
             self.writing.append(letter)
-            self.writing_bytes += PyBytes_GET_SIZE(letter.message.payload) + LETTER_OVERHEAD_BYTES
+            self.writing_bytes += PyBytes_GET_SIZE(letter.payload) + LETTER_OVERHEAD_BYTES
             self.rouse()
         return 0
 
     cdef int lay(self, Letter letter) except -1:
         """Lay it among the dead; the oldest make room."""
         self.dead[letter.number] = letter
-        self.dead_bytes += PyBytes_GET_SIZE(letter.message.payload) + LETTER_OVERHEAD_BYTES
+        self.dead_bytes += PyBytes_GET_SIZE(letter.payload) + LETTER_OVERHEAD_BYTES
         while (len(self.dead) > self.config.dead_letters_max
                or self.dead_bytes > self.config.dead_letters_bytes_max):
             self.dead_dropped += 1
@@ -351,7 +352,7 @@ cdef class Posting(Casting):
         cdef Letter letter
         for number in numbers:
             letter = self.dead.pop(number)
-            self.dead_bytes -= PyBytes_GET_SIZE(letter.message.payload) + LETTER_OVERHEAD_BYTES
+            self.dead_bytes -= PyBytes_GET_SIZE(letter.payload) + LETTER_OVERHEAD_BYTES
             letter.settled = True
             if self.durable.on:
                 self.durable.settle(letter)
@@ -366,11 +367,11 @@ cdef class Posting(Casting):
         cdef AgentMessage message
         for number in numbers:
             letter = self.dead[number]
-            message = letter.message
+            message = letter.whole()
             options = (message.type, message.level, 0.0, message.id, message.operation_id)
             again = self.compose(message.from_agent, letter.line.to, message.payload, options, CARE_DURABLE,
                                  None, None)
-            again.message.content = message.content
+            again.made.content = message.content
             self.enter(again)
             self.purge_dead([number])
 
@@ -380,20 +381,17 @@ cdef class Posting(Casting):
         if letter.watch is not None:
             letter.watch.remove(letter)
         self.detach(letter)
-        if letter.durable:
-            del self.kept[letter.number]
-            if self.durable.on:
-                self.durable.settle(letter)
-                self.rouse()
-        else:
-            del self.own[letter.number]
+        if letter.durable and self.durable.on:
+            self.durable.settle(letter)
+            self.rouse()
         return 0
 
     cdef int detach(self, Letter letter) except -1:
         """Take it out of its line."""
         cdef OutLine line = letter.line
+        (self.kept if letter.durable else self.own).take_out(letter)
         self.letters_count -= 1
-        self.letters_bytes -= PyBytes_GET_SIZE(letter.message.payload) + LETTER_OVERHEAD_BYTES
+        self.letters_bytes -= PyBytes_GET_SIZE(letter.payload) + LETTER_OVERHEAD_BYTES
         if letter.waiting is not None:
             if not (letter.waiting.dropped or letter.waiting.started):
                 letter.waiting.drop()
@@ -407,7 +405,7 @@ cdef class Posting(Casting):
         cdef Letter letter
         Casting.end_requests(self)
         for letters in (self.own, self.kept):
-            for letter in list(letters.values()):
+            for letter in letters:
                 if letter.token is not None:
                     self.tell(letter, LinkLost(
                         f"node {self.node_id} has left the network; the outcome of the delivery is unknown",
@@ -422,7 +420,7 @@ cdef class Posting(Casting):
         self.durable.persisted(batch)
         while self.writing and (<Letter>self.writing[0]).batch <= batch:
             letter = self.writing.popleft()
-            self.writing_bytes -= PyBytes_GET_SIZE(letter.message.payload) + LETTER_OVERHEAD_BYTES
+            self.writing_bytes -= PyBytes_GET_SIZE(letter.payload) + LETTER_OVERHEAD_BYTES
             if not letter.settled and letter.death is None:
                 self.reach_kept(letter)
                 if letter.line.cursor is letter:
@@ -469,8 +467,8 @@ cdef class Posting(Casting):
                 continue
             self.letters_count += 1
             self.letters_bytes += PyBytes_GET_SIZE(message.payload) + LETTER_OVERHEAD_BYTES
-            self.kept[letter.number] = letter
             letter.line.append(letter)
+            self.kept.put(letter)
             self.durable.resume(letter, index)
             if message.deadline_ns:
                 self.plan(message.deadline_ns, letter)

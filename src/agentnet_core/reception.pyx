@@ -203,7 +203,7 @@ cdef class Reception(Courier):
     cdef int finish_here(self, AgentMessage message, failure) except -1:
         """A letter of this node, too, was handled here."""
         cdef Slip slip = message.slip
-        letter = self.letters[slip.epoch].get(message.correlation)
+        cdef Letter letter = self.letter_of(message)
         if letter is None:
             return 0
         if slip.handed and slip.handed != slip.attempt:
@@ -233,8 +233,8 @@ cdef class Reception(Courier):
 
     cdef int take_here(self, Route route, AgentMessage message) except -1:
         """A letter of this node is in a mailbox of this node."""
-        letter = self.letters[message.slip.epoch].get(message.correlation)
-        if letter is not None and not (<Letter>letter).line.due_ns:     # it was not dropped there
+        cdef Letter letter = self.letter_of(message)
+        if letter is not None and not letter.line.due_ns:     # it was not dropped there
             self.finish_letter(letter, MAILBOXED, self.node_id, False)
         return 0
 
@@ -242,9 +242,10 @@ cdef class Reception(Courier):
         """It is not executed."""
         cdef Slip slip = message.slip
         cdef InLine line = slip.line
+        cdef Letter letter
         text = str(error).encode("utf-8", "replace")[:TEXT_BYTES_MAX]
         if message.origin is self.origin:
-            letter = self.letters[slip.epoch].get(message.correlation)
+            letter = self.letter_of(message)
             if letter is not None:
                 self.take_back(letter, error.code, text, self.node_id, slip.attempt, 0)
         elif line is not None:

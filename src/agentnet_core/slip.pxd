@@ -32,5 +32,7 @@ cdef class Slip:
     cdef Slip another(self)
 
 
+cdef uint8_t* put_slip(uint8_t* p, uint8_t field, uint8_t care, uint32_t attempt, uint64_t epoch,
+                       uint64_t prior) noexcept
 cdef uint8_t* write_slip(uint8_t* p, uint8_t field, Slip slip) noexcept
 cdef Slip read_slip(Cursor* c)

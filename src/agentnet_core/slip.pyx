@@ -20,10 +20,15 @@ cdef class Slip:
         return other
 
 
+cdef uint8_t* put_slip(uint8_t* p, uint8_t field, uint8_t care, uint32_t attempt, uint64_t epoch,
+                       uint64_t prior) noexcept:
+    p[0], p[1], p[2], p[3] = field, 0x94, care, 0xce
+    p = pack_u64(put_u32(p + 4, attempt), epoch)
+    return pack_u64(p, prior)
+
+
 cdef uint8_t* write_slip(uint8_t* p, uint8_t field, Slip slip) noexcept:
-    p[0], p[1], p[2], p[3] = field, 0x94, slip.care, 0xce
-    p = pack_u64(put_u32(p + 4, slip.attempt), slip.epoch)
-    return pack_u64(p, slip.prior)
+    return put_slip(p, field, slip.care, slip.attempt, slip.epoch, slip.prior)
 
 
 cdef Slip read_slip(Cursor* c):

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from harness import AGENTS, DONE, MESSAGE, RETURN, UUID, Token, Weather, World
+from harness import AGENTS, DONE, MESSAGE, RETURN, UUID, Agent, Token, Weather, World
 from promises import ACKNOWLEDGED, DURABLE, MAILBOXED, PROCESSED, Hand, handed, numbers, pair, send, settled
 from strangers import Stranger
 
@@ -213,33 +213,91 @@ def test_an_agent_that_comes_back_elsewhere_gets_what_is_kept_in_order() -> None
 
 
 def test_a_peer_that_makes_no_such_promise() -> None:
-    world = World()
-    node = world.node("m")
-    node.control.found(UUID)
-    source = node.agent("source")
-    stranger = Stranger(world, node, name="a")
+    source, stranger = written_to(Stranger)
     stranger.introduce()
-    (body,) = write_whole("a", 1, 1, [AgentRecord(agent_id_of("there"), "a", "there")], 4096)
-    stranger.say(AGENTS, body)
-    world.run(50)
-    (error,) = settled(world, send(source, "there", b"x"))
+    tell_of_there(stranger)
+    (error,) = settled(stranger.world, send(source, "there", b"x"))
     assert isinstance(error, DeliveryUnsupported)
     assert error.definite
     assert list(stranger.bodies(MESSAGE)) == []
+
+
+def written_to(kind: type[Any]) -> tuple[Agent, Any]:
+    """An agent, and a peer of its node that answers for itself."""
+    world = World()
+    node = world.node("m")
+    node.control.found(UUID)
+    return node.agent("source"), kind(world, node, name="a")
+
+
+def tell_of_there(stranger: Stranger) -> None:
+    (body,) = write_whole("a", 1, 1, [AgentRecord(agent_id_of("there"), "a", "there")], 4096)
+    stranger.say(AGENTS, body)
+    stranger.world.run(50)
+
+
+def test_the_short_way_says_what_the_long_one_says() -> None:
+    """Most letters are written without a message: the same bytes, but for what is of each alone."""
+    source, hand = written_to(Hand)
+    hand.begin()
+    tell_of_there(hand)
+    for options in ({"until": "processed"}, {}, {"until": "processed", "priority": 3}, {"priority": 3}):
+        send(source, "there", b"first", **options)
+        send(source, "there", b"second" * 50, **options)
+    hand.world.run(50)
+    bodies = list(hand.bodies(MESSAGE))
+    for at in (0, 1, 4, 5):
+        (long, fields), (short, others) = map(unpacked, (bodies[at], bodies[at + 2]))
+        assert (long[:2], long[4:7], long[8]) == (short[:2], short[4:7], short[8])
+        assert (short[2] - long[2], short[3] - long[3]) == (2, 2)  # sequence and number
+        assert others == {5: [*fields[5][:3], short[3] - 1]}
+    assert [AgentMessage.decode(body).encode() for body in bodies] == bodies
+
+
+def unpacked(body: bytes) -> list[Any]:
+    unpacker = msgpack.Unpacker(strict_map_key=False)
+    unpacker.feed(body)
+    return list(unpacker)
+
+
+def test_letters_are_found_by_their_numbers_however_many() -> None:
+    source, hand = written_to(Hand)
+    hand.begin()
+    tell_of_there(hand)
+    engine = source.node.engine
+    (book,) = (each for epoch, each in engine.letters.items() if epoch == engine.incarnation)
+    tokens = send(source, "there", *numbers(5000))
+    hand.world.run(50)
+    assert [letter.number for letter in book] == list(range(1, 5001))
+    left = list(range(1, 5001))
+    hand.world.rng.shuffle(left)
+    ends = [engine.incarnation, source.agent_id, agent_id_of("there"), 1]
+    for at in range(0, 5000, 50):
+        some = left[at : at + 50]
+        hand.say(RETURN, msgpack.packb([*ends, some[0], HandlerFailed.code, b"no"]))
+        hand.say(DONE, msgpack.packb([[*ends, 3, number, number] for number in some[1:]]))
+        hand.world.run(20)
+        rest = sorted(left[at + 50 :])
+        assert [letter.number for letter in book] == rest
+        assert (len(book), engine.letters_awaited) == (len(rest), len(rest))
+        assert all((number in book) == (number not in some) for number in (*some, *rest[:3]))
+    outcomes = settled(hand.world, tokens)
+    assert sum(isinstance(outcome, HandlerFailed) for outcome in outcomes) == 100
+    assert source.node.stats["letters_bytes"] == 0
 
 
 # -- links and order
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("delivery", [ACKNOWLEDGED, DURABLE])
-def test_links_that_break_lose_nothing_and_bring_nothing_twice(seed: int, delivery: Delivery) -> None:
+@pytest.mark.parametrize("options", [{"until": "processed"}, {}, {"until": "processed", "delivery": DURABLE}])
+def test_links_that_break_lose_nothing_and_bring_nothing_twice(seed: int, options: dict[str, Any]) -> None:
     world = World(seed, Weather(delay_ns=(10_000, 3_000_000)))
     a, _b, source, sink = pair(world, mailbox_messages_max=16)
     tokens: list[Token] = []
     for number in range(300):
         size = 70_000 if number % 50 == 49 else 10
-        tokens += send(source, "sink", b"%d " % number + bytes(size), delivery=delivery, until="processed")
+        tokens += send(source, "sink", b"%d " % number + bytes(size), **options)
         if number % 10 == 0:
             world.run(world.rng.random() * 3)
         if world.rng.random() < 0.05 and "b" in a.engine.sessions:
