@@ -32,8 +32,10 @@ LOG_INTERVAL_NS = 1_000_000_000
 class Keeper:
     """Drives the log of one node for its engine; ``await Keeper.open(...)`` makes one."""
 
-    def __init__(self, engine: Engine, host: Host, turn: Callable[[], None]) -> None:
-        self._engine, self._host, self._turn = engine, host, turn
+    def __init__(
+        self, engine: Engine, host: Host, turn: Callable[[], None], hand_out: Callable[[], None]
+    ) -> None:
+        self._engine, self._host, self._turn, self._hand_out = engine, host, turn, hand_out
         self._storage: Storage | None = None
         self._batches: deque[tuple[int, int]] = deque()
         """The number that the storage gave, and the engine's, of those that are on their way."""
@@ -44,15 +46,23 @@ class Keeper:
 
     @classmethod
     async def open(
-        cls, config: NetworkConfig, engine: Engine, host: Host, turn: Callable[[], None]
+        cls,
+        config: NetworkConfig,
+        engine: Engine,
+        host: Host,
+        turn: Callable[[], None],
+        hand_out: Callable[[], None],
     ) -> Self | None:
         """The log of a node, read into its engine; None if it has no ``data_dir``.
+
+        ``turn`` carries out what the engine has ready; ``hand_out`` wakes those that waited for the disk
+        first, so that what they send next is being written while the rest is carried out.
 
         StorageLocked, StorageDamaged, StorageFull, StorageFailed, ConfigError.
         """
         if config.data_dir is None:
             return None
-        keeper = cls(engine, host, turn)
+        keeper = cls(engine, host, turn, hand_out)
         storage = await Storage.start(log_directory(config.data_dir), config, engine.node_id, keeper)
         keeper._storage = storage
         collects = gc.isenabled()
@@ -130,8 +140,9 @@ class Keeper:
             self._append()
         if batch:
             self._engine.now_ns = self._host.monotonic_ns()
+            self._engine.expect_turn()
             self._engine.persisted(batch)
-        self._turn()
+        self._hand_out()
 
     def refused(self, number: int, error: StorageFull) -> None:
         now_ns = self._host.monotonic_ns()

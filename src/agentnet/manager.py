@@ -111,7 +111,7 @@ class AgentNetworkManager(StateSharing):
         bootstrap = tuple(str(Address.parse(text, "bootstrap node")) for text in bootstrap_nodes)
         identity = self._start()
         try:
-            self._keeper = await Keeper.open(self.config, self.engine, self.host, self.turn)
+            self._keeper = await Keeper.open(self.config, self.engine, self.host, self.turn, self.hand_out)
             self.control.set_addresses(await self._doors.open(self._vitals))
             if bootstrap:
                 self._joining = asyncio.get_running_loop().create_future()
@@ -308,6 +308,16 @@ class AgentNetworkManager(StateSharing):
         if (engine.wake_ns < self._timer_ns or self._timer is None) and not self._left:
             self._arm(min(engine.wake_ns, now + TICK_NS_MAX))
         return closing
+
+    def hand_out(self) -> None:
+        """Let those go on first whose outcome is there; what the engine has ready is carried out then."""
+        engine = self._engine
+        assert engine is not None
+        self._outcomes += engine.take_settled()
+        if self._outcomes:
+            self._settle(len(engine.pending) + engine.letters_awaited, engine.letters_writing)
+        if not self._outcomes:
+            self._loop.call_soon(self.turn)
 
     def _settle(self, asking: int, writing: int) -> None:
         """Hand out some of the outcomes, the rest in the next turns; ``asking`` others wait for peers,

@@ -431,6 +431,15 @@ cdef class Posting(Casting):
         for line in lines:
             self.drive(line)
 
+    def expect_turn(self):
+        """The driver turns soon: it need not be asked to."""
+        self.awake = True
+
+    def take_settled(self):
+        """As `Ready.settle`, before all else is carried out: what settles it is on the disk."""
+        settled, self.now_ready.settle = self.now_ready.settle, []
+        return settled
+
     def unpersisted(self, error):
         """What waits for the disk does not get there; after a StorageFailed nothing is written again."""
         cdef Letter letter

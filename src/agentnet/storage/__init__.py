@@ -44,6 +44,9 @@ __all__ = ["Found", "Snapshot", "Storage", "Watcher", "log_directory"]
 DIRECTORY = "log"
 COVER_S = 1.0
 """A log that has rested for so long covers its last group, so that damage of it is told: see `log`."""
+SPIN_US = 200
+"""For so long the thread looks for the next group before it sleeps, where the last one came as soon: who
+writes one message after the other waits for two wake-ups of a thread less.  It needs a second processor."""
 REFUSALS_KEPT = 256
 """What was refused is remembered so often; whoever asks later than that is told that it is not known."""
 
@@ -79,7 +82,7 @@ class Storage:
         self._loop = asyncio.get_running_loop()
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._failure: StorageFailed | None = None
-        self._gathering = Gathering(int(COVER_S * 1e6))
+        self._gathering = Gathering(int(COVER_S * 1e6), SPIN_US if (os.cpu_count() or 1) > 1 else 0)
         self._refusals: deque[tuple[int, int, StorageFull]] = deque(maxlen=REFUSALS_KEPT)
         self._ringing = self._closing = False
         self._refusal_is_told = threading.Event()
@@ -259,8 +262,8 @@ class Storage:
         """As many as need nothing of the log but to be written."""
         way = self._log.way() if self._gathering.told >= 0 else None
         if way is not None:
-            group, end, error, syncing = self._gathering.write(*way)
-            self._log.follow(group, end, self._gathering.take_told())
+            group, end, grown, error, syncing = self._gathering.write(*way)
+            self._log.follow(group, end, grown, self._gathering.take_told())
             if error:
                 self._log.give_way(error, syncing=syncing)
 
@@ -275,10 +278,7 @@ class Storage:
 
     def _hear(self, held: Iterable[tuple[int, int]] = ()) -> None:
         """See how far it is."""
-        if self._gathering.told >= 0:
-            with suppress(BlockingIOError):
-                os.eventfd_read(self._gathering.told)
-        number = self._gathering.done
+        number = self._gathering.hear()
         if number > self.persisted:
             self.persisted = number
             while self._waiters and self._waiters[0][0] <= number:

@@ -1,8 +1,8 @@
 """What waits for the disk, between a loop that puts it here and a thread that writes it.
 
 All that waits becomes one group, with one write and one sync.  The thread does that by itself, group after
-group, as long as there is room where it was told to write: it asks for the interpreter's lock only when it
-comes back, so a busy loop does not keep the disk idle, nor the disk the loop.
+group, as long as there is room where it was told to write, or the disk gives more: it asks for the
+interpreter's lock only when it comes back, so a busy loop does not keep the disk idle, nor the disk the loop.
 
 In: batches, by the loop, which are numbered; where to write, by the thread.  Out: the number up to which
 all is on the disk, with a word to the descriptor that the loop reads; what was in each batch, for the log.
@@ -15,6 +15,7 @@ from cpython.pythread cimport (
     PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock, PyThread_release_lock,
     PyThread_type_lock, WAIT_LOCK,
 )
+from libc.errno cimport EDQUOT, ENOSPC
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
@@ -26,6 +27,7 @@ cdef extern from *:
     """
     #if defined(__linux__)
     #include <errno.h>
+    #include <time.h>
     #include <unistd.h>
     #define AGENTNET_WRITES 1
     static int agentnet_write_all(int file, const unsigned char *data, size_t size, off_t at) {
@@ -34,6 +36,17 @@ cdef extern from *:
             if (done < 0 && errno == EINTR) continue;
             if (done < 0) return errno;
             data += done; size -= (size_t)done; at += done;
+        }
+        return 0;
+    }
+    /* Zeros, ahead of what is to come, so that a sync need not bring a new size to the disk. */
+    static int agentnet_lay(int file, long long at, long long end) {
+        static const unsigned char zeros[65536];
+        while (at < end) {
+            size_t size = end - at < (long long)sizeof zeros ? (size_t)(end - at) : sizeof zeros;
+            int error = agentnet_write_all(file, zeros, size, at);
+            if (error) return error;
+            at += (long long)size;
         }
         return 0;
     }
@@ -46,17 +59,44 @@ cdef extern from *:
         unsigned long long one = 1;
         while (write(file, &one, sizeof one) < 0 && errno == EINTR) {}
     }
+    static void agentnet_hear(int file) {
+        unsigned long long count;
+        while (read(file, &count, sizeof count) < 0 && errno == EINTR) {}
+    }
+    static long long agentnet_now_ns(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return now.tv_sec * 1000000000LL + now.tv_nsec;
+    }
+    static void agentnet_breathe(void) {
+    #if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+    #elif defined(__aarch64__)
+        __asm__ __volatile__("yield");
+    #endif
+    }
+    #define agentnet_peek(place) __atomic_load_n(&(place), __ATOMIC_ACQUIRE)
     #else
     #define AGENTNET_WRITES 0
     static int agentnet_write_all(int f, const unsigned char *d, size_t n, long long at) { return 1; }
+    static int agentnet_lay(int f, long long at, long long end) { return 1; }
     static int agentnet_sync(int f) { return 1; }
     static void agentnet_tell(int f) {}
+    static void agentnet_hear(int f) {}
+    static long long agentnet_now_ns(void) { return 0; }
+    static void agentnet_breathe(void) {}
+    #define agentnet_peek(place) (place)
     #endif
     """
     const bint AGENTNET_WRITES
     int agentnet_write_all(int file, const uint8_t* data, size_t size, int64_t at) noexcept nogil
+    int agentnet_lay(int file, int64_t at, int64_t end) noexcept nogil
     int agentnet_sync(int file) noexcept nogil
     void agentnet_tell(int file) noexcept nogil
+    void agentnet_hear(int file) noexcept nogil
+    int64_t agentnet_now_ns() noexcept nogil
+    void agentnet_breathe() noexcept nogil
+    Py_ssize_t agentnet_peek(Py_ssize_t place) noexcept nogil
 
 cdef extern from "pythread.h" nogil:
     int PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int interruptible)
@@ -64,15 +104,16 @@ cdef extern from "pythread.h" nogil:
 cdef enum:
     MARK = 0x61674c67           # as of `agentnet_core.entries`
     BUFFER_BYTES_KEPT = 4194304
-    GROUPS_MAX = 64             # so many, and the log is told what was in them
+    LOOKS_BETWEEN_TIMES = 32
+    GROUPS_MAX = 512            # so many, and the log is told what was in them
 
 WRITES = bool(AGENTNET_WRITES)
 """Whether `write` is to be had on this system."""
 
 
 cdef class Gathering:
-    def __cinit__(self, int64_t rest_us=1_000_000):
-        self.rest_us = rest_us
+    def __cinit__(self, int64_t rest_us=1_000_000, int64_t spin_us=0):
+        self.rest_us, self.spin_ns = rest_us, spin_us * 1000
         self.mutex, self.bell = PyThread_allocate_lock(), PyThread_allocate_lock()
         if self.mutex == NULL or self.bell == NULL:
             raise MemoryError
@@ -114,9 +155,16 @@ cdef class Gathering:
         cdef bint idle
         PyThread_acquire_lock(self.mutex, WAIT_LOCK)
         idle, self.idle = self.idle, False
+        self.rung = 1
         PyThread_release_lock(self.mutex)
         if idle:
             PyThread_release_lock(self.bell)
+
+    def hear(self):
+        """Read the descriptor, if there is one; the number up to which all is done."""
+        if self.told >= 0:
+            agentnet_hear(self.told)
+        return self.done
 
     def end(self):
         """What is here is still written; then the thread ends."""
@@ -155,6 +203,8 @@ cdef class Gathering:
     cdef bint await_some(self) noexcept nogil:
         """Whether there is something to write; if not, it ends, or has `rested`."""
         cdef bint there
+        if self.spin_ns and self.brisk and not self.spin():
+            self.brisk = False
         while True:
             PyThread_acquire_lock(self.mutex, WAIT_LOCK)
             there = self.open.used > GROUP_HEAD_BYTES
@@ -167,8 +217,27 @@ cdef class Gathering:
                 self.rested = True
                 return False
 
+    cdef bint spin(self) noexcept nogil:
+        """Look for something to write for a while, which spares both sides a sleep; whether it came."""
+        cdef int64_t until_ns = agentnet_now_ns() + self.spin_ns
+        cdef int _look
+        while agentnet_now_ns() < until_ns:
+            for _look in range(LOOKS_BETWEEN_TIMES):
+                if agentnet_peek(self.rung) and agentnet_peek(self.open.used) > GROUP_HEAD_BYTES:
+                    return True
+                agentnet_breathe()
+        return False
+
     cdef bint lie(self) noexcept nogil:
         """Wait for the bell; whether it was not rung for so long, after something was written."""
+        cdef int64_t since_ns = agentnet_now_ns() if self.spin_ns else 0
+        cdef bint rests = self.sleep()
+        if self.spin_ns:
+            self.brisk = not rests and agentnet_now_ns() - since_ns < self.spin_ns
+        return rests
+
+    cdef bint sleep(self) noexcept nogil:
+        """As `lie`."""
         cdef bint idle
         if not self.bare:
             PyThread_acquire_lock(self.bell, WAIT_LOCK)
@@ -225,20 +294,22 @@ cdef class Gathering:
             told += self.batches.popleft()[4]
         return told
 
-    def write(self, int file, uint32_t salt, uint64_t group, int64_t at, int64_t limit):
-        """Write groups, from that number and place on, up to `limit`.
+    def write(self, int file, uint32_t salt, uint64_t group, int64_t at, int64_t grown, int64_t limit,
+              int64_t spare, int64_t step):
+        """Write groups, from that number and place on, up to `limit`, into what is laid down: `grown`, of
+        which the last `spare` bytes are not for these; `step` more are laid down where it is not enough.
 
-        Returns the next number and place, an errno, and whether a sync met it. It comes back when there is no
-        room, when the log is to be told what was in them, at the end, or with an errno.
+        Returns the next number and place, what is laid down, an errno, and whether a sync met it.  It comes
+        back when there is no room, when the log is to be told what was in them, at the end, or with an errno.
         """
-        cdef int error = 0
-        cdef bint syncing = False
+        cdef Room room
+        room.file, room.salt, room.group, room.at, room.grown = file, salt, group, at, grown
+        room.limit, room.spare, room.step, room.error, room.syncing = limit, spare, step, 0, False
         with nogil:
-            self.write_groups(file, salt, &group, &at, limit, &error, &syncing)
-        return group, at, error, bool(syncing)
+            self.write_groups(&room)
+        return room.group, room.at, room.grown, room.error, bool(room.syncing)
 
-    cdef void write_groups(self, int file, uint32_t salt, uint64_t* group, int64_t* at, int64_t limit,
-                           int* error, bint* syncing) noexcept nogil:
+    cdef void write_groups(self, Room* room) noexcept nogil:
         cdef int left = GROUPS_MAX
         cdef Py_ssize_t size
         cdef uint64_t number
@@ -247,32 +318,55 @@ cdef class Gathering:
             left -= 1
             PyThread_acquire_lock(self.mutex, WAIT_LOCK)
             size = (self.open.used + 7) & ~7
-            if at[0] + size > limit:
-                PyThread_release_lock(self.mutex)
+            PyThread_release_lock(self.mutex)
+            if not make_room(room, size):
                 return
+            PyThread_acquire_lock(self.mutex, WAIT_LOCK)
+            size = (self.open.used + 7) & ~7
+            if room.at + size > room.limit or room.at + size + room.spare > room.grown:
+                PyThread_release_lock(self.mutex)       # it became more meanwhile
+                continue
             heap, self.open = self.open, self.flying
             self.flying = heap
             number, self.flying_bytes = self.number, self.put_bytes
+            self.rung = 0
             PyThread_release_lock(self.mutex)
-            seal(&self.flying, size, salt, group[0], <uint64_t>at[0])
-            error[0] = agentnet_write_all(file, self.flying.data, size, at[0])
-            if not error[0]:
-                syncing[0] = True
-                error[0] = agentnet_sync(file)
+            seal(&self.flying, size, room.salt, room.group, <uint64_t>room.at)
+            room.error = agentnet_write_all(room.file, self.flying.data, size, room.at)
+            if not room.error:
+                room.syncing = True
+                room.error = agentnet_sync(room.file)
             self.flying.used = GROUP_HEAD_BYTES
             if self.flying.capacity > BUFFER_BYTES_KEPT:
                 free(self.flying.data)
                 self.flying.data, self.flying.capacity = NULL, 0
-            if error[0]:
+            if room.error:
                 return
-            syncing[0] = False
+            room.syncing = False
             self.bare = True
-            group[0] += 1
-            at[0] += size
+            room.group += 1
+            room.at += size
             PyThread_acquire_lock(self.mutex, WAIT_LOCK)
             self.done, self.done_bytes = number, self.flying_bytes
             PyThread_release_lock(self.mutex)
             agentnet_tell(self.told)
+
+
+cdef bint make_room(Room* room, Py_ssize_t size) noexcept nogil:
+    """Whether there is a place for so much; if not, the log has to see to it, or the disk failed."""
+    cdef int64_t wanted = room.at + size + room.spare
+    cdef int error
+    if room.at + size > room.limit:
+        return False
+    if wanted <= room.grown:
+        return True
+    wanted = max(wanted, room.grown + room.step)
+    error = agentnet_lay(room.file, room.grown, wanted)
+    if not error:
+        room.grown = wanted
+    elif error != ENOSPC and error != EDQUOT:
+        room.error = error
+    return not error
 
 
 cdef int reserve(Heap* heap, Py_ssize_t size) except -1:

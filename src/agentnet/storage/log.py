@@ -66,13 +66,17 @@ class Found:
 
 
 class Way(NamedTuple):
-    """A descriptor, the salt of its groups, the number and the place of the next one, and where room ends."""
+    """A descriptor, the salt of its groups, the number and the place of the next one, what is laid down, up
+    to where groups may be, what they leave of it, and how much more is laid down at a time."""
 
     handle: int
     salt: int
     group: int
     end: int
+    grown: int
     limit: int
+    spare: int
+    step: int
 
 
 class Log:
@@ -90,7 +94,8 @@ class Log:
         self._number = 1
         self._end = self._grown = self._begun = 0
         self._tail_is_clean = True
-        self._reserve = min(GROW_BYTES, config.log_segment_bytes) // RESERVE_PARTS
+        self._step = min(GROW_BYTES, config.log_segment_bytes)
+        self._reserve = self._step // RESERVE_PARTS
         self._due = 1
         self._asked = 0
         self._failure: str | None = None
@@ -302,13 +307,14 @@ class Log:
         if self._file.handle < 0 or self._due > self.owners.oldest:
             return None
         config = self._config
-        limit = min(self._grown, config.log_segment_bytes, config.log_bytes_max - sum(self._sizes.values()))
-        return Way(self._file.handle, self._header.salt, self._number, self._end, limit - self._reserve)
+        limit = min(config.log_segment_bytes, config.log_bytes_max - sum(self._sizes.values()))
+        place = (self._file.handle, self._header.salt, self._number, self._end, self._grown)
+        return Way(*place, limit, self._reserve, self._step)
 
-    def follow(self, group: int, end: int, told: Iterable[Told]) -> None:
+    def follow(self, group: int, end: int, grown: int, told: Iterable[Told]) -> None:
         """Groups were written so far; ``told`` is what was in them. StorageFailed."""
         assert self._header is not None
-        self._number, self._end = group, end
+        self._number, self._end, self._grown = group, end, grown
         marks = self.owners.apply(told, self._header.sequence)
         try:
             self._let_go(marks)
@@ -339,7 +345,7 @@ class Log:
         assert self._file is not None
         wanted = self._end + size + (0 if frees else self._reserve)
         if wanted > self._grown:
-            to = max(wanted, self._grown + min(GROW_BYTES, self._config.log_segment_bytes))
+            to = max(wanted, self._grown + self._step)
             self._file.write(self._grown, bytes(to - self._grown))
             self._grown = to
 
