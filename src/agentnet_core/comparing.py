@@ -10,6 +10,14 @@
 A small state goes whole, at once.  Who has taken a PART and still differs goes on, but only if the part
 changed something, so that every exchange ends.  What this costs depends on how much differs.
 
+Whom to trust: what comes so is not from the owner of its events, and says nothing that they could be held
+against.  So every member of the network is trusted not to make events up in another's name; one that writes
+in its own needs no trust, for every member may write and remove what it likes.  A proof was weighed: a
+signature for each change is a hundred times the work of the change, one for all changes of a turn would have
+to be kept with each of its events as long as that lives, and to ask the owner would make a read wait for it.
+What is found: a second content of an event that is known here (Contradiction), and events of this node that
+it never made; it goes on in another name then, so that these do not stand for its next ones.
+
 A peer that does not read is not told more than `BACKLOG_BYTES_MAX`; it is compared with again later.
 Whatever is asked, ranges cost no more than `state_compare_blocks_max` blocks in a turn: the rest waits for
 the next, `WORKS_MAX` questions of all peers at most, and who asks one more is compared with later.

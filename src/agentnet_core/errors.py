@@ -143,9 +143,13 @@ class Forged(PeerError):
 
 class Contradiction(PeerError):
     """One event of one actor came with two contents, or is one that this node never made: two processes use
-    one actor's name, or somebody lies. Nothing of it was taken."""
+    one actor's name, or somebody lies. Nothing of it was taken. ``actor``: whose event it is said to be."""
 
     code = 206
+
+    def __init__(self, *args: object, actor: str = "", definite: bool | None = None) -> None:
+        super().__init__(*args, definite=definite)
+        self.actor = actor
 
 
 class FromFuture(PeerError):

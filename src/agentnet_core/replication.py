@@ -78,6 +78,8 @@ LATER_NS = 100 * MS
 CHANGE_BYTES = 300
 """What a change takes in a frame beside its bytes."""
 HASH_KEY_BYTES = 16
+NAMES_MAX = 16
+"""Names that a node takes in one life, one after the other, because others speak in them."""
 
 Changes = list[tuple[Key, bytes]]
 
@@ -110,7 +112,7 @@ class Replication:
         self.moves = Moves(engine, membership, self.states, config, say, self._ask_again, self._ask_new)
         self.quorums.wrap, self.quorums.ready = self.moves.wrap, lambda: self.moves.ready
         self.on_change: Callable[[Held, bool], None] = lambda _held, _others: None
-        self.refused = self.contradicted = self.merged = 0
+        self.refused = self.contradicted = self.merged = self._names = 0
         self._open: dict[Key, list[Wait]] = {}
         self._unsent: deque[bytes] = deque()
         self._reads: dict[int, dict[str, int]] = {}
@@ -468,19 +470,24 @@ class Replication:
             self.compare_all()  # who is linked with this node alone learns it from nobody else
         return changed
 
-    def _take_new_name(self, node_id: str, key: Key, error: NetworkError) -> bool:
-        """If this node goes on in the name of an earlier life, others may know more of that than it does, as
-        when its disk was restored from a copy: it takes a name that is its own."""
-        if self.archive.life == self._engine.incarnation:
+    def _take_new_name(self, node_id: str, key: Key, error: Contradiction) -> bool:
+        """Somebody knows more of what is done in this node's name than it does: its disk was restored from a
+        copy, another process uses the name, or it was forged. What it does from now on is done in another
+        name. Whether what came may be this node's own after all, of an earlier life."""
+        if error.actor != self.actor or self._names >= NAMES_MAX:
             return False
         self.flush()
         if self._open:
             return False
-        old, self.archive.life = self.actor, self._engine.incarnation
+        self._names += 1
+        old, life = self.actor, self.archive.life
+        is_earlier = life < self._engine.incarnation
+        now_ns = self._engine.now_ns + self._engine.wall_offset_ns
+        self.archive.life = self._engine.incarnation if is_earlier else max(life + 1, now_ns)
         self.states.rename(self.actor)
         detail = f"{old} is {self.actor} from now on: {error}"
         self._engine.event(Event(Event.STATE_CONFLICT, node_id, name=key.name, detail=detail, error=error))
-        return True
+        return is_earlier
 
     # -- as it comes
 

@@ -240,6 +240,8 @@ cdef class Table:
         cdef const uint8_t* data = <const uint8_t*>PyUnicode_AsUTF8AndSize(name, &n)
         cdef uint32_t i = self.find_actor(data, n, &rank)
         if i != NONE:
+            if name == self.site.actor:
+                self.own = i  # others may speak in a name before it is taken
             return i
         self.reserve_actors(1)
         i = self.actor_count
@@ -250,7 +252,7 @@ cdef class Table:
         memmove(&self.order[rank + 1], &self.order[rank], (self.actor_count - rank) * sizeof(uint32_t))
         self.order[rank] = i
         self.actor_count += 1
-        if self.site.actor is not None and name == self.site.actor:
+        if name == self.site.actor:
             self.own = i
         return i
 

@@ -382,7 +382,7 @@ cdef class Incoming:
             part.grows = part.index == NONE or not runs_hold_all(&table.actors[part.index].seen, &part.seen)
             if part.grows and not own and table.site.actor is not None and name_of(part) == table.site.actor:
                 raise Contradiction(f"state: events of {table.site.actor} that this node never made: another "
-                                    "process uses its name, or somebody lies")
+                                    "process uses its name, or somebody lies", actor=table.site.actor)
         for i in range(self.item_count):
             item = &self.items[i]
             part = &self.parts[item.part]
@@ -410,7 +410,7 @@ cdef class Incoming:
                 entry.stamp != item.stamp) or memcmp(
                 path_of(self.table, i), item.path, <size_t>item.path_size + item.value_size) != 0:
             raise Contradiction(f"state: event {item.number} of {describe(name_of(part))} has two contents: "
-                                "two processes use that name, or somebody lies")
+                                "two processes use that name, or somebody lies", actor=name_of(part))
         return 0
 
     cdef int _find_doomed(self) except -1:
