@@ -21,6 +21,7 @@ from replicas import CONFIG, FAIR, STORMS, Meddler, changed, equal, hold, prints
 from agentnet.sim import Node, Token, World
 from agentnet_core.crdt import ORSet
 from agentnet_core.errors import NetworkError, TooFewReplicas
+from agentnet_core.states import Held
 
 MOVE_CONFIG = replace(
     CONFIG, state_move_ms=2_500, state_lost_ms=60_000, state_sync_ms=20_000, state_views_max=32
@@ -69,19 +70,27 @@ class Moving:
 
     # -- what agents do
 
-    def write(self, node: Node) -> None:
-        name, element, token = self.rng.choice(NAMES), f"e{self.number}", Token()
-        self.number += 1
-        held, replication = hold(node, ORSet, name), node.control.replication
+    def admitted(self, node: Node, held: Held) -> tuple[int, tuple[str, ...]]:
+        """How many are a majority, and of whom; none of nobody if it surely cannot be had."""
         node.engine.now_ns = node.clock.now_ns
+        replication = node.control.replication
         replicas = replication.replicas(held.key)
-        need = len(replicas) // 2 + 1
+        need = replication.quorums.majority(len(replicas))
         try:
             replication.check_reach(held.key, need, replicas, chosen=True)
         except TooFewReplicas as error:
             assert error.definite
-            return
+            return 0, ()
         replication.quorums.admit()
+        return need, replicas
+
+    def write(self, node: Node) -> None:
+        name, element, token = self.rng.choice(NAMES), f"e{self.number}", Token()
+        self.number += 1
+        held, replication = hold(node, ORSet, name), node.control.replication
+        need, replicas = self.admitted(node, held)
+        if not need:
+            return
         held.state.add(element)  # type: ignore[attr-defined]
         changed(node, held)
         replication.wait(held, need, replicas, token, chosen=True)
@@ -96,14 +105,9 @@ class Moving:
     def read(self, node: Node) -> None:
         name, token = self.rng.choice(NAMES), Token()
         held, replication = hold(node, ORSet, name), node.control.replication
-        node.engine.now_ns = node.clock.now_ns
-        replicas = replication.replicas(held.key)
-        need = len(replicas) // 2 + 1
-        try:
-            replication.check_reach(held.key, need, replicas, chosen=True)
-        except TooFewReplicas:
+        need, replicas = self.admitted(node, held)
+        if not need:
             return
-        replication.quorums.admit()
         replication.read(held, need, replicas, token, chosen=True)
         token.then = partial(self.check_read, token, node, name, list(self.known[name]))
         node.turn()

@@ -442,7 +442,8 @@ class SharedText(State):
 class Document(State):
     """States by key, of any type, documents among them; `value` has them by (key, name of the type).
 
-    A removal takes away what it has seen; what was changed concurrently stays.
+    A removal takes away what it has seen; what was changed concurrently stays: of a text the passages, of up
+    to 256 characters, that were changed, as their writer left them; of a counter all that its node had added.
     """
 
     __slots__ = ()
@@ -473,7 +474,8 @@ class Document(State):
         return Document(self._node, self._held, self._state.at(key, ORMap))
 
     def delete(self, key: Any, kind: type[State], **options: Unpack[WriteOptions]) -> Awaitable[None]:
-        """Remove what is under ``key`` of that ``kind``, such as `Counter`."""
+        """Remove what is under ``key`` of that ``kind``, such as `Counter`. Of a text that is cleared instead
+        nothing stays but what others newly write at the same time."""
         return self._change(options, self._state.delete, key, kind.kind)
 
     def clear(self, **options: Unpack[WriteOptions]) -> Awaitable[None]:

@@ -207,6 +207,60 @@ class TestRefusals:
 FORM: list[Any] = [1, 13, ["a"], [[0, 1]], [[0, 1]], [["a", 1], [None, 0, [1, 2], "xy"]]]
 
 
+class TestRemoval:
+    """Of a text in a map, while another writer is at it."""
+
+    @staticmethod
+    def both() -> tuple[ORMap, ORMap, Text, Text]:
+        """Two replicas of a text of two passages."""
+        one, other = ORMap(Site("a:1", bytes(16))), ORMap(Site("b:1", bytes(16)))
+        text, theirs = one.at("t", Text), other.at("t", Text)
+        text.splice(0, 0, "first ")
+        other.merge(one.encode())
+        theirs.splice(6, 6, "second")
+        one.merge(other.encode())
+        return one, other, text, theirs
+
+    @staticmethod
+    def join(one: ORMap, other: ORMap) -> object:
+        whole = one.encode()
+        one.merge(other.encode())
+        other.merge(whole)
+        assert one.encode() == other.encode()
+        return one.value
+
+    def test_what_nobody_changes_is_gone(self) -> None:
+        one, other, _, theirs = self.both()
+        one.delete("t", Text)
+        assert self.join(one, other) == {}
+        theirs.splice(0, 0, "anew")
+        assert self.join(one, other) == {("t", "Text"): "anew"}
+
+    @pytest.mark.parametrize(
+        ("first", "end", "text", "left"),
+        [(12, 12, " more", "second more"), (6, 9, "", "ond"), (0, 6, "", ""), (0, 0, "new ", "new ")],
+    )
+    def test_a_passage_that_is_changed_stays_and_no_other(
+        self, first: int, end: int, text: str, left: str
+    ) -> None:
+        one, other, _, theirs = self.both()
+        theirs.splice(first, end, text)
+        one.delete("t", Text)
+        assert self.join(one, other) == {("t", "Text"): left}
+
+    @pytest.mark.parametrize(
+        ("first", "end", "text", "left"),
+        [(12, 12, " more", " more"), (6, 9, "", ""), (0, 6, "", ""), (0, 0, "new ", "new ")],
+    )
+    def test_of_one_that_is_cleared_only_what_is_new_stays(
+        self, first: int, end: int, text: str, left: str
+    ) -> None:
+        one, other, mine, theirs = self.both()
+        theirs.splice(first, end, text)
+        mine.clear()
+        assert self.join(one, other) == {("t", "Text"): left}
+
+
 def changed(*path_and_value: Any) -> bytes:
     *path, last, value = path_and_value
     form: Any = msgpack.unpackb(msgpack.packb(FORM))

@@ -4,6 +4,10 @@ It is kept in passages, each an entry under its own key, and in a tree; see `seq
 of a passage, or writes on at its end, writes it anew; of writes that did not see each other, what one of them
 has deleted is deleted, and what one of them has added is there.  What is deleted gives its characters back
 and leaves its place: some dozen bytes a passage, for what others write there at the time.
+
+In a map a text may be removed as a whole, and leaves nothing then.  Add wins, as with all that is in a map,
+and what is added is a passage: one that another writer changed concurrently stays as that left it, with what
+had been there before.  Who wants only what is newly written to stay clears the text, and does not remove it.
 """
 
 from libc.stdint cimport uint32_t
