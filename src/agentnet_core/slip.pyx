@@ -8,10 +8,11 @@ an epoch, a sender, a receiver and a priority, are not without gaps, so each nam
 
 cimport cython
 
-from agentnet_core.framing cimport pack_u64, put_u32, read_array, read_uint
+from agentnet_core.framing cimport get_u32, get_u64, pack_u64, put_u32, read_array, read_uint
 
 
 @cython.freelist(2048)
+@cython.no_gc       # what could hold it in a circle is an AgentMessage, which has none either
 cdef class Slip:
     cdef Slip another(self):
         """One that says the same."""
@@ -34,10 +35,15 @@ cdef uint8_t* write_slip(uint8_t* p, uint8_t field, Slip slip) noexcept:
 cdef Slip read_slip(Cursor* c):
     """The slip that the cursor stands before; None if that is none."""
     cdef Slip slip = Slip.__new__(Slip)
+    cdef const uint8_t* p = c.at
     cdef uint32_t n = 0
     cdef uint64_t care = 0, attempt = 0
-    if not (read_array(c, &n) and n == 4 and read_uint(c, &care) and read_uint(c, &attempt)
-            and read_uint(c, &slip.epoch) and read_uint(c, &slip.prior)):
+    if (c.end - p >= SLIP_BYTES - 1 and p[0] == 0x94 and p[1] <= CARE_MAX and p[2] == 0xce and p[7] == 0xcf
+            and p[16] == 0xcf):     # as `put_slip` writes it
+        care, attempt, slip.epoch, slip.prior = p[1], get_u32(p + 3), get_u64(p + 8), get_u64(p + 17)
+        c.at += SLIP_BYTES - 1
+    elif not (read_array(c, &n) and n == 4 and read_uint(c, &care) and read_uint(c, &attempt)
+              and read_uint(c, &slip.epoch) and read_uint(c, &slip.prior)):
         return None
     if (care > CARE_MAX or care <= CARE_LEVEL or care & CARE_LEVEL not in (CARE_ACKNOWLEDGED, CARE_DURABLE)
             or not 0 < attempt <= 0xffffffff):
