@@ -34,7 +34,8 @@ cdef class Calls(Recalls):
     cdef object answer(self, Session session, AgentMessage answer)
     cpdef object reply(self, AgentMessage request, bytes payload, int content=*, failure=*)
     cdef object send_letter(self, uint64_t from_id, to, payload, tuple options, delivery, until, timeout)
-    cdef object post_letter(self, uint64_t from_id, Route route, to, bytes payload, uint8_t level)
+    cdef object post_letter(self, uint64_t from_id, Route route, to, bytes payload, uint8_t level,
+                            bint durable)
     cdef int handled(self, AgentMessage message, failure) except -1
     cdef object reply_once(self, AgentMessage request, bytes payload, int content, failure)
     cdef object respond(self, AgentMessage request, bytes payload, int content, failure)

@@ -178,7 +178,8 @@ cdef class Calls(Recalls):
         """Send with a promise: `Posting` makes it."""
         raise InternalError("Calls alone promise nothing")
 
-    cdef object post_letter(self, uint64_t from_id, Route route, to, bytes payload, uint8_t level):
+    cdef object post_letter(self, uint64_t from_id, Route route, to, bytes payload, uint8_t level,
+                            bint durable):
         """Likewise, one that is acknowledged and nothing else; None if that is to go the general way."""
         raise InternalError("Calls alone promise nothing")
 

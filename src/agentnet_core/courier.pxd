@@ -2,7 +2,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from agentnet_core.framing cimport Frame
 from agentnet_core.letters cimport Letter, OutLine
-from agentnet_core.posting cimport MAILBOXED, ON_DISK, PROCESSED, Posting
+from agentnet_core.posting cimport KEPT, MAILBOXED, ON_DISK, PROCESSED, Posting
 from agentnet_core.route cimport Route
 from agentnet_core.session cimport Session
 

@@ -10,17 +10,16 @@ What a peer says of another attempt than the last one is late, and counted.
 
 from heapq import heappop, heappush
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from agentnet_core.calls cimport told
 from agentnet_core.durable cimport NOT_SENT_AGAIN
 from agentnet_core.framing cimport MESSAGE, OPTIONAL_FIELDS, Cursor, read_array, read_bin, read_uint
-from agentnet_core.letters cimport LETTER_OVERHEAD_BYTES, Book
-from agentnet_core.message cimport FIELD_DELIVERY, PLAIN_HEAD_BYTES, TYPE_COMMAND, write_plain
+from agentnet_core.letters cimport LETTER_HEAD_BYTES, LETTER_OVERHEAD_BYTES, Book
 from agentnet_core.outflow cimport FRAME_OVERHEAD_BYTES
 from agentnet_core.route cimport Waiting
-from agentnet_core.slip cimport CARE_ACKNOWLEDGED, CARE_PROCESSED, SLIP_BYTES, Slip, put_slip
+from agentnet_core.slip cimport Slip
 
 from agentnet_core.errors import (
     DELAY_S_MAX, AgentStopped, AgentUnreachable, Congested, DeadLettered, DeliveryUnsupported, Expired,
@@ -28,9 +27,6 @@ from agentnet_core.errors import (
     ProtocolError,
     StorageBusy, StorageFailed, StorageFull, UsageError,
 )
-
-cdef enum:
-    LETTER_HEAD_BYTES = PLAIN_HEAD_BYTES + 3 + SLIP_BYTES
 
 cdef int64_t MS = 1_000_000
 cdef int64_t NEVER = 0x7fffffffffffffff
@@ -47,23 +43,32 @@ cdef class Courier(Posting):
 
     # -- sending
 
-    cdef object post_letter(self, uint64_t from_id, Route route, to, bytes payload, uint8_t level):
-        """Send bytes that are to be acknowledged as processed; None if there is more to it."""
+    cdef object post_letter(self, uint64_t from_id, Route route, to, bytes payload, uint8_t level,
+                            bint durable):
+        """Send bytes that are to be acknowledged as processed, or `durable` and kept; None if there is more
+        to it."""
         cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
         cdef OutLine line
         cdef Letter letter
         if (size > self.message_bytes_max or self.letters_count >= self.letters_max
                 or self.letters_bytes + size + LETTER_OVERHEAD_BYTES > self.letters_bytes_max):
             return None
-        line = self.line_to(from_id, route.agent_id, to, level, False)
+        if durable and not self.may_write(size + LETTER_OVERHEAD_BYTES):
+            return None
+        line = self.line_to(from_id, route.agent_id, to, level, durable)
         letter = Letter.__new__(Letter)
-        letter.payload, letter.line, letter.wanted = payload, line, PROCESSED
-        letter.token, letter.timeout_ns = self.call.receipt(), self.delivery_ns
+        letter.payload, letter.line, letter.durable = payload, line, durable
+        letter.token = self.call.receipt()
         self.durable.number += 1
         self.seq += 1
         letter.number, letter.seq = self.durable.number, self.seq
         letter.timestamp = self.now_ns + self.wall_offset_ns
         token = letter.token
+        if durable:
+            letter.wanted = KEPT
+            self.enter(letter)
+            return token
+        letter.wanted, letter.timeout_ns = PROCESSED, self.delivery_ns
         self.letters_count += 1
         self.letters_bytes += size + LETTER_OVERHEAD_BYTES
         line.append(letter)
@@ -87,16 +92,9 @@ cdef class Courier(Posting):
 
     cdef int put_letter(self, Session session, Letter letter) except -1:
         """Into the lane of its peer, as `AgentMessage.write` would."""
-        cdef OutLine line = letter.line
         cdef Py_ssize_t size = PyBytes_GET_SIZE(letter.payload)
         cdef uint8_t* start = session.data.begin(MESSAGE, OPTIONAL_FIELDS, LETTER_HEAD_BYTES + size)
-        cdef uint8_t* p = write_plain(start, line.from_id, line.to_id, letter.seq, letter.number,
-                                      TYPE_COMMAND, line.level, 0, letter.timestamp,
-                                      <const uint8_t*>PyBytes_AS_STRING(letter.payload), <uint32_t>size)
-        p[0], p[1], p[2] = 0xde, 0, 1
-        p = put_slip(p + 3, FIELD_DELIVERY, CARE_ACKNOWLEDGED | CARE_PROCESSED, letter.sent, line.epoch,
-                     0 if letter.before is None else letter.before.number)
-        return self.account(session, session.data.finish(start, p - start))
+        return self.account(session, session.data.finish(start, letter.write(start) - start))
 
     cdef int drive(self, OutLine line) except -1:
         """Send what is to be sent, in order, as far as the way to the receiver goes."""

@@ -16,6 +16,7 @@ from collections import deque
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from agentnet_core.framing cimport get_u64, put_u64
+from agentnet_core.letters cimport LETTER_HEAD_BYTES
 
 from agentnet_core.errors import StorageDamaged
 from agentnet_core.message import AgentMessage as _Message
@@ -151,8 +152,8 @@ cdef class Durable:
 
     cdef int keep(self, Letter letter, int64_t expiry_ns) except -1:
         """Write it; `expiry_ns`: by the clock on the wall, 0 never."""
-        cdef AgentMessage message = letter.whole()
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(message.payload)
+        cdef AgentMessage message = letter.made
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(letter.payload)
         cdef uint8_t* start
         cdef uint8_t* end
         if not self.epoch_written:
@@ -160,9 +161,11 @@ cdef class Durable:
             self.epoch_batch = self.batch
             self.entries.cell(MAIL, EPOCH_CELL, u64(self.epoch))
         self.mail_index += 1
-        start = self.entries.begin_record(8 + message.encoded_size(size))
-        end = message.write(put_u64(start, <uint64_t>expiry_ns),
-                            <const uint8_t*>PyBytes_AS_STRING(message.payload), size, 0, 0)
+        start = self.entries.begin_record(8 + (LETTER_HEAD_BYTES + size if message is None
+                                               else message.encoded_size(size)))
+        end = put_u64(start, <uint64_t>expiry_ns)
+        end = letter.write(end) if message is None else message.write(
+            end, <const uint8_t*>PyBytes_AS_STRING(message.payload), size, 0, 0)
         self.entries.finish_record(MAIL_OWNER, LETTER, self.mail_index, end - start)
         letter.index = self.mail_index
         self.order.append(letter)

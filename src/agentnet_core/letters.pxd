@@ -1,11 +1,13 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from agentnet_core.message cimport AgentMessage, Origin
+from agentnet_core.message cimport PLAIN_HEAD_BYTES, AgentMessage, Origin
 from agentnet_core.recalls cimport Pending
 from agentnet_core.route cimport Waiting
+from agentnet_core.slip cimport SLIP_BYTES
 
 cdef enum:
+    LETTER_HEAD_BYTES = PLAIN_HEAD_BYTES + 3 + SLIP_BYTES   # of what `write` writes, beside the payload
     LETTER_OVERHEAD_BYTES = 500     # what keeping one costs beside its payload
 
 
@@ -39,6 +41,7 @@ cdef class Letter:
         return 0 if self.made is None else self.made.deadline_ns
 
     cdef AgentMessage whole(self)
+    cdef uint8_t* write(self, uint8_t* p) noexcept
 
 
 cdef class Book:
@@ -65,6 +68,7 @@ cdef class OutLine:
     cdef bint durable
     cdef Origin origin              # of what is sent
     cdef uint64_t epoch             # of its numbers
+    cdef uint8_t care               # what most slips in it say
     cdef Letter head, tail
     cdef Letter cursor              # the first one that is to be sent
     cdef object place               # the Session that the last ones went by, or this node's Origin

@@ -10,11 +10,13 @@ Those that somebody waits for until a certain time are in a Watch as well, in th
 """
 
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
+from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 
-from agentnet_core.message cimport TYPE_COMMAND
-from agentnet_core.slip cimport CARE_ACKNOWLEDGED, CARE_PROCESSED, Slip
+from agentnet_core.message cimport FIELD_DELIVERY, TYPE_COMMAND, write_plain
+from agentnet_core.slip cimport CARE_ACKNOWLEDGED, CARE_DURABLE, CARE_PROCESSED, Slip, put_slip
 
 from agentnet_core.records import Reached, Receipt
 
@@ -42,9 +44,19 @@ cdef class Letter:
             message.level, message.seq, message.timestamp = self.line.level, self.seq, self.timestamp
             message.correlation = self.number
             slip = message.slip = Slip.__new__(Slip)
-            slip.care, slip.attempt = CARE_ACKNOWLEDGED | CARE_PROCESSED, max(1, self.sent)
+            slip.care, slip.attempt = self.line.care, max(1, self.sent)
             slip.epoch, slip.prior = self.line.epoch, 0 if self.before is None else self.before.number
         return message
+
+    cdef uint8_t* write(self, uint8_t* p) noexcept:
+        """The body of what it is as a message, if that was not made."""
+        cdef OutLine line = self.line
+        p = write_plain(p, line.from_id, line.to_id, self.seq, self.number, TYPE_COMMAND, line.level, 0,
+                        self.timestamp, <const uint8_t*>PyBytes_AS_STRING(self.payload),
+                        <uint32_t>PyBytes_GET_SIZE(self.payload))
+        p[0], p[1], p[2] = 0xde, 0, 1
+        return put_slip(p + 3, FIELD_DELIVERY, line.care, max(1, self.sent), line.epoch,
+                        0 if self.before is None else self.before.number)
 
 
 cdef Letter new_letter(AgentMessage message, OutLine line):
@@ -165,6 +177,7 @@ cdef class OutLine:
                   Origin origin=None, uint64_t epoch=0):
         self.origin, self.epoch = origin, epoch
         self.from_id, self.to_id, self.to, self.level, self.durable = from_id, to_id, to, level, durable
+        self.care = (CARE_DURABLE if durable else CARE_ACKNOWLEDGED) | CARE_PROCESSED
 
     cdef object receipt_of(self, Letter letter, int reached, str node_id, bint on_disk):
         """What its sender is told; those that say the same are one."""

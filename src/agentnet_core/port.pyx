@@ -37,6 +37,7 @@ cdef int64_t MS = 1_000_000
 cdef int64_t TTL_MS_MAX = 0xffffffff
 cdef object _SENT = SENT        # a C global: the hot path looks nothing up
 cdef object _ACKNOWLEDGED = Delivery.ACKNOWLEDGED
+cdef object _DURABLE = Delivery.DURABLE
 cdef object _ONE = 1            # the usual type and priority, which need no conversion
 
 
@@ -122,9 +123,10 @@ cdef class Port(Route):
                     if engine.unflushed < FLUSH_BYTES and engine.sends % CLOCK_EVERY_SENDS:
                         return _SENT
                     return self.breathe()
-            elif (found != NULL and delivery is _ACKNOWLEDGED and kind == TYPE_COMMAND and until is None
-                    and timeout is None):
-                token = engine.post_letter(self.agent_id, <Route>found, to, <bytes>payload, <uint8_t>level)
+            elif (found != NULL and (delivery is _ACKNOWLEDGED or delivery is _DURABLE)
+                    and kind == TYPE_COMMAND and until is None and timeout is None):
+                token = engine.post_letter(self.agent_id, <Route>found, to, <bytes>payload, <uint8_t>level,
+                                           delivery is _DURABLE)
                 if token is not None:
                     return token
         if operation_id is not None and not delivery:

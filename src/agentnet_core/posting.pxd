@@ -42,6 +42,7 @@ cdef class Posting(Casting):
     cdef int fail_due(self, Letter letter) except -1
     cdef int check_room(self, int64_t size) except -1
     cdef int check_disk(self, int64_t size) except -1
+    cdef bint may_write(self, int64_t size) noexcept
     cdef int enter(self, Letter letter) except -1
     cdef OutLine line_to(self, uint64_t from_id, uint64_t to_id, to, uint8_t level, bint durable)
     cdef int watch(self, Letter letter) except -1

@@ -162,10 +162,15 @@ cdef class Posting(Casting):
     cdef int check_disk(self, int64_t size) except -1:
         if self.durable.failure is not None:
             raise StorageFailed(*self.durable.failure.args, definite=True)
-        if self.writing_bytes and 2 * (self.writing_bytes + size) > self.log_waiting_max:
+        if not self.may_write(size):
             raise StorageBusy(f"{self.writing_bytes} bytes of messages wait for the disk already (half of "
                               f"log_waiting_bytes_max); nothing was sent")
         return 0
+
+    cdef bint may_write(self, int64_t size) noexcept:
+        """Whether so much more may wait for the disk, and does not wait in vain."""
+        return self.durable.failure is None and (
+            not self.writing_bytes or 2 * (self.writing_bytes + size) <= self.log_waiting_max)
 
     cdef Letter letter_of(self, AgentMessage message):
         """What this node's message is the form of; None if that is settled."""

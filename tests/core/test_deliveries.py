@@ -241,12 +241,15 @@ def test_the_short_way_says_what_the_long_one_says() -> None:
     source, hand = written_to(Hand)
     hand.begin()
     tell_of_there(hand)
-    for options in ({"until": "processed"}, {}, {"until": "processed", "priority": 3}, {"priority": 3}):
+    for options in (
+        *({"until": "processed"}, {}, {"until": "processed", "priority": 3}, {"priority": 3}),
+        *({"until": "kept", "delivery": DURABLE}, {"delivery": DURABLE}),
+    ):
         send(source, "there", b"first", **options)
         send(source, "there", b"second" * 50, **options)
     hand.world.run(50)
     bodies = list(hand.bodies(MESSAGE))
-    for at in (0, 1, 4, 5):
+    for at in (0, 1, 4, 5, 8, 9):
         (long, fields), (short, others) = map(unpacked, (bodies[at], bodies[at + 2]))
         assert (long[:2], long[4:7], long[8]) == (short[:2], short[4:7], short[8])
         assert (short[2] - long[2], short[3] - long[3]) == (2, 2)  # sequence and number

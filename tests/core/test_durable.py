@@ -10,7 +10,8 @@ from promises import DURABLE, PROCESSED, numbers, send, settled
 
 from agentnet.dead import list_dead
 from agentnet_core.config import EngineConfig
-from agentnet_core.errors import DeliveryTimeout, StorageFailed, StorageFull
+from agentnet_core.errors import DeliveryTimeout, StorageBusy, StorageFailed, StorageFull
+from agentnet_core.letters import Letter
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import Reached
 
@@ -77,6 +78,56 @@ def test_letters_outlive_the_sender_and_go_on_in_order() -> None:
     world.until(lambda: not a.stats["letters"])
     assert sink.payloads == numbers(7)
     assert a.engine.durable.number == 7
+
+
+def test_what_is_kept_without_a_message_is_as_what_is_kept_of_one() -> None:
+    """Both outlive their sender, in order, and are known where they came before."""
+    world = World()
+    a, b, source = on_disks(world)
+    sink = b.agent("sink", lambda _: None)
+    b.link("a").out.mute = True  # what b says does not come
+    letters = []
+    for options in ({}, {"until": "kept"}, {}, {"until": "kept"}):
+        letters += send(source, "sink", b"short", b"long" * 100, delivery=DURABLE, **options)
+    assert {receipt.reached for receipt in settled(world, letters)} == {Reached.KEPT}
+    world.until(lambda: len(sink.payloads) == 8)
+    kept = [(letter.number, letter.message.encode()) for letter in kept_by(a)]
+    a.kill(silently=True)
+    b.link("a").cut()
+    world.run(100)
+    a.restart("b")
+    a.register(a.make("source"))
+    assert [number for number, _ in kept] == [letter.number for letter in kept_by(a)]
+    for (_, was), letter in zip(kept, kept_by(a), strict=True):
+        before, after = AgentMessage.decode(was), letter.message
+        assert (before.payload, before.timestamp) == (after.payload, after.timestamp)
+        assert (before.from_agent, before.to_agent) == (after.from_agent, after.to_agent)
+    world.until(lambda: not a.stats["letters"])
+    assert len(sink.payloads) == 8
+    assert b.stats["letters_again"] == 8
+
+
+@pytest.mark.parametrize("options", [{}, {"until": "kept"}])
+def test_as_many_bytes_as_may_wait_for_the_disk_and_one_more(options: dict[str, Any]) -> None:
+    """A message counts 500 bytes beside its payload; half of the room is for messages."""
+    world = World()
+    size = 2 * 3 * (500 + 100)
+    a = world.node("a", disk=True, config=EngineConfig(log_waiting_bytes_max=size))
+    a.control.found(UUID)
+    source, sink = a.agent("source"), a.agent("sink", lambda _: None)
+    tokens = send(source, "sink", *[bytes(100)] * 3, delivery=DURABLE, **options)
+    (busy,) = send(source, "sink", b"", delivery=DURABLE, **options)
+    (error,) = settled(world, [busy])
+    assert isinstance(error, StorageBusy)
+    assert error.definite
+    assert [receipt.reached for receipt in settled(world, tokens)] == [Reached.KEPT] * 3
+    (receipt,) = settled(world, send(source, "sink", b"later", delivery=DURABLE, **options))
+    assert receipt.reached == Reached.KEPT
+    world.until(lambda: len(sink.payloads) == 4)
+
+
+def kept_by(node: Node) -> list[Letter]:
+    return list(node.engine.letters[node.engine.durable.epoch])
 
 
 def test_a_full_disk_refuses_definitely_and_takes_again() -> None:
