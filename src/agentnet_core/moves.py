@@ -65,6 +65,7 @@ class Moves:
         self._least = config.state_quorum_min
         self._move_ns, self._lost_ns = config.state_move_ms * MS, config.state_lost_ms * MS
         self._came_ns = engine.now_ns
+        self._idle_ns = engine.now_ns + self._move_ns // 4
         self._told: dict[str, Lost] = {}
         self.placement = Placement(engine.node_id, engine.incarnation, config)
 
@@ -217,7 +218,11 @@ class Moves:
     def tick(self, now_ns: int) -> int:
         """Ask those whose word is missing; when to do so again."""
         if now_ns >= self._wanted_ns:
-            return NEVER
+            # Now and then all the same: who goes one by one must not look like a half that is cut off.
+            if now_ns >= self._idle_ns:
+                self._idle_ns = now_ns + self._move_ns // 4
+                self.look()
+            return self._idle_ns
         self.look()
         due_ns = now_ns + LOOK_NS if now_ns < self._watch_ns else NEVER
         self._look_ready()

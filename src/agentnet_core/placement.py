@@ -14,8 +14,8 @@ other before all know of the first may cost a read its newest write there.
 
 Of an old set those that started again or left do not count, for they may have forgotten; so what it had
 acknowledged is safe while fewer than half of it go before the view is closed.  A lost node stays where it
-is for `state_move_ms`, and for good where half of all nodes are lost, for then it may be this one that is
-cut off; nothing is acknowledged there meanwhile.  In an old set it counts for `state_lost_ms`: where a
+is for `state_move_ms`, and for good where half of the view are lost, for then it may be this one that is cut
+off; nothing is acknowledged there meanwhile.  In an old set it counts for `state_lost_ms`: where a
 majority of such a set is lost, dead or behind a cut, nobody waits for it in vain and goes on without what it
 had acknowledged before that time.
 
@@ -125,7 +125,10 @@ class Placement:
         """These nodes are, in these incarnations, and so many of them are lost; ``told``: lost ones of which
         others have told. Whether it matters to who waits."""
         lost = {node_id: self._lost.get(node_id, now_ns) for node_id, _, is_lost in known if is_lost}
-        self.standing = 2 * len(lost) < len(known)
+        # Those that were lost one by one, and moved off, are no sign of a cut.
+        lives = self._current.lives
+        here = [is_lost for node_id, _, is_lost in known if not is_lost or node_id in lives]
+        self.standing = 2 * sum(here) < len(here)
         lost |= {node_id: since for node_id, _, since in told}
         known = [*known, *((node_id, life, True) for node_id, life, _ in told)]
         self._lost = lost

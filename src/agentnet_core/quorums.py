@@ -274,6 +274,8 @@ class Quorums:
         self._tell(batch, wait)
         there, where = (wait.kept, " on disk") if wait.on_disk else (wait.have, "")
         lacking = [each for each in wait.replicas if each not in there]
+        if wait.place is not None and not self.ready():
+            why += ", as not all have told who was a replica before"
         refusals = batch.refused | batch.unkept if wait.on_disk else batch.refused
         refused = [text for (_, key), text in refusals.items() if key == wait.key]
         because = f"; refused: {refused[0]}" if refused else ""

@@ -143,6 +143,29 @@ def test_what_is_told_of_lost_nodes_says_nothing_of_whether_this_one_is_cut_off(
     assert made.view == placement("abcf").view
 
 
+def test_those_who_go_one_by_one_are_no_half_that_is_lost() -> None:
+    made = placement("abcdefgh", state_move_ms=1_000)
+    for number, gone in enumerate(("h", "gh", "fgh", "efgh", "defgh"), 1):
+        assert not made.observe(known("abcdefgh", gone), (2_000 * number - 1_000) * MS)
+        assert made.observe(known("abcdefgh", gone), 2_000 * number * MS)
+        assert made.standing
+    assert not made.observe(known("abcdefgh", "bcdefgh"), 90_000 * MS)
+    assert not made.standing
+
+
+def test_they_are_none_either_where_nobody_asks_meanwhile() -> None:
+    world = World()
+    nodes = world.join(*"abcdef", config=EngineConfig(state_move_ms=2_000))
+    for node in nodes[3:]:
+        node.kill()
+        world.until(lambda node=node: node.name not in nodes[0].control.membership.alive())
+        world.run(5_000)
+    one = nodes[0]
+    one.engine.now_ns = world.now_ns
+    assert set(one.control.replication.moves.replicas(KEY)) == set("abc")
+    assert one.control.replication.moves.placement.standing
+
+
 def test_what_a_node_has_not_seen_it_learns_from_others() -> None:
     one, late = placement("abcde"), Placement("f", 1, EngineConfig())
     one.observe(known("abcdef"), 0)
