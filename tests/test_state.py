@@ -124,6 +124,40 @@ async def test_a_quorum_has_a_minimum(cluster: Cluster) -> None:
         await soon(nets[1].get_state("s", consistency=QUORUM))
 
 
+async def test_a_read_sees_what_a_majority_had_and_mends_the_rest(cluster: Cluster) -> None:
+    nets = await cluster.start("n1", "n2", "n3", state_sync_ms=60_000, state_write_ms_max=1_000)
+    hear = nets[2].replication.receive
+    nets[2].replication.receive = lambda *_: None  # type: ignore[method-assign]
+    await soon(nets[0].set("s").add("x", consistency=QUORUM))
+    nets[2].replication.receive = hear  # type: ignore[method-assign]
+    late = nets[2].set("s")
+    assert "x" not in late
+    assert await soon(late.read(consistency=ConsistencyLevel.EVENTUAL)) == set()
+    assert await soon(late.read()) == {"x"}
+    await soon(late.discard("x", consistency=QUORUM))
+    assert await soon(nets[1].set("s").read(consistency=2)) == set()
+    for wrong in (4, ConsistencyLevel.STRONG, ConsistencyLevel.CAUSAL):
+        with pytest.raises(UsageError, match="onsistency|Raft|CAUSAL"):
+            await late.read(consistency=wrong)
+    nets[2].replication.receive = lambda *_: None  # type: ignore[method-assign]
+    with pytest.raises(TooFewReplicas, match="2 of 3 replicas have it"):
+        await soon(nets[0].set("s").read(consistency=ALL))
+    assert nets[0].stats()["state_waits"] == 0
+
+
+async def test_what_cannot_be_waited_for_changes_nothing(cluster: Cluster) -> None:
+    (net,) = await cluster.start("n1")
+    counter = net.counter("c")
+    with pytest.raises(UsageError, match="consistancy: expected consistency, on_disk, timeout"):
+        counter.increment(consistancy=QUORUM)  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match="timeout"):
+        counter.increment(consistency=QUORUM, timeout=0)
+    with pytest.raises(TooFewReplicas, match="no disk that takes states .see data_dir.") as refusal:
+        counter.increment(on_disk=True)
+    assert refusal.value.definite
+    assert counter.value == net.stats()["state_waits"] == 0
+
+
 async def test_in_a_network_of_fewer_the_minimum_is_all(cluster: Cluster) -> None:
     nets = await cluster.start("n1", "n2", state_write_ms_max=300, state_quorum_min=3)
     await soon(nets[0].counter("c").increment(consistency=QUORUM))

@@ -240,6 +240,23 @@ async def test_what_cannot_be(cluster: Cluster) -> None:
     with pytest.raises(LimitReached, match="state_value_bytes_max=1000"):
         await net.sync_state(state(bytes(1000), QUORUM))
     assert net.stats()["state_waits"] == 0
+    for timeout in (0, -1):
+        with pytest.raises(UsageError, match="timeout"):
+            await net.sync_state(state(b"late", QUORUM), timeout=timeout)
+        with pytest.raises(UsageError, match="timeout"):
+            await net.get_state("s", consistency=QUORUM, timeout=timeout)
+    with pytest.raises(TooFewReplicas, match="no disk that takes states") as refusal:
+        await net.sync_state(state(b"kept"), on_disk=True)
+    assert refusal.value.definite
+    with pytest.raises(UsageError, match=r"such as \['n1'\]"):
+        await net.sync_state(state(b"named", QUORUM, replicas="n1"))
+    with pytest.raises(UsageError, match=r"such as \['n1'\]"):
+        await net.get_state("s", consistency=QUORUM, replicas="n1")
+    with pytest.raises(UsageError, match="state_id '': expected a name"):
+        await net.sync_state(DistributedState(state_id="", data=b""))
+    with pytest.raises(UsageError, match="consistency=2: there are 1 replicas"):
+        await net.get_state("s", consistency=2)
+    assert net.stats()["state_waits"] == 0
     with pytest.raises(UsageError, match="EVENTUAL or CAUSAL"):
         await anext(net.watch_state("s", consistency=QUORUM))
     assert await net.get_state("s") is None

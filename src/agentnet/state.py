@@ -12,7 +12,7 @@ A value that is read is a copy.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypedDict, Unpack, cast
@@ -28,7 +28,7 @@ from agentnet_core.crdt import (
     PNCounter,
     Text,
 )
-from agentnet_core.errors import UsageError
+from agentnet_core.errors import TooFewReplicas, UsageError
 from agentnet_core.route import SENT, Pause
 from agentnet_core.states import Held, Key
 
@@ -65,6 +65,9 @@ class WriteOptions(TypedDict, total=False):
     consistency: Consistency
     on_disk: bool
     timeout: float | None
+
+
+OPTIONS = frozenset(WriteOptions.__annotations__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,36 @@ def needed(consistency: Consistency, replicas: tuple[str, ...], majority: Callab
     return consistency
 
 
+async def catch_up(
+    replication: Replication,
+    held: Held,
+    consistency: Consistency,
+    named: Sequence[str],
+    timeout: float | None,
+) -> None:
+    """Merge what so many of the replicas hold, those ``named`` or those that are chosen."""
+    replicas, chosen = replication.replicas(held.key, named), not named
+    need = needed(consistency, replicas, replication.quorums.majority)
+    timeout_ns = to_ns(timeout)
+    if not need:
+        return
+    replication.check_reach(held.key, need, replicas, chosen=chosen)
+    replication.quorums.admit()
+    token = asyncio.get_running_loop().create_future()
+    replication.read(held, need, replicas, token, timeout_ns, chosen=chosen)
+    await token
+
+
+def check_disk(replication: Replication) -> None:
+    """TooFewReplicas, definite, if this node has no disk that takes states."""
+    if not replication.archive.on:
+        raise TooFewReplicas(
+            f"on_disk=True: node {replication.node_id} has no disk that takes states (see data_dir); nothing "
+            "was done",
+            definite=True,
+        )
+
+
 class State:
     """What all handles share. ``name``: of the state, on every node."""
 
@@ -227,6 +260,18 @@ class State:
         """What it means now, as plain Python values; a copy."""
         return self._state.value
 
+    async def read(
+        self, *, consistency: Consistency = ConsistencyLevel.QUORUM, timeout: float | None = None
+    ) -> Any:
+        """`value`, after what so many of the replicas hold has been merged here; replicas that lack some of
+        it get that. So a QUORUM read sees each change that a QUORUM had acknowledged before, and a removal
+        after it removes that. TooFewReplicas after ``timeout`` seconds (``state_write_ms_max``)."""
+        if consistency is ConsistencyLevel.CAUSAL:
+            raise UsageError("read with CAUSAL: expected QUORUM, ALL or how many; only sync_state is causal")
+        self._node.tell_time()
+        await catch_up(self._node.replication, self._held, consistency, (), timeout)
+        return self.value
+
     def changes(self) -> Changes:
         """Word of each change from now on, of this node's and of others', to be read by one task."""
         return self._node.hub.open(self._held.key)
@@ -236,6 +281,9 @@ class State:
         node = self._node
         node.tell_time()
         replication = node.replication
+        if options and not OPTIONS.issuperset(options):
+            unknown = ", ".join(sorted({*options} - OPTIONS))
+            raise UsageError(f"{unknown}: expected {', '.join(sorted(OPTIONS))}")
         consistency, on_disk = options.get("consistency", EVENTUAL), options.get("on_disk", False)
         waits = consistency is not EVENTUAL and consistency is not ConsistencyLevel.CAUSAL
         if not (waits or on_disk):
@@ -246,6 +294,9 @@ class State:
             return cast(Awaitable[None], SENT if node.hub.writes % WRITES_A_TURN else Pause())
         replicas = replication.replicas(self._held.key) if waits else (replication.node_id,)
         need = needed(consistency, replicas, replication.quorums.majority) if waits else 1
+        timeout_ns = to_ns(options.get("timeout"))
+        if not waits:
+            check_disk(replication)
         replication.check_reach(self._held.key, need, replicas, chosen=waits)
         replication.quorums.admit()
         try:
@@ -255,7 +306,6 @@ class State:
             raise
         replication.changed(self._held)
         token = asyncio.get_running_loop().create_future()
-        timeout_ns = to_ns(options.get("timeout"))
         replication.wait(self._held, need, replicas, token, timeout_ns, on_disk=on_disk, chosen=waits)
         return token
 

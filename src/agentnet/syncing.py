@@ -32,6 +32,8 @@ from agentnet.state import (
     SharedText,
     Siblings,
     State,
+    catch_up,
+    check_disk,
     needed,
     to_ns,
 )
@@ -192,11 +194,13 @@ class StateSharing(ABC):
             raise UsageError(f"state {state.state_id!r}: data of {type(state.data).__name__}: expected bytes")
         self.tell_time()
         held, level = self._hold(state.state_id), state.consistency_level
-        replication = self.replication
+        replication, timeout_ns = self.replication, to_ns(timeout)
+        _check_names(state.replicas)
         replicas = replication.replicas(held.key, state.replicas)
         need = needed(level, replicas, replication.quorums.majority)
         chosen = need > 0 and not state.replicas
         if on_disk and not need:
+            check_disk(replication)
             need, replicas = 1, (self.node_id,)
         if need:
             replication.check_reach(held.key, need, replicas, chosen=chosen)
@@ -218,9 +222,7 @@ class StateSharing(ABC):
         kept: tuple[str, ...] = ()
         if need:
             token = asyncio.get_running_loop().create_future()
-            wait = replication.wait(
-                held, need, replicas, token, to_ns(timeout), on_disk=on_disk, chosen=chosen
-            )
+            wait = replication.wait(held, need, replicas, token, timeout_ns, on_disk=on_disk, chosen=chosen)
             await token
             have, kept = tuple(dict.fromkeys((*have, *wait.have))), wait.kept
         return SyncReceipt(state.state_id, sum(clock.values()), clock, have, kept)
@@ -244,19 +246,13 @@ class StateSharing(ABC):
         replication = self.replication
         held = replication.get(MVRegister, PREFIX + state_id)
         if held is None:
-            if not needed(consistency, (self.node_id,), replication.quorums.majority):
+            is_level = isinstance(consistency, ConsistencyLevel)
+            if is_level and not needed(consistency, (self.node_id,), replication.quorums.majority):
                 return None
             held = self._hold(state_id)
-        named = replication.replicas(held.key, replicas)
-        need = needed(consistency, named, replication.quorums.majority)
-        if need:
-            chosen = not replicas
-            replication.check_reach(held.key, need, named, chosen=chosen)
-            replication.quorums.admit()
-            token = asyncio.get_running_loop().create_future()
-            replication.read(held, need, named, token, to_ns(timeout), chosen=chosen)
-            await token
-        elif consistency is ConsistencyLevel.CAUSAL:
+        _check_names(replicas)
+        await catch_up(replication, held, consistency, replicas, timeout)
+        if consistency is ConsistencyLevel.CAUSAL:
             await self._wait_causal(held, timeout)
             self._note_seen(held)
         return self._read(state_id, held)
@@ -286,6 +282,8 @@ class StateSharing(ABC):
     # -- own
 
     def _hold(self, state_id: str) -> Held:
+        if not isinstance(state_id, str) or not state_id:
+            raise UsageError(f"state_id {state_id!r}: expected a name")
         return self.replication.hold(MVRegister, PREFIX + state_id)
 
     def _read(self, state_id: str, held: Held) -> DistributedState | None:
@@ -376,6 +374,11 @@ class StateSharing(ABC):
                 f"state {held.key.name.removeprefix(PREFIX)!r} depends on {missing}, which has not come in "
                 f"{seconds:g} s"
             ) from None
+
+
+def _check_names(replicas: Sequence[str]) -> None:
+    if isinstance(replicas, str):
+        raise UsageError(f"replicas={replicas!r}: expected several node ids, such as [{replicas!r}]")
 
 
 def _version(value: Any) -> _Version | None:
