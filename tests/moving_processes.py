@@ -53,6 +53,8 @@ SETTINGS: dict[str, Any] = {
 STATES, HANDS = 4, 2
 AGE_S = 5.0
 """How long states are written before others take their place: each is a list that grows."""
+AT_LEAST = 100
+"""Writes and reads, in all."""
 NODES_MAX = 7
 PATIENCE_S = 120.0
 WEATHERS = (
@@ -249,6 +251,7 @@ class Uproar:
             await asyncio.sleep(self.rng.choice((0.0, 0.1, 1.0)))
         await self._heal()
         await self._until(self._is_calm)
+        await self._until(lambda: min(self._counts()[each] for each in ("acknowledged", "read")) >= AT_LEAST)
         (self.folder / "stop").touch()
         await self._until(lambda: all(self._done(name) for name in self.alive))
         return {**self.did, **self._counts()}
