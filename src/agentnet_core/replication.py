@@ -191,7 +191,8 @@ class Replication:
         """TooFewReplicas, definite, if so many surely cannot answer. ``chosen``: nobody named them."""
         if chosen:
             self.moves.check(key)
-        parts = self.moves.place(key, need, replicas)() if chosen else ((need, replicas),)
+        moving = chosen and self.moves.placement.moving
+        parts = self.moves.place(key, need, replicas)() if moving else ((need, replicas),)
         check_alive(key, parts, self._membership.alive())
 
     def wait(
