@@ -156,8 +156,9 @@ class TestRest:
         monkeypatch.setattr(storage_room, "COVER_S", 0.01)
         files = MemoryFiles(Random(1))
         async with opened(files) as storage:
-            await storage.wait_persisted(storage.append(entry(1, bytes(64))))
-            end = storage._log._end
+            batch = entry(1, bytes(64))
+            end = storage._log._end + batch.size
+            await storage.wait_persisted(storage.append(batch))
             await until(lambda: storage._log._end > end)
             steps = files.steps
             await asyncio.sleep(0.05)

@@ -82,7 +82,8 @@ class Storage:
         self._loop = asyncio.get_running_loop()
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._failure: StorageFailed | None = None
-        self._gathering = Gathering(int(COVER_S * 1e6), SPIN_US if (os.cpu_count() or 1) > 1 else 0)
+        spins = WRITES and len(os.sched_getaffinity(0)) > 1
+        self._gathering = Gathering(int(COVER_S * 1e6), SPIN_US if spins else 0)
         self._refusals: deque[tuple[int, int, StorageFull]] = deque(maxlen=REFUSALS_KEPT)
         self._ringing = self._closing = False
         self._refusal_is_told = threading.Event()

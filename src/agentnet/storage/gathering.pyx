@@ -113,7 +113,7 @@ WRITES = bool(AGENTNET_WRITES)
 
 cdef class Gathering:
     def __cinit__(self, int64_t rest_us=1_000_000, int64_t spin_us=0):
-        self.rest_us, self.spin_ns = rest_us, spin_us * 1000
+        self.rest_us, self.spin_ns = rest_us, spin_us * 1000 if AGENTNET_WRITES else 0
         self.mutex, self.bell = PyThread_allocate_lock(), PyThread_allocate_lock()
         if self.mutex == NULL or self.bell == NULL:
             raise MemoryError
