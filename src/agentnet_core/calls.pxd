@@ -27,8 +27,9 @@ cdef class Calls(Recalls):
     cdef int64_t dated_ns
     cdef int64_t request_timeout_ns, answer_wait_ns, chain_hops_max, chain_calls_max
     cdef public object work         # the Work of the handler that runs now, if any
+    cdef bint chain_sends
     cdef public int call_defect
-    cdef int64_t messages_undeliverable, replies_late, replies_lost, nacks_lost
+    cdef int64_t messages_undeliverable, replies_late, replies_lost, nacks_lost, sends_spent
     cpdef int64_t nanoseconds(self, timeout) except -1
     cdef int on_answer(self, Session session, AgentMessage message) except -1
     cdef object answer(self, Session session, AgentMessage answer)

@@ -92,6 +92,9 @@ class EngineConfig:
     chain_hops_max: int = 16
     """Requests that may follow one another, each made by the handler of the one before; one more raises
     ChainSpent, which tells the path."""
+    chain_sends: bool = False
+    """Whether what a handler sends counts as what it asks does, so that agents whose handlers send each other
+    messages for ever are stopped by ChainSpent. A send outside of handlers is the first of its chain."""
     chain_calls_max: int = 1024 * 1024
     """Requests that may be open at a time below one of them. The k-th that a handler has open gets 1/k(k+1)
     of what its own may have; where nothing is left, one more raises ChainSpent."""
@@ -373,7 +376,7 @@ class EngineConfig:
             value = getattr(self, field.name)
             if field.type == "int":
                 check_count(field.name, value)
-        for name in ("relay", "local_health"):
+        for name in ("relay", "local_health", "chain_sends"):
             if type(getattr(self, name)) is not bool:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: expected True or False")
         if self.frame_bytes_max < FRAME_BYTES_MIN:

@@ -21,13 +21,11 @@ from agentnet_core.calls cimport CYCLE_LET_IN
 from agentnet_core.envelope cimport STREAM_ASKED, STREAM_INPUT
 from agentnet_core.framing cimport (
     CANCEL, CARRY, CREDIT, DONE, GO, GRANT, MESSAGE, OPTIONAL_FIELDS, PING, PONG, REFUSED, RETURN, STATUS,
-    STOP, TAKE,
-    Arena,
-    Cursor, pack_u64, read_array, read_uint, skip_value,
+    STOP, TAKE, Arena, Cursor, pack_u64, read_array, read_uint, skip_value,
 )
 from agentnet_core.mailbox cimport Mailbox, is_full, is_high, is_low
 from agentnet_core.courier cimport Courier
-from agentnet_core.message cimport TYPE_RESPONSE, Origin, copy_message, read_message
+from agentnet_core.message cimport TYPE_QUERY, TYPE_RESPONSE, Origin, copy_message, read_message
 from agentnet_core.outflow cimport ACTIVE, MAINTENANCE
 from agentnet_core.route cimport Waiting
 from agentnet_core.recalls cimport TAKEN_OUT_SILENTLY, TOLD_AND_LEFT, WORKS_ON, Pending
@@ -69,6 +67,7 @@ cdef class Engine(Inputs):
         self.recall_wait_ns = config.recall_ms_max * MS
         self.request_timeout_ns = config.request_timeout_ms * MS
         self.chain_hops_max, self.chain_calls_max = config.chain_hops_max, config.chain_calls_max
+        self.chain_sends = config.chain_sends
         self.answer_wait_ns = config.answer_wait_ms_max * MS
 
     # -- receiving
@@ -190,7 +189,8 @@ cdef class Engine(Inputs):
         if message.envelope is not None:
             if message.envelope.part & STREAM_INPUT:
                 message.envelope.inputs = self.itself
-            if message.envelope.passed(port.agent_id) and self.call_defect != CYCLE_LET_IN:
+            if (message.type == TYPE_QUERY and message.correlation and message.envelope.passed(port.agent_id)
+                    and self.call_defect != CYCLE_LET_IN):
                 return self.return_call(port, message)
             if message.envelope.part & STREAM_ASKED and len(self.writers) >= self.streams_max:
                 return self.refuse(message, port.record, LimitReached(
@@ -593,7 +593,7 @@ cdef class Engine(Inputs):
             "requests_pending": len(self.pending), "requests_recalled": self.requests_recalled,
             "streams_read": len(self.readers), "streams_answered": len(self.writers),
             "streams_lost": self.streams_lost, "mailbox_dropped": self.mailbox_dropped,
-            "requests_withdrawn": self.requests_withdrawn,
+            "requests_withdrawn": self.requests_withdrawn, "sends_spent": self.sends_spent,
             "links": len(self.links), "links_lost": self.links_lost,
             "links_refused": self.links_refused, "links_retired": self.links_retired,
             "links_awaited": len(self.awaited), **self.letter_stats(),

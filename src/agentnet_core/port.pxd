@@ -28,6 +28,9 @@ cdef class Port(Route):
     cdef list stopped_sessions
     cdef dict overfill              # Origin -> Overfill, until GO
     cdef readonly int64_t served_ns
+    cdef bint works(self) noexcept
+    cdef Envelope cause(self)
+    cdef object spent(self, Work work, error)
     cdef object _post(self, to, payload, message_type, priority, ttl, message_id, bint may_wait)
     cdef int inherit(self, Port old) except -1
     cdef Mailbox mailbox(self)

@@ -14,7 +14,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t
 
 from agentnet_core.calls cimport CALLS_UNCOUNTED, HOPS_UNCOUNTED, SHARES_KEPT
-from agentnet_core.chain cimport call_below, give_back, take_share
+from agentnet_core.chain cimport call_below, give_back, send_below, take_share
 from agentnet_core.envelope cimport check_operation
 from agentnet_core.framing cimport GO
 from agentnet_core.mailbox cimport is_low
@@ -27,7 +27,7 @@ from agentnet_core.errors import (
     ChainSpent, ConfigError, Expired, LimitReached, NetworkError,
 )
 from agentnet_core.config import check_count
-from agentnet_core.records import Delivery, WhenFull, describe
+from agentnet_core.records import Delivery, Event, WhenFull, describe
 from agentnet_core.route import SENT, Pause
 
 cdef enum:
@@ -98,8 +98,8 @@ cdef class Port(Route):
         Expired and NoSuchAgent: definite; DeliveryTimeout and DeadLettered: see there; HandlerFailed,
         StorageFailed: not definite.
 
-        Raises NoSuchAgent, AgentUnreachable, MessageTooLarge, PayloadMismatch, Congested: all
-        definite.
+        Raises NoSuchAgent, AgentUnreachable, MessageTooLarge, PayloadMismatch, Congested, and of a handler
+        ChainSpent where `chain_sends` counts: all definite.
         """
         cdef Calls engine = self.engine
         cdef PyObject* found
@@ -108,7 +108,8 @@ cdef class Port(Route):
         cdef Py_ssize_t size
         cdef int kind = number(message_type), level = number(priority)
         if (type(payload) is bytes and (type(to) is str or type(to) is int) and message_id is None
-                and 0 <= level < 4 and 0 <= kind < 6 and ttl == 0 and operation_id is None):
+                and 0 <= level < 4 and 0 <= kind < 6 and ttl == 0 and operation_id is None
+                and not (engine.chain_sends and self.works())):
             found = PyDict_GetItemWithError(engine.routes, to)
             if found != NULL and delivery is None:
                 route = <Route>found
@@ -137,7 +138,7 @@ cdef class Port(Route):
                 return self.send(to, payload, message_type=message_type, priority=priority, ttl=ttl,
                                  message_id=message_id)
             return engine.send_letter(self.agent_id, to, payload,
-                                      (message_type, priority, ttl, message_id, operation_id),
+                                      (message_type, priority, ttl, message_id, operation_id, self.cause()),
                                       delivery, until, timeout)
         return self._post(to, payload, message_type, priority, ttl, message_id, True)
 
@@ -151,12 +152,43 @@ cdef class Port(Route):
         cdef Route route
         if to is None:
             raise ConfigError("send: to is None; a broadcast is net.broadcast_message(payload)")
+        below = self.cause()
         route = engine.resolve(to)
+        if route.session is not None and route.session.welcomed and not route.session.delivers:
+            below = None            # its release would refuse it
         body, content = engine.to_bytes(payload)
         message = AgentMessage(body, to_agent=route.agent_id, from_agent=self.agent_id,
                                message_type=message_type, priority=priority, ttl=ttl, message_id=message_id)
-        message.content = content
+        message.content, message.envelope = content, below
         return engine.post(route, message, may_wait)
+
+    cdef bint works(self) noexcept:
+        """Whether a handler sends this."""
+        return self.engine.work is not None and (<Work>self.engine.work).message is not None
+
+    cdef Envelope cause(self):
+        """What a message carries that a handler sends: ChainSpent, where sends count."""
+        cdef Calls engine = self.engine
+        cdef Work work
+        if not (engine.chain_sends and self.works()):
+            return None
+        work = <Work>engine.work
+        try:
+            return send_below(work.message, work.port.agent_id, engine.chain_hops_max)
+        except ChainSpent as error:
+            error = self.spent(work, error)
+            engine.sends_spent += 1
+            engine.event(Event(Event.UNDELIVERABLE, engine.node_id, work.port.agent_id, work.port.record.name,
+                               str(error), error=error))
+            raise error from None
+
+    cdef object spent(self, Work work, error):
+        """It, with the path."""
+        cdef Envelope above = work.message.envelope
+        passed = [] if above is None else above.agents()
+        names = [self.engine.control.directory.label(agent) for agent in passed]
+        path = " -> ".join([*names, work.port.record.label])
+        return ChainSpent(f"{path}: {error}; nothing was sent")
 
     def request(self, to, payload, *, timeout=None, priority=1, reply=None, operation_id=None):
         """Ask agent `to`; await the result for what its handler returned.
@@ -267,9 +299,7 @@ cdef class Port(Route):
             below.hops += engine.call_defect == HOPS_UNCOUNTED
             return below
         except ChainSpent as error:
-            names = [engine.control.directory.label(agent) for agent in cause.envelope.agents()]
-            path = " -> ".join([*names, work.port.record.label])
-            raise ChainSpent(f"{path}: {error}; nothing was sent") from None
+            raise self.spent(work, error) from None
 
     def breathe(self):
         """Called every few sends: something to await that lets the loop turn when it is time."""

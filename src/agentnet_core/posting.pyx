@@ -75,7 +75,7 @@ cdef class Posting(Casting):
     cdef object send_letter(self, uint64_t from_id, to, payload, tuple options, delivery, until, timeout):
         """Send with a promise; a token that is settled with a Receipt, or with why there is none.
 
-        `options`: type, priority, ttl, message id.
+        `options`: type, priority, ttl, message id, operation id, Envelope of what its handler is at or None.
         """
         cdef Letter letter
         cdef Pending token = self.call.receipt()
@@ -134,7 +134,8 @@ cdef class Posting(Casting):
         cdef PyObject* found = PyDict_GetItemWithError(self.routes, to)
         cdef int kind = small(options[0]), level = small(options[1])
         if (found != NULL and type(payload) is bytes and options[3] is None and options[2] == 0
-                and kind == TYPE_COMMAND and 0 <= level < LEVELS and options[4] is None):
+                and kind == TYPE_COMMAND and 0 <= level < LEVELS and options[4] is None
+                and options[5] is None):
             message = AgentMessage.__new__(AgentMessage)
             message.payload, message.from_agent = <bytes>payload, from_id
             message.to_id = (<Route>found).agent_id
@@ -148,8 +149,10 @@ cdef class Posting(Casting):
             raise ConfigError(f"message_type={describe(options[0])}: a request and its answer are no "
                               f"deliveries")
         message.content = content
+        message.envelope = options[5]
         if options[4] is not None:
-            message.envelope = Envelope()
+            if message.envelope is None:
+                message.envelope = Envelope()
             message.envelope.put_operation(check_operation(options[4]))
         return message
 
@@ -373,7 +376,7 @@ cdef class Posting(Casting):
         for number in numbers:
             letter = self.dead[number]
             message = letter.whole()
-            options = (message.type, message.level, 0.0, message.id, message.operation_id)
+            options = (message.type, message.level, 0.0, message.id, message.operation_id, None)
             again = self.compose(message.from_agent, letter.line.to, message.payload, options, CARE_DURABLE,
                                  None, None)
             again.made.content = message.content

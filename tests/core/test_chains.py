@@ -19,6 +19,7 @@ from agentnet_core.errors import (
     NoSuchAgent,
 )
 from agentnet_core.message import AgentMessage
+from agentnet_core.records import Delivery
 
 
 def line(world: World, *names: str, **config: Any) -> list[Node]:
@@ -316,3 +317,95 @@ def test_a_path_that_a_message_can_carry(hops: int, fine: bool) -> None:
     else:
         with pytest.raises(ConfigError, match="chain_hops_max=65: expected at most 64"):
             EngineConfig(chain_hops_max=hops)
+
+
+# -- what handlers send, and wait for no answer to
+
+
+def ping_pong(world: World, delivery: Delivery | None, **config: Any) -> tuple[list[Agent], Agent]:
+    """Two agents on nodes of their own, each of whose handlers sends the other one a message."""
+    a, b = line(world, "a", "b", **config)
+    agents: list[Agent] = []
+
+    def back(number: int) -> Any:
+        return lambda message: void(
+            agents[number].send(("ping", "pong")[number ^ 1], b"x", delivery=delivery)
+        )
+
+    agents += [a.agent("ping", back(0)), b.agent("pong", back(1))]
+    return agents, a.agent("source")
+
+
+def void(_: object) -> None: ...
+
+
+@pytest.mark.parametrize("delivery", [None, Delivery.ACKNOWLEDGED, Delivery.DURABLE])
+@pytest.mark.parametrize("hops", [1, 4, 5])
+def test_handlers_that_send_each_other_messages_for_ever_are_stopped(
+    delivery: Delivery | None, hops: int
+) -> None:
+    world = World()
+    agents, source = ping_pong(
+        world, delivery, chain_hops_max=hops, chain_sends=True, delivery_attempts_max=1
+    )
+    source.send("ping", b"x", delivery=delivery)
+    source.node.turn()
+    world.run(500)
+    ping, pong = agents
+    assert [len(agent.received) for agent in agents] == [hops // 2 + 1, (hops + 1) // 2]
+    assert ping.received[0].envelope is None
+    ends = (ping, pong)[hops % 2]
+    assert [agent.node.stats["sends_spent"] for agent in agents] == [int(agent is ends) for agent in agents]
+    (event,) = [event for event in ends.node.told("undeliverable") if isinstance(event.error, ChainSpent)]
+    assert event.agent_id == ends.agent_id
+    assert event.error is not None
+    assert event.error.definite
+    assert " -> ".join(["ping", "pong"] * 4)[: (hops + 1) * 8 - 4] + ": " in event.detail
+    assert "chain_sends" in event.detail
+    source.send("ping", b"x")  # it is the first of another chain
+    world.run(500)
+    assert sum(agent.node.stats["sends_spent"] for agent in agents) == 2
+
+
+def test_they_are_not_unless_that_is_asked_for() -> None:
+    world = World()
+    agents, source = ping_pong(world, None, chain_hops_max=4)
+    source.send("ping", b"x")
+    source.node.turn()
+    world.until(lambda: len(agents[1].received) > 100)
+    assert all(message.envelope is None for agent in agents for message in agent.received)
+
+
+def test_outside_of_a_handler_a_send_carries_nothing_where_sends_count() -> None:
+    world = World()
+    a, b = line(world, "a", "b", chain_sends=True)
+    source, sink = a.agent("source"), b.agent("sink")
+    for delivery in Delivery:
+        source.send("sink", b"x", delivery=delivery)
+    source.send_nowait("sink", b"x")
+    a.turn()
+    world.until(lambda: sink.pending_messages == 4)
+    assert [message.envelope for message in sink.take_all()] == [None] * 4
+
+
+def test_who_sent_does_not_wait_for_what_comes_of_it() -> None:
+    """So what that asks of it is no cycle, and has a path of its own; its hops are what was left."""
+    world = World()
+    a, b = line(world, "a", "b", chain_sends=True, chain_hops_max=9)
+    answers: list[Token] = []
+
+    def first(message: AgentMessage) -> bytes:
+        if message.payload == b"x":
+            one.send_nowait("two", b"on")
+        return b"answer"
+
+    one = a.agent("one", first)
+    two = b.agent("two", lambda _: void(answers.append(two.request("one", b"back"))))
+    a.agent("source").send("one", b"x")
+    a.turn()
+    world.until(lambda: answers and answers[0].done)
+    assert answers[0].answer == b"answer"
+    hops, _, path = envelope_of(two.received[0])
+    assert (hops, path) == (8, [one.agent_id])
+    hops, _, path = envelope_of(one.received[1])
+    assert (hops, path) == (7, [two.agent_id])
