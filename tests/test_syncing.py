@@ -252,6 +252,8 @@ async def test_what_cannot_be(cluster: Cluster) -> None:
         await net.sync_state(state(b"named", QUORUM, replicas="n1"))
     with pytest.raises(UsageError, match=r"such as \['n1'\]"):
         await net.get_state("s", consistency=QUORUM, replicas="n1")
+    with pytest.raises(UsageError, match="agent_id -1: expected 0 to"):
+        await net.sync_state(DistributedState(state_id="s", data=b"", agent_id=-1))
     with pytest.raises(UsageError, match="state_id '': expected a name"):
         await net.sync_state(DistributedState(state_id="", data=b""))
     with pytest.raises(UsageError, match="consistency=2: there are 1 replicas"):
@@ -267,6 +269,30 @@ async def test_asking_for_what_nobody_wrote_takes_no_room(cluster: Cluster) -> N
     for number in range(3):
         assert await net.get_state(f"s{number}") is None
     assert net.stats()["states"] == 0
+    for number in range(3):
+        assert await net.get_state(f"s{number}", consistency=QUORUM) is None
+        with pytest.raises(LimitReached, match="state_value_bytes_max"):
+            await net.sync_state(state(bytes(2_000_000), state_id=f"s{number}"))
+        with pytest.raises(TooFewReplicas):
+            await net.sync_state(state(b"", ALL, state_id=f"s{number}", replicas=["nowhere"]))
+    assert net.stats()["states"] == net.stats()["state_waits"] == 0
+
+
+async def test_two_who_ask_for_what_nobody_has_and_one_who_watches(cluster: Cluster) -> None:
+    one, other = await cluster.start("n1", "n2")
+    watched: list[bytes] = []
+
+    async def watch() -> None:
+        async for found in one.watch_state("s"):
+            watched.append(found.data)
+
+    watching = asyncio.create_task(watch())
+    asked = [one.get_state("s", consistency=QUORUM) for _ in range(5)]
+    assert await soon(asyncio.gather(*asked)) == [None] * 5
+    await soon(other.sync_state(state(b"now")))
+    while watched != [b"now"]:
+        await asyncio.sleep(0.01)
+    watching.cancel()
 
 
 @pytest.mark.parametrize(

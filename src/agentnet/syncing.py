@@ -37,6 +37,7 @@ from agentnet.state import (
     needed,
     to_ns,
 )
+from agentnet_core.body import U64_MAX
 from agentnet_core.config import VERSION_MAX
 from agentnet_core.crdt import Crdt, MVRegister, Site
 from agentnet_core.errors import CausalGap, StateConflict, UsageError
@@ -190,33 +191,16 @@ class StateSharing(ABC):
         (``state_write_ms_max``); it is definite if too few live, and nothing was written. LimitReached
         for data over ``state_value_bytes_max``.
         """
-        if not isinstance(state.data, bytes):
-            raise UsageError(f"state {state.state_id!r}: data of {type(state.data).__name__}: expected bytes")
+        _check_state(state)
         self.tell_time()
-        held, level = self._hold(state.state_id), state.consistency_level
         replication, timeout_ns = self.replication, to_ns(timeout)
-        _check_names(state.replicas)
-        replicas = replication.replicas(held.key, state.replicas)
-        need = needed(level, replicas, replication.quorums.majority)
-        chosen = need > 0 and not state.replicas
-        if on_disk and not need:
-            check_disk(replication)
-            need, replicas = 1, (self.node_id,)
-        if need:
-            replication.check_reach(held.key, need, replicas, chosen=chosen)
-            replication.quorums.admit()
-        is_causal = level is ConsistencyLevel.CAUSAL
-        needs = dict(list(self._seen.items())[-DEPENDENCIES_MAX:]) if is_causal else {}
-        value = [state.data, state.agent_id, replication.stamp(), needs]
+        held = self._hold(state.state_id)
         try:
-            held.state.set(value, state.vector_clock)  # type: ignore[attr-defined]
+            need, replicas, chosen = self._admit(held, state, on_disk=on_disk)
+            clock = self._write(held, state, need)
         except BaseException:
-            replication.quorums.waiting -= bool(need)
+            replication.states.forget(held.key)
             raise
-        clock = held.state.context.clock()
-        if is_causal:
-            # What it depends on comes with it.
-            self._seen = {held.key.name: clock}
         replication.changed(held)
         have: tuple[str, ...] = (self.node_id,)
         kept: tuple[str, ...] = ()
@@ -250,12 +234,17 @@ class StateSharing(ABC):
             if is_level and not needed(consistency, (self.node_id,), replication.quorums.majority):
                 return None
             held = self._hold(state_id)
-        _check_names(replicas)
-        await catch_up(replication, held, consistency, replicas, timeout)
-        if consistency is ConsistencyLevel.CAUSAL:
-            await self._wait_causal(held, timeout)
-            self._note_seen(held)
-        return self._read(state_id, held)
+        try:
+            _check_names(replicas)
+            await catch_up(replication, held, consistency, replicas, timeout)
+            if consistency is ConsistencyLevel.CAUSAL:
+                await self._wait_causal(held, timeout)
+                self._note_seen(held)
+        finally:
+            replication.states.forget(held.key)
+        # Another reader may have forgotten it meanwhile.
+        found = replication.get(MVRegister, held.key.name)
+        return None if found is None else self._read(state_id, found)
 
     async def watch_state(
         self, state_id: str, *, consistency: ConsistencyLevel = EVENTUAL
@@ -280,6 +269,38 @@ class StateSharing(ABC):
             await changes.aclose()
 
     # -- own
+
+    def _admit(
+        self, held: Held, state: DistributedState, *, on_disk: bool
+    ) -> tuple[int, tuple[str, ...], bool]:
+        """How many are waited for, of whom, and whether those are chosen; it counts that somebody waits."""
+        replication = self.replication
+        replicas = replication.replicas(held.key, state.replicas)
+        need = needed(state.consistency_level, replicas, replication.quorums.majority)
+        chosen = need > 0 and not state.replicas
+        if on_disk and not need:
+            check_disk(replication)
+            need, replicas = 1, (self.node_id,)
+        if need:
+            replication.check_reach(held.key, need, replicas, chosen=chosen)
+            replication.quorums.admit()
+        return need, replicas, chosen
+
+    def _write(self, held: Held, state: DistributedState, need: int) -> dict[str, int]:
+        """Make it a version here; the clock that it has then."""
+        is_causal = state.consistency_level is ConsistencyLevel.CAUSAL
+        needs = dict(list(self._seen.items())[-DEPENDENCIES_MAX:]) if is_causal else {}
+        value = [state.data, state.agent_id, self.replication.stamp(), needs]
+        try:
+            held.state.set(value, state.vector_clock)  # type: ignore[attr-defined]
+        except BaseException:
+            self.replication.quorums.waiting -= bool(need)
+            raise
+        clock = held.state.context.clock()
+        if is_causal:
+            # What it depends on comes with it.
+            self._seen = {held.key.name: clock}
+        return clock
 
     def _hold(self, state_id: str) -> Held:
         if not isinstance(state_id, str) or not state_id:
@@ -374,6 +395,14 @@ class StateSharing(ABC):
                 f"state {held.key.name.removeprefix(PREFIX)!r} depends on {missing}, which has not come in "
                 f"{seconds:g} s"
             ) from None
+
+
+def _check_state(state: DistributedState) -> None:
+    if not isinstance(state.data, bytes):
+        raise UsageError(f"state {state.state_id!r}: data of {type(state.data).__name__}: expected bytes")
+    if type(state.agent_id) is not int or not 0 <= state.agent_id <= U64_MAX:
+        raise UsageError(f"state {state.state_id!r}: agent_id {state.agent_id!r}: expected 0 to 2^64 - 1")
+    _check_names(state.replicas)
 
 
 def _check_names(replicas: Sequence[str]) -> None:

@@ -115,6 +115,12 @@ class States:
             self.bytes += held.size
         return held
 
+    def forget(self, key: Key) -> None:
+        """Hold it no more, if nothing was ever in it."""
+        held = self._held.get(key)
+        if held is not None and not held.state.context:
+            self._drop(held)
+
     def check_room(self, held: Held, more: int) -> None:
         """LimitReached if all states together could not hold that many bytes more."""
         self._check_bytes(held.key, more)
