@@ -26,20 +26,15 @@ WAIT_MS_MAX = 120_000
 JOINING_MAX = 8
 """Nodes of one process that join at a time."""
 LOOK_SECONDS = 0.05
-EAGER_MAX = 300
-"""Nodes that ping each other as often as is the default."""
 ASKING = 16
 """Registrations and requests at a time."""
 
 
 def config(task: Task, node_id: str, port: int = 0) -> NetworkConfig:
     """For many nodes raised are `nodes_max` and `events_max`, both 1,024 by default, for when many die at
-    once; and the deadlines of joining and registering, 10 s. Very many, on two processors, ping each other
-    less often than each second."""
+    once; and the deadlines of joining and registering, 10 s."""
     nodes = sum(task.counts)
     settings = {"mesh_nodes_max": task.mesh_nodes_max} if task.mesh_nodes_max else {}
-    if nodes > EAGER_MAX:
-        settings |= {"ping_interval_ms": 4_000, "node_silence_ms_max": 8_000, "refresh_interval_ms": 20_000}
     return replace(
         agentnet_messages.config(task, node_id, port),
         nodes_max=max(1_024, 2 * nodes),

@@ -33,7 +33,7 @@ agentnet_core.framing
 agentnet_core.envelope agentnet_core.slip agentnet_core.lines
 agentnet_core.body agentnet_core.message agentnet_core.index agentnet_core.window agentnet_core.entries
 agentnet_core.packing
-agentnet_core.dots agentnet_core.signing
+agentnet_core.dots agentnet_core.signing agentnet_core.member_record
 agentnet_core.clock agentnet_core.tally
 agentnet_core.crdt.ranges agentnet_core.crdt.sequence
 agentnet_core.crdt.table agentnet_core.crdt.passage

@@ -7,3 +7,7 @@ cpdef list expect_list(str field, value, lengths=*)
 cpdef dict expect_map(str field, value)
 cpdef dict expect_fields(str field, value)
 cpdef tuple expect_addresses(str field, value)
+
+cdef object is_address      # of a text: a match, or None
+
+cdef bint is_name(str value) except -1

@@ -17,7 +17,7 @@ from struct import Struct
 
 from agentnet_core.config import EngineConfig
 from agentnet_core.dials import Redial
-from agentnet_core.overlay import Rings
+from agentnet_core.overlay import Rings, pace_of
 from agentnet_core.proofs import Proofs
 from agentnet_core.records import Event, Member, NodeStatus
 from agentnet_core.roster import (
@@ -143,6 +143,11 @@ class Census:
     def __len__(self) -> int:
         """This node and all that are not lost."""
         return len(self._rings)
+
+    @property
+    def pace(self) -> float:
+        """How many times as long as in a small network all that is done now and then takes to come again."""
+        return pace_of(len(self._rings))
 
     def members(self) -> list[Member]:
         """This node and all that it knows, by node id; neighbours without a link are DISCONNECTED.
@@ -479,6 +484,17 @@ class Census:
     def _was_reached(self, node: Node, now_ns: int) -> None:
         if node.redial.failures >= PASSED_BY_FAILURES:
             self._move(now_ns)
+
+    def _tell_far(self) -> None:
+        """Tell of those that joined and are no neighbours; of the others their links will tell."""
+        for node in [node for i, node in self._untold.items() if i not in self.neighbours()]:
+            if not node.linked:
+                self._tell_joined(node)
+
+    def _tell_joined(self, node: Node) -> None:
+        node.told = True
+        self._untold.pop(node.record.node_id, None)
+        self._tell(Event(Event.JOINED, node.record.node_id, detail=f"incarnation {node.record.incarnation}"))
 
     def _tell(self, event: Event) -> None:
         # Each node can be lost, replaced and joined between two drains; beyond that it is a storm.

@@ -388,6 +388,7 @@ class Control:
             return
         for dial in membership.tick(now_ns, self._heard_ns):
             engine.dial(dial)
+        self.liveness.keep_pace(membership.pace)
         self.broadcasts.take_up(membership.listeners(), len(membership))
         asked = [(helper, PROBE, encode_probe(node_id)) for helper, node_id in membership.drain_probes()]
         for node_id in membership.drain_syncs():

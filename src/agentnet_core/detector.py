@@ -82,7 +82,7 @@ class Detector:
         self._rng = rng
         self._health_max = HEALTH_MAX if config.local_health else 0
         self._helpers = config.probe_helpers
-        self._silence_ns = config.node_silence_ms_max * NS_PER_MS
+        self._silence_ns_min = self._silence_ns = config.node_silence_ms_max * NS_PER_MS
         self._probe_ns = config.probe_ms_max * NS_PER_MS
         self._suspicion_ns_min = config.suspicion_ms_min * NS_PER_MS
         self._suspicion_ns_max = config.suspicion_ms_max * NS_PER_MS
@@ -90,6 +90,10 @@ class Detector:
         self._accused_ns: dict[str, int] = {}
         self._unsure_until_ns = 0
         self._healed_ns = 0
+
+    def keep_pace(self, pace: float) -> None:
+        """Doubt who was silent for so many times as long (`overlay.pace_of`)."""
+        self._silence_ns = int(self._silence_ns_min * pace)
 
     # -- news
 

@@ -84,8 +84,6 @@ class Liveness:
     def __init__(self, engine: Engine, config: EngineConfig) -> None:
         self._engine = engine
         self._config = config
-        self._ping_ns = config.ping_interval_ms * MS
-        self._refresh_ns = config.refresh_interval_ms * MS
         self._silence_ns = config.link_silence_ms_max * MS
         # Where links are let go early, there must be time to ask before.
         self._probe_ns = min(config.probe_interval_ms * MS, self._silence_ns // 8)
@@ -93,15 +91,25 @@ class Liveness:
         self._unreachable_ns = config.unreachable_ms_max * MS
         self._inactive_ns = config.inactive_lag_ms * MS
         self._stands_ns = max(LAG_MS_MIN * MS, min(self._inactive_ns, self._silence_ns // 4))
-        self._late_ns = min(self._ping_ns, self._silence_ns - self._ping_ns) // 2
-        self._along_ns = self._ping_ns // LOOKS
-        self._patience_ns = min(self._ping_ns + self._probe_ns, self._silence_ns // 2)
-        self._rest_ns = min(self._ping_ns, self._probe_ns) // LOOKS
-        self._grace_ns = max(0, self._silence_ns - config.node_silence_ms_max * MS)
+        self._pace = 0.0
+        self.keep_pace(1.0)
         self._due_ns = 0
         """When a link is to be looked at next."""
         self._watches: dict[Session, Watch] = {}
         self._known: dict[str, str] = {}
+
+    def keep_pace(self, pace: float) -> None:
+        """Ask so many times less often than the config says (`overlay.pace_of`)."""
+        if pace == self._pace:
+            return
+        config, self._pace = self._config, pace
+        self._ping_ns = min(int(config.ping_interval_ms * MS * pace), self._silence_ns)
+        self._refresh_ns = int(config.refresh_interval_ms * MS * pace)
+        self._late_ns = min(self._ping_ns, self._silence_ns - self._ping_ns) // 2
+        self._along_ns = self._ping_ns // LOOKS
+        self._patience_ns = min(self._ping_ns + self._probe_ns, self._silence_ns // 2)
+        self._rest_ns = int(min(config.ping_interval_ms * MS, self._probe_ns) * pace) // LOOKS
+        self._grace_ns = max(0, self._silence_ns - int(config.node_silence_ms_max * MS * pace))
 
     # -- news
 

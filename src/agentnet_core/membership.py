@@ -17,7 +17,8 @@ What is believed of a node, and until when:
     down      a neighbour, and its link is not there yet, or gone: dialled, with backoff; after three
               failures the next on that ring is dialled as well
     lost      not heard, and several say so: an event tells; dialled on, a few of the lost each
-              `redial_ms_max`, so that a partition heals; the oldest is forgotten at `nodes_max`
+              `redial_ms_max`, in a large network less often (`pace_of`), so that a partition heals; the
+              oldest is forgotten at `nodes_max`
     left      it said so: not dialled, and its incarnation never comes back (the last `nodes_max`)
 
 Whoever hears a node does not take it for lost, whatever others say; the node will clear itself.  A
@@ -34,6 +35,7 @@ by `link_up` or `dial_failed`.  At most one is in progress for a node, and for a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 
 from agentnet_core.census import PASSED_BY_FAILURES, Census, Node
 from agentnet_core.config import EngineConfig
@@ -49,6 +51,7 @@ from agentnet_core.signing import Head, Seal
 NS_PER_MS = 1_000_000
 NODES_A_LOOK_MS = 8
 """For so many nodes, it lets a millisecond pass before it looks at those again of whom something was said."""
+NEXT_DIAL_NS = attrgetter("redial.next_ns")
 LOST_DIALS_MAX = 8
 """Lost nodes that are dialled each `redial_ms_max`, at most."""
 
@@ -314,8 +317,9 @@ class Membership(Census):
     def tick(self, now_ns: int, heard: Callable[[str], int]) -> list[Dial]:
         """Judge those that are not heard, and decide whom to dial now. ``heard``: when a linked node
         was heard last."""
+        self._detector.keep_pace(self.pace)
         # That a node answers at its liveness port may make what it said on its link worth less.
-        due_ns = min(self._look_ns, self._looked_ns + self._look_interval_ns)
+        due_ns = min(self._look_ns, self._looked_ns + int(self._look_interval_ns * self.pace))
         if now_ns >= due_ns or self.neighbours() is not self._watched:
             self._watched, self._looked_ns = self.neighbours(), now_ns
             self._look(now_ns, heard)
@@ -402,7 +406,7 @@ class Membership(Census):
         self._detector.clear(record.node_id)
         self._take_off(node, now_ns)
         if record.node_id not in self._found:  # else all would dial the same one first
-            node.redial.next_ns = now_ns + int(self._rng.random() * self._dials.redial_ns_max)
+            node.redial.next_ns = now_ns + int(self._rng.random() * self._lost_wait_ns)
         self._lost_due_ns = min(self._lost_due_ns, node.redial.next_ns)
         if record.standing is Standing.ALIVE:
             self._hold(node, record.standing_as(Standing.LOST))
@@ -418,8 +422,8 @@ class Membership(Census):
 
     def _sync(self, now_ns: int) -> None:
         """Once in a while, compare with one that is linked: what gossip has missed is found so."""
-        linked = self.linked()
-        if linked and now_ns >= self._sync_ns:
+        if now_ns >= self._sync_ns and self._linked:
+            linked = self.linked()
             self._syncs = [linked[int(self._rng.random() * len(linked))]]
         if now_ns >= self._sync_ns or self._sync_ns == NEVER:
             interval_ns = self._sync_interval_ns
@@ -533,17 +537,6 @@ class Membership(Census):
 
     # -- events
 
-    def _tell_far(self) -> None:
-        """Tell of those that joined and are no neighbours; of the others their links will tell."""
-        for node in [node for i, node in self._untold.items() if i not in self.neighbours()]:
-            if not node.linked:
-                self._tell_joined(node)
-
-    def _tell_joined(self, node: Node) -> None:
-        node.told = True
-        self._untold.pop(node.record.node_id, None)
-        self._tell(Event(Event.JOINED, node.record.node_id, detail=f"incarnation {node.record.incarnation}"))
-
     def _tell_lost(self, node: Node, detail: str) -> None:
         self._lists[node.record.node_id] = ""
         if node.told:
@@ -574,7 +567,7 @@ class Membership(Census):
         if node is not None and node.linked:
             return  # the other side's dial was faster
         if node is not None and node.lost:
-            redial.fail(reason, now_ns + self._dials.jitter_ns(self._dials.redial_ns_max))
+            redial.fail(reason, now_ns + self._dials.jitter_ns(self._lost_wait_ns))
             self._lost_due_ns = min(self._lost_due_ns, redial.next_ns)
             return
         redial.fail(reason, now_ns + self._dials.backoff_ns(redial.failures + 1))
@@ -583,16 +576,22 @@ class Membership(Census):
 
     # -- the lost
 
+    @property
+    def _lost_wait_ns(self) -> int:
+        return int(self._dials.redial_ns_max * self.pace)
+
     def _dial_lost(self, now_ns: int) -> list[Dial]:
         """Dial those that are due, the longest due first; of many only some at a time."""
         dials: list[Dial] = []
         while now_ns >= self._lost_due_ns:
-            idle = [n for n in self._lost.values() if n.redial.dial is None and self._addresses(n)]
-            node = min(idle, key=lambda node: node.redial.next_ns, default=None)
+            idle = [node for node in self._lost.values() if node.redial.dial is None]
+            node = min(idle, key=NEXT_DIAL_NS, default=None)
             if node is None or node.redial.next_ns > now_ns:
                 self._lost_due_ns = NEVER if node is None else node.redial.next_ns
+            elif not self._addresses(node):
+                node.redial.next_ns = now_ns + self._lost_wait_ns
             else:
                 dials += self._dial_node(node, now_ns)
                 if len(self._lost) > LOST_DIALS_MAX:
-                    self._lost_due_ns = now_ns + self._dials.redial_ns_max // LOST_DIALS_MAX
+                    self._lost_due_ns = now_ns + self._lost_wait_ns // LOST_DIALS_MAX
         return dials

@@ -32,9 +32,18 @@ from hashlib import blake2b
 from agentnet_core.config import EngineConfig
 
 PLACE_BYTES = 8
+CALM_NODES, PACE_MAX = 250, 4.0
+"""In a network of more nodes than this, links are pinged and told news in proportion less often; down to
+a quarter."""
 
 _Place = bytes
 """Where a node is on a ring, and then its id, by which equal places are told apart."""
+
+
+def pace_of(nodes: int) -> float:
+    """How many times as long as in a small network it takes, in one of so many, until what is done now and
+    then is done again: so it costs a node no more than the network is worth to it, and the silent as long."""
+    return min(PACE_MAX, max(1.0, nodes / CALM_NODES))
 
 
 class Rings:

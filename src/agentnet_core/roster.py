@@ -43,6 +43,7 @@ from agentnet_core.body import (
 )
 from agentnet_core.config import BODY_BYTES, VERSION_MAX
 from agentnet_core.framing import split_msgpack
+from agentnet_core.member_record import read_plain
 from agentnet_core.signing import Head, Seal, expect_head, read_seal, seal_fields
 
 ACCUSERS_MAX = 8
@@ -130,10 +131,11 @@ def merge(one: NodeRecord, other: NodeRecord) -> NodeRecord:
     """What both records of a node say together."""
     if one == other:
         return one
-    older, newer = sorted((one, other), key=_age)
-    if older.incarnation != newer.incarnation:
-        return newer
-    if _age(older) != _age(newer):
+    ages = _age(one), _age(other)
+    if ages[0] != ages[1]:
+        older, newer = (one, other) if ages[0] < ages[1] else (other, one)
+        if older.incarnation != newer.incarnation:
+            return newer
         return newer if newer.listed >= older.listed else newer.with_list(older.listed, older.head)
     # Of a linked node the addresses may be known before they are signed; the signed ones count.
     seals = [record for record in (one, other) if record.seal is not None] or [one, other]
@@ -160,6 +162,8 @@ def _age(record: NodeRecord) -> tuple[int, bool, int]:
 
 def _joined(names: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
     # The least of all names are the least of those kept on the way.
+    if not others or names == others:
+        return names
     return tuple(sorted(dict.fromkeys(names + others))[:ACCUSERS_MAX])
 
 
@@ -225,17 +229,11 @@ def split_members(body: bytes | memoryview) -> list[bytes]:
 
 def read_record(item: bytes) -> NodeRecord:
     """The record that an item of `split_members` is; ProtocolError if it is none."""
+    plain = read_plain(item, ACCUSERS_MAX)
+    if plain is not None:
+        return NodeRecord(*plain[:4], STANDINGS[plain[4]], *plain[5:])
     values = expect_list("MEMBERS record", unpack_checked("MEMBERS", item))
     fields: dict[int, Any] = {}
-    if len(values) in (4, 5) and type(values[-1]) is not dict:  # the plain case, told apart for its speed
-        listed = values.pop() if len(values) == 5 else 0
-        return NodeRecord(
-            expect_name("MEMBERS node id", values[0]),
-            expect_int("MEMBERS incarnation", values[1], 0, U64_MAX),
-            expect_addresses("MEMBERS addresses", values[3]),
-            expect_int("MEMBERS version", values[2], 0, VERSION_MAX),
-            listed=expect_int("MEMBERS listed", listed, 0, VERSION_MAX),
-        )
     if values and type(values[-1]) is dict:
         fields = expect_fields("MEMBERS record fields", values.pop())
     if len(values) not in (4, 5, 7, 8):
@@ -259,7 +257,7 @@ def read_record(item: bytes) -> NodeRecord:
 
 def _read_names(field: str, value: object) -> tuple[str, ...]:
     names = tuple([expect_name(field, name) for name in expect_list(field, value, COUNTS)])
-    return names if len(names) < 2 else _joined(names, ())
+    return names if len(names) < 2 else tuple(sorted(dict.fromkeys(names)))
 
 
 # -- PROBE, VOUCH and DIGEST

@@ -10,6 +10,7 @@ import pytest
 from harness import MESSAGE, MS, PING, UUID, Node, Weather, World, address_of
 from strangers import Stranger
 
+from agentnet_core import census
 from agentnet_core.config import (
     BODY_BYTES,
     BROADCAST_BYTES,
@@ -366,6 +367,17 @@ def test_link_silence_ms_max(beyond: bool) -> None:
         "one at the welcome, then one for each ping_interval_ms and a half, as it did not dial"
     )
     assert bool(node.told(Event.LINK_LOST)) is beyond
+
+
+@pytest.mark.parametrize("pace", [1, 2, 4])
+def test_in_a_large_network_a_link_is_pinged_less_often(pace: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(census, "pace_of", lambda _: float(pace))
+    world = World()
+    config = {"ping_interval_ms": 400, "link_silence_ms_max": 60_000, "node_silence_ms_max": 60_000}
+    _, stranger = welcoming(world, **config)
+    world.run(24_000)
+    pings = len([*stranger.bodies(PING)])
+    assert pings == pytest.approx(24_000 / (600 * pace), rel=0.2), "each ping_interval_ms and a half"
 
 
 @within

@@ -515,3 +515,59 @@ def test_equal_digests_mean_equal_views() -> None:
     one.left("z", 0)
     other.left("z", 0)
     assert one.digest() == other.digest()
+
+
+# -- in a large network
+
+
+@pytest.mark.parametrize(("nodes", "pace"), [(200, 1), (500, 2), (1_000, 4)])
+def test_in_a_large_network_who_is_silent_is_doubted_later(nodes: int, pace: int) -> None:
+    one = membership("m")
+    names = [f"n{number}" for number in range(nodes - 2)]
+    for at in range(0, len(names), 250):
+        one.learn(told(*names[at : at + 250]), 0)
+    up(one, "a")
+    one.tick(0)
+    doubted_ns = CONFIG.node_silence_ms_max * MS * pace
+    assert one.pace == pace
+    assert one.vouch("a", 0, doubted_ns - 1).silent_ms is not None
+    assert one.vouch("a", 0, doubted_ns).silent_ms is None
+
+
+@pytest.mark.parametrize(("nodes", "pace"), [(200, 1), (1_000, 4)])
+def test_of_many_lost_nodes_eight_are_dialled_each_redial_ms_max_in_a_large_network_fewer(
+    nodes: int, pace: int
+) -> None:
+    one = membership("m", nodes_max=2_000)
+    alive, lost = [f"n{number}" for number in range(nodes)], [f"z{number}" for number in range(40)]
+    for at in range(0, nodes, 200):
+        one.learn(told(*alive[at : at + 200]), 0)
+    one.learn(told(*lost), 0)
+    dead = [NodeRecord(i, 1, (f"tcp://{i}:1",), 0, Standing.LOST, ("x", "y"), ("x", "y")) for i in lost]
+    one.learn(encode_members(dead)[0], 0)
+    one.tick(0)
+    assert len(one) == nodes + 1
+    dialled = []
+    for second in range(1, 41):
+        for dial in one.tick(second * 1_000 * MS):
+            if dial.node_id in lost:
+                dialled.append(dial.node_id)
+                one.dial_failed(dial, "nobody there", second * 1_000 * MS)
+    rate = 8 * 40_000 / CONFIG.redial_ms_max / pace
+    assert 0.6 * rate <= len(dialled) <= rate + 1
+    assert len(set(dialled)) >= 0.9 * min(len(dialled), 40), "each in turn"
+
+
+def test_a_lost_node_without_an_address_keeps_no_other_from_being_dialled() -> None:
+    one = membership("m")
+    one.learn(told("a"), 0)
+    one.learn(pack([["b", 1, 0, []]]), 0)
+    dead = [NodeRecord(i, 1, (), 0, Standing.LOST, ("x", "y"), ("x", "y")) for i in "ab"]
+    one.learn(encode_members(dead)[0], 0)
+    dialled = []
+    for second in range(20):
+        for dial in one.tick(second * 1_000 * MS):
+            dialled.append((dial.node_id, one.living("a") is None))
+            one.dial_failed(dial, "nobody there", second * 1_000 * MS)
+    assert ("a", True) in dialled
+    assert not one.living("b")

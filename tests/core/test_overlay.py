@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentnet_core.config import EngineConfig
-from agentnet_core.overlay import Rings
+from agentnet_core.overlay import CALM_NODES, PACE_MAX, Rings, pace_of
 
 NAMES = [f"n{number}" for number in range(60)]
 SMALL_MESH = EngineConfig(mesh_nodes_max=1)  # as the rings allow: 2 * 4 + 1
@@ -179,3 +179,11 @@ def test_what_half_the_nodes_leave_is_hardly_ever_apart(seed: int) -> None:
                 todo += all_rings.neighbours(name)
         largest = max(largest, size)
     assert largest > 0.98 * len(alive)
+
+
+def test_what_is_done_now_and_then_is_done_less_often_in_a_large_network_down_to_a_quarter() -> None:
+    assert pace_of(0) == pace_of(CALM_NODES) == 1
+    assert 1 < pace_of(CALM_NODES + 1) < 1.01
+    assert pace_of(2 * CALM_NODES) == 2
+    assert pace_of(int(CALM_NODES * PACE_MAX) - 1) < PACE_MAX
+    assert pace_of(int(CALM_NODES * PACE_MAX)) == pace_of(100_000) == PACE_MAX

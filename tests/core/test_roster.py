@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from functools import reduce
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentnet_core import roster
+from agentnet_core.body import pack
+from agentnet_core.errors import ProtocolError
+from agentnet_core.framing import check_msgpack
+from agentnet_core.member_record import read_plain
 from agentnet_core.roster import (
     ACCUSERS_MAX,
     DIGEST_BYTES,
@@ -20,6 +26,8 @@ from agentnet_core.roster import (
     encode_members,
     encode_probe,
     merge,
+    pack_record,
+    read_record,
 )
 
 names = st.text("abcdefghijkl", min_size=1, max_size=1)
@@ -96,3 +104,65 @@ def test_questions_and_answers_are_read() -> None:
     for vouch in (Vouch("n1", None), Vouch("n1", 250)):
         assert Vouch.decode(vouch.encode()) == vouch
     assert decode_digest(encode_digest(bytes(DIGEST_BYTES), True)) == (bytes(DIGEST_BYTES), True)
+
+
+# -- what is plain is read at once, and else as all is
+
+
+def slowly(item: bytes) -> NodeRecord | None:
+    """The record, read value by value; None if it is none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roster, "read_plain", lambda *_: None)
+        try:
+            return read_record(item)
+        except ProtocolError:
+            return None
+
+
+@given(records)
+def test_plain_records_are_read_as_all_others_are(record: NodeRecord) -> None:
+    item = pack_record(record)
+    assert read_record(item) == slowly(item) is not None
+    assert (read_plain(item, ACCUSERS_MAX) is None) == (record.standing is Standing.LEFT)
+
+
+@given(records, st.data())
+def test_what_is_not_plain_is_never_read_as_if_it_was(record: NodeRecord, data: st.DataObject) -> None:
+    item = bytearray(pack_record(record._replace(listed=1)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        item[data.draw(st.integers(0, len(item) - 1))] = data.draw(st.integers(0, 255))
+    plain = read_plain(item, ACCUSERS_MAX)
+    if plain is not None:
+        values = list(plain)
+        values[4] = Standing(plain[4])
+        check_msgpack(item)
+        assert slowly(bytes(item)) == NodeRecord(*values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["x", 1, 0, ["tcp://x:1"] * 17],
+        ["x", 1, 2**63, []],
+        ["x", 1, 0, ["http://"]],
+        ["\u00e9", 1, 0, []],
+        ["x", 1, 0, [], 0, ["b", "a"], []],
+        ["x", 1, 0, [], 0, ["a", "a"], []],
+        ["x", 1, 0, [], 0, list("abcdefghi"), []],
+        ["x", 1, 0, [], 2, [], []],
+        ["x", 1, 0, [], {64: b""}],
+        ["x", -1, 0, []],
+        ["x", 1, 0],
+        [],
+        "x",
+    ],
+)
+def test_such_records_are_not_plain(values: object) -> None:
+    assert read_plain(pack(values), ACCUSERS_MAX) is None
+
+
+def test_bytes_that_end_early_or_late_are_not_plain() -> None:
+    item = pack_record(NodeRecord("x", 1, ("tcp://x:1",), 3, Standing.LOST, ("a", "b"), ("a",), 7))
+    assert read_plain(item, ACCUSERS_MAX) is not None
+    assert all(read_plain(item[:end], ACCUSERS_MAX) is None for end in range(len(item)))
+    assert read_plain(item + b"\x00", ACCUSERS_MAX) is None
