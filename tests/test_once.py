@@ -16,9 +16,11 @@ from agentnet import (
     Delivery,
     HandlerFailed,
     NetworkConfig,
+    NotRunning,
     Reached,
     RequestTimeout,
 )
+from agentnet.handlers import wait_in_thread
 
 
 def make(name: str, folder: Path | None) -> AgentNetworkManager:
@@ -98,16 +100,43 @@ async def test_an_effect_and_its_mark_outlive_a_restart(tmp_path: Path) -> None:
             assert dict(bank.store) == {"total": b"7"}
 
 
-async def test_a_thread_commits_nothing() -> None:
-    def plain(message: AgentMessage) -> None:
-        message.once({"a": b"1"})
+@pytest.mark.parametrize("on_disk", [True, False])
+async def test_a_thread_waits_until_it_is_committed(tmp_path: Path, on_disk: bool) -> None:
+    stored: list[dict[str, bytes]] = []
 
-    async with make("a", None) as a:
+    def plain(message: AgentMessage) -> str:
+        message.once({"a": message.payload}, "committed")
+        stored.append(dict(message.store))
+        return "returned"
+
+    def twice(message: AgentMessage) -> None:
+        message.once()
+        message.once()
+
+    async with make("a", tmp_path if on_disk else None) as a:
         await a.join_network([])
         agent = await a.register_agent("plain", handler=plain)
-        with pytest.raises(HandlerFailed, match="runs in a thread"):
-            await soon(agent.request("plain", b"x", operation_id="1"))
-        assert len(agent.store) == 0
+        for _ in range(2):
+            assert await soon(agent.request("plain", b"x", operation_id="1")) == "committed"
+        assert (dict(agent.store), stored) == ({"a": b"x"}, [{"a": b"x"}])
+        await a.register_agent("twice", handler=twice)
+        receipt = await soon(agent.send("twice", b"x", delivery=Delivery.ACKNOWLEDGED))
+        assert receipt.reached == Reached.PROCESSED
+        with pytest.raises(HandlerFailed, match="nobody would send this message again|with a promise"):
+            await soon(agent.request("plain", b"x"))
+
+
+async def test_a_thread_that_waits_for_a_loop_which_ended_is_told() -> None:
+    loop = asyncio.new_event_loop()
+    waits = asyncio.create_task(asyncio.to_thread(wait_in_thread, loop, lambda: asyncio.sleep(0)))
+    await asyncio.sleep(0.1)
+    loop.close()
+    with pytest.raises(NotRunning, match="the event loop of this node has ended") as told:
+        await soon(waits)
+    assert not told.value.definite
+    with pytest.raises(NotRunning) as told:
+        wait_in_thread(loop, lambda: asyncio.sleep(0))
+    assert told.value.definite
 
 
 async def test_what_was_done_stays_where_it_was_done(tmp_path: Path) -> None:

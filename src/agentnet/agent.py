@@ -23,11 +23,12 @@ from agentnet.handlers import (
     prepare_handler,
     say,
     shape_of,
+    wait_in_thread,
 )
 from agentnet.payload import to_bytes
 from agentnet.runner import Runner
 from agentnet.streams import Refusal, Stream, feed
-from agentnet_core.errors import ConfigError, HandlerStuck, Nack, UsageError, failure_of
+from agentnet_core.errors import ConfigError, HandlerStuck, Nack, failure_of
 from agentnet_core.message import AgentMessage, Origin, check_group
 from agentnet_core.port import Port
 from agentnet_core.records import (
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         turned_ns: int
         control: Control
         config: NetworkConfig
+        loop: asyncio.AbstractEventLoop
 
         @property
         def health_checks(self) -> HealthChecks: ...
@@ -311,11 +313,8 @@ class Agent(Port):
     def once(self, message: AgentMessage, changes: Mapping[str, bytes | None] | None, result: Any) -> Any:
         try:
             asyncio.get_running_loop()
-        except RuntimeError:
-            raise UsageError(
-                "once: this handler runs in a thread, where nothing is committed: make it `async def`, and "
-                "let what blocks run in `await asyncio.to_thread(...)`"
-            ) from None
+        except RuntimeError:  # a plain function, in a thread: by the message, which knows who has it still
+            return wait_in_thread(self._net.loop, lambda: message.once(changes, result))
         return super().once(message, changes, result)
 
     def attends(self, message: AgentMessage) -> bool:

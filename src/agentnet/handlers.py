@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from agentnet.payload import declared_type, decode, to_bytes
 from agentnet.streams import Refusal, in_parts
-from agentnet_core.errors import ConfigError, PayloadMismatch
+from agentnet_core.errors import ConfigError, NotRunning, PayloadMismatch
 from agentnet_core.message import AgentMessage
+from agentnet_core.route import SENT
 
 if TYPE_CHECKING:
     from agentnet_core.engine import Engine
@@ -27,6 +28,8 @@ Handler = Callable[[Any], Any]
 Health = Callable[[], Any]
 """Of no argument, plain or async: None when the agent is well, else a text that says why not."""
 
+THREAD_LOOK_S = 1.0
+"""How often a thread that waits for the loop looks whether there still is one."""
 TEXT_CHARS_MAX = 500
 """What is told of an exception."""
 
@@ -68,6 +71,27 @@ class HandlerThreads(ThreadPoolExecutor):
             return handler(argument)
         finally:
             del self.labels[call]
+
+
+def wait_in_thread(loop: asyncio.AbstractEventLoop, start: Callable[[], Awaitable[None]]) -> Awaitable[None]:
+    """Let the loop of a node await what ``start`` returns there, and this thread wait for that.
+
+    NotRunning, not definite, if the loop ends before: nobody would ever tell this thread.
+    """
+
+    async def work() -> None:
+        await start()
+
+    if loop.is_closed():
+        raise NotRunning("the event loop of this node has ended")
+    working = work()
+    future = asyncio.run_coroutine_threadsafe(working, loop)
+    while not wait([future], THREAD_LOOK_S).done:
+        if loop.is_closed():
+            working.close()
+            raise NotRunning("the event loop of this node has ended; the outcome is unknown", definite=False)
+    future.result()
+    return cast(Awaitable[None], SENT)
 
 
 def _close(answers: list[Any]) -> None:

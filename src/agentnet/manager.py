@@ -139,7 +139,7 @@ class AgentNetworkManager(StateSharing):
             await asyncio.wait([self._leaving])
             if self._identity is not None:  # a leaving that was cancelled did not wait
                 await self._drain.wait()
-                await self._wait_closed(self._loop.time())
+                await self._wait_closed(self.loop.time())
             return self._report()
         self._leaving = asyncio.get_running_loop().create_future()
         try:
@@ -156,7 +156,7 @@ class AgentNetworkManager(StateSharing):
         return self._drain.report if self._identity is not None else LeaveReport()
 
     async def _leave(self) -> None:
-        deadline = self._loop.time() + self.config.leave_ms_max / 1000
+        deadline = self.loop.time() + self.config.leave_ms_max / 1000
         if self._joining is not None and not self._joining.done():
             self._joining.set_exception(NotRunning(f"node {self.node_id} left while it was joining"))
         self._doors.close()
@@ -212,7 +212,7 @@ class AgentNetworkManager(StateSharing):
         return self._drain.unfinished() if self._identity is not None else []
 
     def _start(self) -> NodeIdentity:
-        self._loop = loop = asyncio.get_running_loop()
+        self.loop = loop = asyncio.get_running_loop()
         self._rng = self.host.make_rng()
         config = self.config
         signer = open_authority(config, self._now)
@@ -317,7 +317,7 @@ class AgentNetworkManager(StateSharing):
         if self._outcomes:
             self._settle(len(engine.pending) + engine.letters_awaited, engine.letters_writing)
         if not self._outcomes:
-            self._loop.call_soon(self.turn)
+            self.loop.call_soon(self.turn)
 
     def _settle(self, asking: int, writing: int) -> None:
         """Hand out some of the outcomes, the rest in the next turns; ``asking`` others wait for peers,
@@ -332,14 +332,14 @@ class AgentNetworkManager(StateSharing):
         some, self._outcomes = self._outcomes[:share], self._outcomes[share:]
         settle(some, self.decode)
         if self._outcomes:
-            self._loop.call_soon(self.turn)
+            self.loop.call_soon(self.turn)
 
     def _arm(self, when_ns: int) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_ns = when_ns
         delay = max(when_ns - self.host.monotonic_ns(), MS) / 1e9
-        self._timer = self._loop.call_later(delay, self._tick)
+        self._timer = self.loop.call_later(delay, self._tick)
 
     def _tick(self) -> None:
         engine = self.engine
@@ -359,7 +359,7 @@ class AgentNetworkManager(StateSharing):
 
     def spawn(self, work: Coroutine[Any, Any, None], /) -> asyncio.Task[None]:
         """A task that ends with this node, at the latest."""
-        task = self._loop.create_task(work)
+        task = self.loop.create_task(work)
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)
         return task
@@ -368,7 +368,7 @@ class AgentNetworkManager(StateSharing):
         self, start: Callable[[asyncio.Future[None]], None], token: asyncio.Future[None] | None = None
     ) -> None:
         """Start something that settles a token, and wait for it."""
-        token = token or self._loop.create_future()
+        token = token or self.loop.create_future()
         self.engine.now_ns = self.host.monotonic_ns()
         start(token)
         self.turn()

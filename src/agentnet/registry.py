@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
         node_id: str
         config: NetworkConfig
+        loop: asyncio.AbstractEventLoop
         control: Control
         health_checks: HealthChecks
         host: Host

@@ -116,8 +116,9 @@ class AgentMessage:
 
         Raises, when awaited: LimitReached, PayloadMismatch, StorageFull, StorageBusy, ConfigError, and
         LeaseExpired if the message was given back meanwhile: nothing was committed. StorageFailed: it may be.
-        UsageError if it was committed already, is a message that nobody would send again, or its handler runs
-        in a thread: commit in one that is `async def`.
+        UsageError if it was committed already, or is a message that nobody would send again.
+
+        In a plain function, which runs in a thread, the call itself waits, and raises.
 
         It is the node that knows what was done there. An agent that is registered on another node begins with
         an empty store, and what was done on the node before may be done there again; what it had is where it
