@@ -518,6 +518,7 @@ class Document(State):
         return Flag(self._node, self._held, self._state.at(key, EWFlag))
 
     def text(self, key: Any) -> SharedText:
+        """Keep it: each new one puts the passages in order anew when it is used."""
         return SharedText(self._node, self._held, self._state.at(key, Text))
 
     def document(self, key: Any) -> Document:

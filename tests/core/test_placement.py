@@ -353,6 +353,72 @@ def test_a_planted_bug_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_after_a_move() == set()
 
 
+def read_beyond_a_cut() -> tuple[str, set[str]]:
+    """A write is acknowledged by two of three replicas that are cut off from the others at that moment, for
+    longer than lost nodes stay. What a node beyond the cut says when it reads by QUORUM, and reads at last."""
+    world = World()
+    nodes = world.join(*"abcde", config=replace(CONFIG, state_move_ms=2_500, state_lost_ms=60_000))
+    world.run(2_000)
+    for node in nodes:
+        node.engine.now_ns = world.now_ns
+        node.control.replication.replicas(KEY)
+        node.turn()
+    by_name = {node.name: node for node in nodes}
+    one, other, third = nodes[0].control.replication.moves.placement.of(share_of(KEY))
+    writer, reader = by_name[one].control.replication, by_name[third].control.replication
+
+    def wait(node: Node, *, writes: bool) -> Token:
+        token, replication = Token(), node.control.replication
+        node.engine.now_ns = world.now_ns
+        replicas = replication.replicas(KEY)
+        replication.check_reach(KEY, 2, replicas, chosen=True)
+        replication.quorums.admit()
+        held = hold(node, ORSet, "s")
+        if writes:
+            held.state.add("acknowledged")  # type: ignore[attr-defined]
+            changed(node, held)
+            replication.wait(held, 2, replicas, token, chosen=True)
+        else:
+            replication.read(held, 2, replicas, token, chosen=True)
+        node.turn()
+        return token
+
+    world.finish(wait(by_name[third], writes=False))  # so that its view is one that counts
+    world.partition([one, other], [name for name in by_name if name not in (one, other)])
+    world.finish(wait(by_name[one], writes=True))
+    assert writer.quorums.failed == 0
+    world.run(10_000)
+    said = ""
+    try:
+        world.finish(wait(by_name[third], writes=False))
+    except TooFewReplicas as error:
+        assert error.definite
+        said = str(error)
+        world.heal()
+        world.until(
+            lambda: not reader.moves.placement.moving and len(by_name[third].control.membership.alive()) == 5
+        )
+        world.run(1_000)
+        world.finish(wait(by_name[third], writes=False))
+    value: set[str] = hold(by_name[third], ORSet, "s").state.value
+    return said, value
+
+
+def test_what_was_acknowledged_beyond_a_cut_is_waited_for() -> None:
+    said, value = read_beyond_a_cut()
+    assert "2 replicas of before are wanted, and 1 of 3 live" in said
+    assert value == {"acknowledged"}
+
+
+def but_lost_ones(self: Placement, view: Any, share: int) -> tuple[str, ...]:
+    return tuple(each for each in view.of(share) if self._current.lives.get(each) == view.lives[each])
+
+
+def test_a_planted_bug_is_caught_beyond_a_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Placement, "_there", but_lost_ones)
+    assert read_beyond_a_cut() == ("", set())
+
+
 def test_where_half_are_lost_nothing_is_acknowledged() -> None:
     world = World()
     nodes = world.join(*"abcd", config=replace(CONFIG, state_move_ms=1_000))
