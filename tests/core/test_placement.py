@@ -355,7 +355,7 @@ def test_a_planted_bug_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read_beyond_a_cut() -> tuple[str, set[str]]:
     """A write is acknowledged by two of three replicas that are cut off from the others at that moment, for
-    longer than lost nodes stay. What a node beyond the cut says when it reads by QUORUM, and reads at last."""
+    longer than lost nodes stay. What a node beyond the cut says that reads by QUORUM, and reads at last."""
     world = World()
     nodes = world.join(*"abcde", config=replace(CONFIG, state_move_ms=2_500, state_lost_ms=60_000))
     world.run(2_000)
