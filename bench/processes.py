@@ -8,6 +8,7 @@ also by Ctrl-C, which does not reach them: each has a session of its own.
 from __future__ import annotations
 
 import json
+import random
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ import psutil
 from bench.worker import Task
 
 ROOT = Path(__file__).resolve().parent.parent
+PORTS = range(20_000, 30_000)
 
 
 class RunFailed(Exception):
@@ -138,10 +140,14 @@ class Fleet(ExitStack):
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that nobody listens on now, and that no connection is given meanwhile: below those
+    that systems give to whoever connects."""
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RunFailed("ports", f"none of {PORTS.start} to {PORTS.stop - 1} is free: end what listens there")
 
 
 def wait_listening(port: int, seconds: float = 10) -> None:
