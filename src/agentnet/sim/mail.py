@@ -191,13 +191,17 @@ class Book:
         number = len(of_line) + 1
         payload = repr((line, number)).encode()
         node.engine.now_ns = node.clock.now_ns
+        body = payload + bytes(rng.choice((0, 0, 0, 300, 70_000 if rng.random() < 0.1 else 0)))
+        until = rng.choice(("kept", "mailboxed", "processed") if durable else ("mailboxed", "processed"))
+        options: dict[str, Any] = {"until": until, "timeout": rng.choice((1, 30))}
+        if until == "kept" or (not durable and options == {"until": "processed", "timeout": 30}):
+            options = {}  # it says the same, and takes the short way
         token: Any = agent.send(
             f"box-{to}",
-            payload + bytes(rng.choice((0, 0, 0, 300, 70_000 if rng.random() < 0.1 else 0))),
+            body,
             priority=line[3],
             delivery=Delivery.DURABLE if durable else Delivery.ACKNOWLEDGED,
-            until=rng.choice(("kept", "mailboxed", "processed") if durable else ("mailboxed", "processed")),
-            timeout=rng.choice((1, 30)),
+            **options,
         )
         sent = Sent(line, number, durable, token, once=once)
         token.then = lambda: self._told(sent)
