@@ -39,12 +39,15 @@ agentnet_core.crdt.ranges agentnet_core.crdt.sequence
 agentnet_core.crdt.table agentnet_core.crdt.passage
 agentnet_core.crdt.wire agentnet_core.crdt.counting
 agentnet_core.crdt.base
+agentnet_core.crdt.renaming
 agentnet_core.crdt.gcounter agentnet_core.crdt.pncounter agentnet_core.crdt.lwwregister
 agentnet_core.crdt.mvregister agentnet_core.crdt.ewflag agentnet_core.crdt.orset agentnet_core.crdt.lwwmap
 agentnet_core.crdt.text
 agentnet_core.crdt.ormap
 agentnet_core.crdt
 agentnet_core.states
+agentnet_core.rounds
+agentnet_core.deciding
 agentnet_core.parts agentnet_core.quorums
 agentnet_core.comparing
 agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake agentnet_core.roster agentnet_core.dials
@@ -77,6 +80,9 @@ agentnet_core.streams
 agentnet_core.inputs
 agentnet_core.engine
 agentnet_core.broadcasts agentnet_core.archive agentnet_core.moves
+agentnet_core.naming
+agentnet_core.absence
+agentnet_core.pruning
 agentnet_core.catalogue agentnet_core.replication
 agentnet_core.views
 agentnet_core.control

@@ -292,7 +292,8 @@ class StateSharing(ABC):
         needs = dict(list(self._seen.items())[-DEPENDENCIES_MAX:]) if is_causal else {}
         value = [state.data, state.agent_id, self.replication.stamp(), needs]
         try:
-            held.state.set(value, state.vector_clock)  # type: ignore[attr-defined]
+            seen = self.replication.pruning.clock(held.key, state.vector_clock)
+            held.state.set(value, seen)  # type: ignore[attr-defined]
         except BaseException:
             self.replication.quorums.waiting -= bool(need)
             raise
@@ -368,9 +369,9 @@ class StateSharing(ABC):
         while left:
             for version in map(_version, left.pop().state.value):
                 for name, clock in version.needs.items() if version is not None else ():
-                    needed_state = self._held_of(name)
+                    needed_state, has = self._held_of(name), self.replication.pruning.has
                     for actor, number in clock.items():
-                        if needed_state is None or (actor, number) not in needed_state.state.context:
+                        if needed_state is None or not has(needed_state, actor, number):
                             return f"event {number} of {actor} in state {name.removeprefix(PREFIX)!r}"
                     if name not in looked and needed_state is not None:
                         looked[name] = None

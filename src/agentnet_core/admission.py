@@ -22,6 +22,7 @@ from agentnet_core.handshake import (
     CHECKSUM_CRC32C,
     CHECKSUM_NONE,
     FEATURE_DELIVERY,
+    FEATURE_PRUNING,
     FEATURE_SIGNED,
     FEATURE_STATES,
     Agreed,
@@ -156,7 +157,7 @@ class Admission:
             # Who cannot dial this node cannot probe it.
             liveness=None if session.relay else self.offer_liveness(),
             features_required=self._features,
-            features_optional=FEATURE_DELIVERY | FEATURE_STATES,
+            features_optional=FEATURE_DELIVERY | FEATURE_STATES | FEATURE_PRUNING,
         )
 
     def _on_hello(self, session: Session, remote: Hello) -> None:

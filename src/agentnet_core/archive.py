@@ -25,12 +25,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from agentnet_core.body import pack, unpack
-from agentnet_core.config import STATE_NAME_BYTES_MAX, EngineConfig
+from agentnet_core.body import expect_int, pack, unpack
+from agentnet_core.config import STATE_NAME_BYTES_MAX, VERSION_MAX, EngineConfig
 from agentnet_core.crdt.base import BY_CODE
+from agentnet_core.crdt.renaming import actors_of, prune, renamed
 from agentnet_core.entries import FLEETING
 from agentnet_core.errors import NetworkError, ProtocolError, StorageBusy, StorageDamaged, StorageFull
 from agentnet_core.parts import Refusals, refusals_of
+from agentnet_core.rounds import Chain
 from agentnet_core.states import Held, Key, States
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ NEVER = 2**63 - 1
 STATES = 1 << 32
 """Owner of what all states share; the states themselves come behind it."""
 NAME, CHANGE = 16, 17
-CLOCK_CELL, RETURNED_CELL = 1, FLEETING + 1
+CLOCK_CELL, CHAIN_CELL, RETURNED_CELL = 1, 2, FLEETING + 1
 CLOCK_AHEAD = 1000 << 16
 """How far the clock on the disk is ahead: a second, as a stamp of `HybridClock`."""
 OTHER_OWNERS = 16
@@ -121,6 +123,10 @@ class Archive:
         self._clock = 0
         self._again_ns = NEVER
         self.life = engine.incarnation
+        self.chain = Chain(config)
+        self._held_back = False
+        """What is held is not what is to be kept: see `absence`."""
+        self.on_open: Callable[[], None] = lambda: None
         self.persisted_batch = 0
         self._promises: deque[_Promise] = deque()
         self._promises_max = config.state_writes_max
@@ -140,11 +146,15 @@ class Archive:
     def unsaved(self) -> int:
         """States of which the log lacks something now, or all."""
         alone = [shelf for shelf in self._by_owner.values() if shelf.saving and shelf.alone]
-        return len(self._left_out) + len(self._torn) + sum(not shelf.torn for shelf in alone)
+        return (
+            len(self._left_out) + self._held_back + len(self._torn) + sum(not shelf.torn for shelf in alone)
+        )
 
     def lacks(self, key: Key) -> NetworkError | None:
         """Why the disk will not have all of a state with `batch`, if it will not."""
         shelf = self._shelves.get(key)
+        if self._held_back:
+            return StorageBusy(f"{key.label}: node {self._engine.node_id} was away, and is not whole yet")
         if key in self._left_out:
             return StorageFull(
                 f"{key.label}: {len(self._shelves)} states are in the log already (log_owners_max)"
@@ -157,7 +167,7 @@ class Archive:
 
     def note(self, held: Held, data: bytes, stamp: int = 0) -> None:
         """A change was made or taken: the form of it. ``stamp``: the node's last."""
-        if not self.on:
+        if not self.on or self._held_back:
             return
         shelf = self._shelves.get(held.key)
         if shelf is None and len(self._shelves) >= self._owners_max:
@@ -177,6 +187,32 @@ class Archive:
             shelf.logged += len(data) + RECORD_BYTES
             if shelf.logged > self._whole_bytes + WHOLE_PARTS * shelf.whole and not shelf.saving:
                 self._write_whole(shelf, held)
+
+    def put_chain(self) -> None:
+        """The rounds that were applied go to the disk, before the states in which they were."""
+        if self.on and not self._held_back:
+            self._durable.entries.cell(STATES, CHAIN_CELL, self.chain.encode())
+            self._engine.write_log()
+
+    def rewrite(self, held: Held) -> None:
+        """The state is another under its name: it goes to the disk whole."""
+        if self.on and not self._held_back and held.key in self._shelves:
+            shelf = self._shelves[held.key]
+            self._tear(shelf)
+            self._mend(shelf)
+
+    def hold(self) -> None:
+        """Let the log as it is, until `release`."""
+        self._held_back = True
+
+    def release(self) -> None:
+        """Write all that is held."""
+        self._held_back = False
+        self.put_chain()
+        for key in self._states.names():
+            held = self._states.get(key)
+            if held is not None and held.state.context:
+                self.rewrite(held) if key in self._shelves else self.note(held, b"", 0)
 
     def give_back(self) -> None:
         """Nothing will be changed in this name any more: whoever starts next may have it, if all that was is
@@ -256,7 +292,7 @@ class Archive:
     def relieve(self, owner: int, index: int) -> None:
         shelf = self._by_owner.get(owner)
         held = self._states.get(shelf.key) if shelf is not None else None
-        if shelf is not None and held is not None and not (shelf.saving or shelf.torn):
+        if shelf is not None and held is not None and not (shelf.saving or shelf.torn or self._held_back):
             self._write_whole(shelf, held)
 
     def open(self, found: dict[int, Any]) -> None:
@@ -268,9 +304,20 @@ class Archive:
             self.life = life or self.life
             self._clock = int.from_bytes(shared.cells.get(CLOCK_CELL, b""), "big")
             self._observe(self._clock)
+            if CHAIN_CELL in shared.cells:
+                self.chain.decode(shared.cells[CHAIN_CELL])
+        self._behind = False
         for owner in sorted(found):
             if STATES < owner < 2 * STATES:
                 self._open_shelf(owner, found[owner])
+        for key in self.chain.renamed():
+            held = self._states.get(key)
+            if held is not None:
+                prune(held.state, self._states.site, self.chain.names(key))
+                self._states.renamed(held)
+        if self._behind:
+            self.chain.begin(0, 0)  # see `absence`
+        self.on_open()
 
     @property
     def _wall_ns(self) -> int:
@@ -283,15 +330,16 @@ class Archive:
 
     def _open_shelf(self, owner: int, found: Any) -> None:
         key: Key | None = None
+        number = 0
         datas: list[bytes] = []
         if self._durable.defect != DEFECTS["snapshot forgotten"]:
             chunks = list(found.chunks())
             if chunks:
-                key, datas = _read_name(chunks[0]), [b"".join(chunks[1:])]
+                (key, number), datas = _read_name(chunks[0]), [b"".join(chunks[1:])]
         whole = sum(map(len, datas))
         for _, kind, body in found.entries:
             if kind == NAME:
-                key = _read_name(body)
+                key, number = _read_name(body)
             else:
                 datas.append(body)
         if self._durable.defect == DEFECTS["tail dropped"]:
@@ -299,8 +347,13 @@ class Archive:
         if key is None:
             self._owner = max(self._owner, owner)
             return
+        # It was written when rounds were known that are not kept any more.
+        self._behind = self._behind or number < self.chain.oldest - 1
+        names = self.chain.names(key)
         for data in datas:
             try:
+                if names and any(each.actor in actors_of(data) for each in names):
+                    data = renamed(BY_CODE[key.code], self._states.site.unbound(), data, names)  # noqa: PLW2901
                 self._states.restore(key, data)
             except ProtocolError as error:
                 raise StorageDamaged(f"owner {owner} of the log, {key.label}: {error}") from None
@@ -361,7 +414,7 @@ class Archive:
 
     def _write_whole(self, shelf: Shelf, held: Held) -> None:
         """Put all of it behind what is in the log, in the place of that."""
-        data, name = held.state.encode(), _write_name(shelf.key)
+        data, name = held.state.encode(), _write_name(shelf.key, self.chain.number)
         self._put(shelf, NAME, name)
         shelf.whole, shelf.logged = len(data), 0
         if len(data) <= self._whole_bytes:
@@ -374,13 +427,16 @@ class Archive:
         self._snapshots.append((shelf.owner, shelf.index, [name, *chunks]))
 
 
-def _write_name(key: Key) -> bytes:
-    return pack([key.code, key.name])
+def _write_name(key: Key, number: int) -> bytes:
+    """``number``: of the last round that is applied in it."""
+    return pack([key.code, key.name, number] if number else [key.code, key.name])
 
 
-def _read_name(data: bytes) -> Key:
+def _read_name(data: bytes) -> tuple[Key, int]:
     with suppress(ProtocolError):
         match unpack("a state in the log", data):
-            case [int() as code, str() as name] if code in BY_CODE and 0 < len(name) <= STATE_NAME_BYTES_MAX:
-                return Key(code, name)
+            case [int() as code, str() as name, *rest] if (
+                code in BY_CODE and 0 < len(name) <= STATE_NAME_BYTES_MAX and len(rest) <= 1
+            ):
+                return Key(code, name), expect_int("a state's round", rest[0] if rest else 0, 0, VERSION_MAX)
     raise StorageDamaged(f"the log names a state that this version does not know: {data[:64]!r}")

@@ -354,6 +354,19 @@ class EngineConfig:
     state_quorum_min: int = 1
     """QUORUM is a majority of a state's replicas, and no fewer than this, all of them if they are fewer: in a
     small network one that outlives more of them. The same on all nodes, or a read may miss a write."""
+    state_prune_after_ms: int = 3_600_000
+    """When no node that lives has changed states under a name for so long, its node left, is lost or started
+    again, the states forget the name, not what was done: their clocks do not grow with each node that ever
+    was. For that all nodes that live must be linked with each other and hold the same of it, and more than
+    half of those that are known live."""
+    state_pruning: bool = False
+    """Whether this node proposes such pruning, if it is the least of those that live; it takes part in any
+    case. Two networks that pruned each for itself exchange no states any more (StatesDiverged)."""
+    state_rounds_max: int = 256
+    """Rounds of such pruning that are kept for nodes that are away: one that missed more takes what the
+    others hold, in place of merging."""
+    state_rounds_bytes_max: int = 512 * 1024
+    """Bytes of these; likewise."""
     state_move_ms: int = 60_000
     """After this long a lost node is a replica no more, and another takes its place; it must be longer than
     it takes all nodes to see that one is lost. Not where half of all nodes are lost."""
@@ -377,7 +390,7 @@ class EngineConfig:
             value = getattr(self, field.name)
             if field.type == "int":
                 check_count(field.name, value)
-        for name in ("relay", "local_health", "chain_sends"):
+        for name in ("relay", "local_health", "chain_sends", "state_pruning"):
             if type(getattr(self, name)) is not bool:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: expected True or False")
         if self.frame_bytes_max < FRAME_BYTES_MIN:
@@ -412,6 +425,10 @@ class EngineConfig:
         self._check_order("broadcast_bytes_max", "broadcasts_kept_bytes_max")
         self._check_order("log_segment_bytes", "log_held_bytes")
         self._check_order("log_held_bytes", "log_bytes_max")
+        if self.state_rounds_bytes_max < BODY_BYTES:
+            raise ConfigError(
+                f"state_rounds_bytes_max={self.state_rounds_bytes_max}: expected at least {BODY_BYTES}"
+            )
         # A node that was cut off is told of all that is kept: it must be able to note and to place it.
         self._check_order("broadcasts_kept_max", "broadcasts_announced_max")
         self._check_order("broadcasts_kept_max", "broadcast_window_max")

@@ -32,6 +32,7 @@ from agentnet_core.membership import Membership
 from agentnet_core.message import AgentMessage, Origin
 from agentnet_core.parts import STATE, STATE_CHUNK
 from agentnet_core.proofs import Proofs
+from agentnet_core.pruning import ROUND
 from agentnet_core.reach import Reach
 from agentnet_core.records import AgentRecord, Event, Member
 from agentnet_core.replication import Replication
@@ -293,6 +294,8 @@ class Control:
             self._check_joined()
         elif kind in (STATE, STATE_CHUNK) and session.welcomed:
             self.replication.receive(session, kind, body)
+        elif kind == ROUND and session.welcomed:
+            self.replication.pruning.receive(session.node_id, body)
         elif kind == PULL and session.welcomed:
             self.catalogue.on_pull(session, body)
         elif kind == WHERE and session.welcomed:
@@ -325,6 +328,7 @@ class Control:
         engine.put_control(session, DIGEST, encode_digest(self.membership.digest(), False))
         if session.closed:  # it was too much for it at once
             return
+        self.replication.pruning.link_up(node_id)
         self._reach.welcomed(session, old)
         self._compared.pop(node_id, None)
         if not session.relay:

@@ -258,6 +258,19 @@ class StorageDamaged(OutageError):
     code = 314
 
 
+class StatesDiverged(ProtocolError):
+    """Two networks pruned actors that are gone each for itself: their nodes exchange no states. Start the
+    nodes of one of them without their data directories."""
+
+    code = 315
+
+
+class StatesPruned(OutageError):
+    """This node was taken for gone, and its actor's name was pruned: it goes on under another."""
+
+    code = 316
+
+
 class DeliveryTimeout(OutageError, TimeoutError):
     """What was asked for was not reached in time: it may have been since, or not. Definite if it was never
     sent, or was refused each time. A DURABLE message is kept all the same, and is tried on."""

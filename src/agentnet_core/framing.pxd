@@ -63,6 +63,7 @@ cdef enum Kind:
     CARRY = 33
     CANCEL = 32
     GRANT = 34
+    ROUND = 35
     TAKE = 41
     MESSAGE = 16
     REFUSED = 17

@@ -102,6 +102,8 @@ FEATURE_DELIVERY = 2
 """Messages with a slip are understood, and answered with DONE or RETURN."""
 FEATURE_STATES = 4
 """STATE and STATE_CHUNK frames are understood."""
+FEATURE_PRUNING = 8
+"""ROUND frames are understood, and what follows from them."""
 
 
 @dataclass(frozen=True, kw_only=True)

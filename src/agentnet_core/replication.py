@@ -32,6 +32,7 @@ from agentnet_core.gossip import STATES, Gossip
 from agentnet_core.handshake import FEATURE_STATES
 from agentnet_core.membership import Membership
 from agentnet_core.moves import Moves
+from agentnet_core.naming import Naming
 from agentnet_core.parts import (
     ACK,
     ANSWER,
@@ -58,10 +59,11 @@ from agentnet_core.parts import (
     refusals_of,
     write,
 )
+from agentnet_core.pruning import Pruning
 from agentnet_core.quorums import Quorums, Wait, check_alive
 from agentnet_core.reach import Say
 from agentnet_core.records import Event
-from agentnet_core.states import Held, Key, States, actor_of, check_name, code_of
+from agentnet_core.states import Held, Key, States, check_name, code_of
 
 if TYPE_CHECKING:
     from agentnet_core.engine import Engine
@@ -78,8 +80,6 @@ LATER_NS = 100 * MS
 CHANGE_BYTES = 300
 """What a change takes in a frame beside its bytes."""
 HASH_KEY_BYTES = 16
-NAMES_MAX = 16
-"""Names that a node takes in one life, one after the other, because others speak in them."""
 
 Changes = list[tuple[Key, bytes]]
 
@@ -106,13 +106,15 @@ class Replication:
         self.states = States(config, self._make_site)
         self.states.on_change = self._changed
         self.archive = Archive(engine, self.states, config, self.observe, self._say_kept)
+        self.naming = Naming(engine, self.archive, self.states, self.settle)
+        self.pruning = Pruning(engine, config, membership, self.states, self.archive, self.naming, self)
         self.quorums = Quorums(engine.node_id, config, engine.settle)
         self.comparing = Comparing(self.states, self, config)
         self.transfers = Transfers(self, config)
         self.moves = Moves(engine, membership, self.states, config, say, self._ask_again, self._ask_new)
         self.quorums.wrap, self.quorums.ready = self.moves.wrap, lambda: self.moves.ready
         self.on_change: Callable[[Held, bool], None] = lambda _held, _others: None
-        self.refused = self.contradicted = self.merged = self._names = 0
+        self.refused = self.contradicted = self.merged = 0
         self._open: dict[Key, list[Wait]] = {}
         self._unsent: deque[bytes] = deque()
         self._reads: dict[int, dict[str, int]] = {}
@@ -150,7 +152,7 @@ class Replication:
     @property
     def actor(self) -> str:
         """In whose name this node changes states."""
-        return actor_of(self._engine.node_id, self.archive.life)
+        return self.naming.actor
 
     def hold(self, kind: type[Crdt], name: str) -> Held:
         """The state of that type and name, made if there is none; LimitReached, UsageError."""
@@ -277,6 +279,7 @@ class Replication:
         """What was changed here since the last time; it goes to the disk."""
         data = held.state.delta.encode()
         self.archive.note(held, data, self.clock.last)
+        self.pruning.absence.changed(held.key)
         return data
 
     def _put_changes(self, items: Changes, waits: list[Wait]) -> None:
@@ -298,7 +301,8 @@ class Replication:
             return
         for node_id in wanted:
             self._tell(node_id, body)
-        self._unsent.append(write(DELTA, 0, items) if serial else body)
+        # On the tree the serial says at which round it was let go.
+        self._unsent.append(write(DELTA, self.pruning.chain.number, items))
         self._publish()
 
     def _publish(self) -> bool:
@@ -323,8 +327,14 @@ class Replication:
 
     def link_up(self, node_id: str) -> None:
         """A link is welcomed."""
+        if not self.pruning.tells(node_id):
+            self.meet(node_id)
+
+    def meet(self, node_id: str) -> None:
+        """The linked node stands at the same round, or knows of none."""
         if not self._understands(node_id):
             return
+        self.pruning.absence.met()
         if len(self.states):
             self.comparing.start(node_id, fresh=True)
         self.moves.link_up(node_id)
@@ -333,6 +343,7 @@ class Replication:
     def link_down(self, node_id: str) -> None:
         """A link is gone."""
         self.transfers.link_down(node_id)
+        self.pruning.link_down(node_id)
         self.comparing.link_down(node_id)
         self._again.pop(node_id, None)
         for which in [which for which in self._gaps if which[0] == node_id]:
@@ -357,7 +368,8 @@ class Replication:
                     return
                 body = whole
             verb, parts = read(body)
-            self._verbs[verb](session.node_id, *parts)
+            if self.pruning.hears(session.node_id, verb):
+                self._verbs[verb](session.node_id, *parts)
         except ProtocolError as error:
             self.refuse(session.node_id, "", error)
             raise
@@ -386,8 +398,7 @@ class Replication:
                 self._turn += 1
                 self.comparing.start(linked[self._turn % len(linked)])
         due = [self._compare_ns, self.quorums.next_deadline_ns(), self.archive.tick(now_ns)]
-        due.append(self.moves.tick(now_ns))
-        due += self._gaps.values()
+        due += (self.moves.tick(now_ns), self.pruning.tick(now_ns), *self._gaps.values())
         return min(*due, *self._again.values())
 
     def stats(self) -> dict[str, int]:
@@ -400,6 +411,7 @@ class Replication:
             "states_refused": self.refused,
             "states_contradicted": self.contradicted,
             "states_unsaved": self.archive.unsaved,
+            **self.pruning.stats(),
             "state_waits": self.quorums.waiting,
             "state_waits_failed": self.quorums.failed,
             "state_views_open": self.moves.placement.moving,
@@ -430,7 +442,9 @@ class Replication:
     def _understands(self, node_id: str) -> bool:
         """Whether a linked node is of a release that knows of states; of one that is not linked, yes."""
         session = self._engine.sessions.get(node_id)
-        return session is None or bool(session.hello.features & FEATURE_STATES)
+        return session is None or (
+            bool(session.hello.features & FEATURE_STATES) and self.pruning.understands(node_id)
+        )
 
     def backlog(self, node_id: str) -> int:
         session = self._engine.sessions.get(node_id)
@@ -456,9 +470,10 @@ class Replication:
         try:
             if key.code not in BY_CODE:
                 raise ProtocolError(f"{key.label}: a type that this version does not know")
+            data, author = self.pruning.translate(key, data, author)
             changed = self.states.merge(key, data, author=author, stamp_max=self.latest_stamp())
         except NetworkError as error:
-            if isinstance(error, Contradiction) and self._take_new_name(node_id, key, error):
+            if isinstance(error, Contradiction) and self.naming.disown(node_id, key.name, error):
                 return self.take(node_id, key, data, author)
             self.refuse(node_id, key.name, error)
             return error
@@ -467,28 +482,15 @@ class Replication:
             held = self.states.get(key)
             if held is not None:
                 self.archive.note(held, data)
+                self.pruning.absence.changed(key)
         if changed and author is None and not self._engine.control.linked_to_all:
             self.compare_all()  # who is linked with this node alone learns it from nobody else
         return changed
 
-    def _take_new_name(self, node_id: str, key: Key, error: Contradiction) -> bool:
-        """Somebody knows more of what is done in this node's name than it does: its disk was restored from a
-        copy, another process uses the name, or it was forged. What it does from now on is done in another
-        name. Whether what came may be this node's own after all, of an earlier life."""
-        if error.actor != self.actor or self._names >= NAMES_MAX:
-            return False
+    def settle(self) -> bool:
+        """Let go what was changed under the names of now; False if some of it waits for room."""
         self.flush()
-        if self._open:
-            return False
-        self._names += 1
-        old, life = self.actor, self.archive.life
-        is_earlier = life < self._engine.incarnation
-        now_ns = self._engine.now_ns + self._engine.wall_offset_ns
-        self.archive.life = self._engine.incarnation if is_earlier else max(life + 1, now_ns)
-        self.states.rename(self.actor)
-        detail = f"{old} is {self.actor} from now on: {error}"
-        self._engine.event(Event(Event.STATE_CONFLICT, node_id, name=key.name, detail=detail, error=error))
-        return is_earlier
+        return not (self._open or self._unsent)
 
     # -- as it comes
 
@@ -501,7 +503,8 @@ class Replication:
         except ProtocolError as error:
             self.refuse(source, "", error)
             raise
-        self._take_changes(source, gossip.broadcast.origin, parts[1])
+        if self.pruning.hears_of(parts[0]):
+            self._take_changes(source, gossip.broadcast.origin, parts[1])
 
     def _ask_new(self, node_id: str) -> None:
         """The node may answer now what it has not."""
@@ -559,6 +562,8 @@ class Replication:
             self.put(node_id, write(KEPT, serial, refusals))
 
     def _on_sums(self, node_id: str, sums: list[int], fresh: bool) -> None:
+        if sums == self.states.sums() and self.pruning.same(node_id):
+            self.compare_all()
         if not (fresh and len(self.states) and self._engine.node_id < node_id):
             self.comparing.on_sums(node_id, sums)  # else it answers what this node has said
 

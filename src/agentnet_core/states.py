@@ -82,6 +82,8 @@ class States:
         self._sums = [0] * SHARES
         self._stale: dict[Key, Held] = {}
         self.bytes = 0
+        self.whole = True
+        """Whether what is empty was always so; see `absence`."""
         self.on_change: Callable[[Held, bool], None] = lambda _held, _others: None
 
     def __len__(self) -> int:
@@ -118,7 +120,7 @@ class States:
     def forget(self, key: Key) -> None:
         """Hold it no more, if nothing was ever in it."""
         held = self._held.get(key)
-        if held is not None and not held.state.context:
+        if self.whole and held is not None and not held.state.context:
             self._drop(held)
 
     def check_room(self, held: Held, more: int) -> None:
@@ -155,6 +157,15 @@ class States:
         held = self.hold(key)
         if held.state.restore(data):
             self._note(held)
+
+    def names(self) -> list[Key]:
+        """Those that are held, in order."""
+        return sorted(self._held)
+
+    def renamed(self, held: Held) -> None:
+        """The state holds something else under its name, see `crdt.renaming` and `absence`."""
+        self._note(held)
+        self.on_change(held, True)
 
     def rename(self, actor: str) -> None:
         """Change them under that name from now on. No delta is open."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
@@ -48,9 +49,11 @@ from harness import (
 from strangers import Pen, Stranger, frame
 
 from agentnet_core import gossip, parts
+from agentnet_core import pruning as pruning_room
+from agentnet_core.body import pack
 from agentnet_core.broadcasts import KINDS as TREE
 from agentnet_core.config import EngineConfig
-from agentnet_core.crdt import LWWMap, ORSet, Site
+from agentnet_core.crdt import GCounter, LWWMap, ORSet, Site
 from agentnet_core.dots import CausalContext
 from agentnet_core.framing import KINDS, Arena, Decoder, check_msgpack
 from agentnet_core.handshake import FEATURE_DELIVERY, Close, Hello, Welcome
@@ -151,7 +154,7 @@ def spoken() -> list[str]:
     said += [*stranger.heard, *((kind, 0, body) for kind, body in map(gossip.encode, on_the_tree()))]
     said += [it for it in in_groups() if it[0] in (AGENTS, MESSAGE)]
     said += [it for it in delivered() if it[0] in (HELLO, MESSAGE, DONE, RETURN)]
-    said += [*of_states(), *called(), *given()]
+    said += [*of_states(), *of_rounds(), *called(), *given()]
     said += [it for it in through_a_relay() if it[0] in (TUNNEL, CARRY)]
     said += [it for it in signed() if it[0] in (HELLO, MEMBERS, AGENTS, CLOSE, gossip.GOSSIP)]
     lines = [f"{KINDS[kind]} {flags} {body.hex()}" for kind, flags, body in said]
@@ -246,6 +249,35 @@ def of_states() -> list[tuple[int, int, bytes]]:
     assert stranger.close is None, stranger.close
     said = [it for it in stranger.heard if it[0] == STATE and len(it[2]) < 4096]
     return [*said, (STATE_CHUNK, 0, parts.write_chunk(1, 49_088, 49_096, b"the rest"))]
+
+
+def of_rounds() -> list[tuple[int, int, bytes]]:
+    """What nodes say of pruning, when one of them is gone."""
+    config = EngineConfig(state_pruning=True, state_prune_after_ms=500, state_rounds_max=1)
+    world = World(5)
+    nodes = world.join(*"abc", config=config)
+    said: list[tuple[int, int, bytes]] = []
+    for node in nodes:
+        pruning = node.control.replication.pruning
+        say = pruning._say
+
+        def keep(node_id: str, body: bytes, say: Any = say) -> None:
+            said.append((pruning_room.ROUND, 0, body))
+            say(node_id, body)
+
+        pruning._say = pruning.deciding._say = keep  # type: ignore[method-assign]
+    for name in "ds":
+        held = nodes[2].control.replication.hold(GCounter if name == "d" else ORSet, name)
+        held.state.increment() if name == "d" else held.state.add(1)
+        nodes[2].engine.now_ns = nodes[2].clock.now_ns
+        nodes[2].control.replication.changed(held)
+    world.run(1000)
+    nodes[2].leave()
+    world.run(5_000)
+    late = world.node("late", config=config)
+    world.finish(late.join("a"))
+    assert all(node.control.replication.pruning.rounds for node in nodes[:2])
+    return [*said, (pruning_room.ROUND, 0, pack([pruning_room.WANT]))]
 
 
 def through_a_relay() -> list[tuple[int, int, bytes]]:

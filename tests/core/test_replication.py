@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from replicas import History, changed, equal, hold, write
 from strangers import Stranger
 
-from agentnet_core import comparing, gossip, replication
+from agentnet_core import comparing, gossip, naming, replication
 from agentnet_core.admission import Admission
 from agentnet_core.clock import HybridClock, VectorClock
 from agentnet_core.config import BODY_BYTES, EngineConfig
@@ -535,7 +535,7 @@ def take_nothing(*_: Any) -> list[Any]:
 
 
 def one_name_for_ever(node_id: str, _: int) -> str:
-    return node_id
+    return f"{node_id}:0"
 
 
 def two_are_enough(self: Quorums, batch: Any, *_: Any) -> bool:
@@ -545,7 +545,7 @@ def two_are_enough(self: Quorums, batch: Any, *_: Any) -> bool:
 @pytest.mark.parametrize(
     ("where", "what", "bug"),
     [
-        (replication, "actor_of", one_name_for_ever),
+        (naming, "actor_of", one_name_for_ever),
         (replication.Replication, "_take_changes", take_nothing),
         (comparing.Comparing, "on_sums", take_nothing),
         (Quorums, "_has", two_are_enough),

@@ -216,6 +216,20 @@ cdef class Crdt:
         if self.prefix:
             raise UsageError("a state in a map travels with its map: encode or merge that")
 
+    def become(self, Crdt other not None):
+        """Hold what `other` holds, a state of the same type and of a site with the same keys, in one step."""
+        cdef uint32_t rank = 0
+        cdef Py_ssize_t n = 0
+        cdef const char* name
+        self._check_root()
+        if self.delta or other.code != self.code:
+            raise UsageError("a state with an open delta, or of another type, becomes nothing else")
+        self.table.exchange(other.table)
+        self.table.own = NONE
+        if self.table.site.actor is not None:
+            name = PyUnicode_AsUTF8AndSize(self.table.site.actor, &n)
+            self.table.own = self.table.find_actor(<const uint8_t*>name, n, &rank)
+
     def disown(self):
         """The site has another name: what was done here under the old one is another actor's from now on."""
         if self.delta:

@@ -1,7 +1,10 @@
 """What counters have in common: one entry by actor with totals that only grow, of which the latest counts.
 
-An older entry of the same actor may still be there when a change between the two got lost.
+An older entry of the same actor may still be there when a change between the two got lost.  The reserved
+actor `*` (see `renaming`) has what several have counted: in it each entry counts.
 """
+
+from libc.stdint cimport uint8_t
 
 from agentnet_core.crdt.table cimport NONE, Entry, content_of
 from agentnet_core.framing cimport Cursor, read_array, read_uint
@@ -48,12 +51,17 @@ cdef int total_of(Table table, uint32_t i, uint64_t* added, uint64_t* taken) exc
 
 
 cdef list latest(Table table, list rows):
-    """Of `rows`, the latest of each actor."""
+    """Of `rows`, the latest of each actor, and all of `*`."""
     cdef Entry* entry
+    cdef uint32_t rank = 0, star = table.find_actor(<const uint8_t*>"*", 1, &rank)
     best = {}
+    kept = []
     for row in rows:
         entry = &table.entries[<uint32_t>row]
+        if entry.actor == star:
+            kept.append(row)
+            continue
         other = best.get(entry.actor)
         if other is None or entry.number > table.entries[<uint32_t>other].number:
             best[entry.actor] = row
-    return list(best.values())
+    return kept + list(best.values())

@@ -77,6 +77,7 @@ cdef class Table:
     cdef uint64_t mark_of(self, const Entry* entry) noexcept nogil
     cdef uint32_t append(self, const Entry* entry, const uint8_t* data) noexcept nogil
     cdef void kill(self, uint32_t i) noexcept nogil
+    cdef void exchange(self, Table other) noexcept
     cdef bint tidy(self) noexcept nogil
     cdef bint beats(self, uint32_t one, uint32_t other) except -1
     cdef void _unlink(self, Entry* entry, uint32_t i) noexcept nogil

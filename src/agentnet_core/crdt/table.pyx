@@ -62,6 +62,14 @@ cdef class Site:
         check_actor(actor)
         self.actor = actor
 
+    def unbound(self):
+        """The same without limits and of nobody, for what is made of what was within them."""
+        cdef Site site = Site.__new__(Site)
+        site.actor, site.key0, site.key1 = None, self.key0, self.key1
+        site.elements_max = site.actors_max = site.runs_max = <size_t>1 << 31
+        site.bytes_max = site.key_bytes_max = site.value_bytes_max = <size_t>1 << 40
+        return site
+
 
 # -- an index
 
@@ -335,6 +343,24 @@ cdef class Table:
         self.actors[entry.actor].alive -= 1
         sums_drop(&self.sums, entry.actor, entry.number, self.mark_of(entry))
         self.garbage += <size_t>entry.path_size + entry.value_size
+
+    cdef void exchange(self, Table other) noexcept:
+        """All but the sites, which hash alike."""
+        self.entries, other.entries = other.entries, self.entries
+        self.count, other.count = other.count, self.count
+        self.capacity, other.capacity = other.capacity, self.capacity
+        self.alive, other.alive = other.alive, self.alive
+        self.bytes, other.bytes = other.bytes, self.bytes
+        self.garbage, other.garbage = other.garbage, self.garbage
+        self.paths, other.paths = other.paths, self.paths
+        self.dots, other.dots = other.dots, self.dots
+        self.sums, other.sums = other.sums, self.sums
+        self.actors, other.actors = other.actors, self.actors
+        self.order, other.order = other.order, self.order
+        self.actor_count, other.actor_count = other.actor_count, self.actor_count
+        self.actor_capacity, other.actor_capacity = other.actor_capacity, self.actor_capacity
+        self.own, other.own = other.own, self.own
+        self.runs, other.runs = other.runs, self.runs
 
     cdef void _unlink(self, Entry* entry, uint32_t i) noexcept nogil:
         cdef size_t at
