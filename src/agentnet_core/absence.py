@@ -40,7 +40,7 @@ class _Told(NamedTuple):
 
 class _Aside(NamedTuple):
     """What was put aside: all states, under which name they were changed, what of that others may have, and
-    the states of which it is not known that most have all."""
+    the states of which it is not known that all others have all."""
 
     actor: str
     told: dict[Key, _Told] | None
@@ -101,7 +101,7 @@ class Absence:
     def equal(self, node_id: str, known: int) -> None:
         """That node, one of so many that are known, holds just what this one holds."""
         self._equal[node_id] = None
-        if 2 * len(self._equal) + 2 > known:
+        if len(self._equal) + 1 >= known:  # most are not enough: others may know of fewer
             self._doubtful.clear()
 
     def _note(self, held: Held) -> None:
@@ -201,13 +201,20 @@ class Absence:
     def _make_anew(self, held: Held, old: Crdt, actor: str, rest: list[tuple[int, int]], told: _Told) -> bool:
         """Own events that nobody has; False if some of it cannot be."""
         data = old.encode(dots(actor, rest))
-        if told.number and isinstance(old, ORMap):
+        if not told.number:  # nobody ever knew that name in this state
+            held.state.restore(data)
+            self.remade += 1
+            return True
+        if isinstance(old, ORMap):
             part = type(old).decode(data, self._states.site.unbound())
             if any(name in COUNTER_NAMES for _, name in part.value):
                 return False  # their totals hold what others may have
         runs = held.state.context.runs(self._naming.actor)
         by = (runs[-1][1] if runs else 0) - told.number
-        less = told.totals if held.key.code in COUNTERS else ()
+        less: Totals = ()
+        if held.key.code in COUNTERS:  # what is counted under the new name already goes on
+            now = total_of(held.state, self._naming.actor)
+            less = tuple(one - other for one, other in zip(told.totals, now, strict=True))
         held.state.restore(shift(data, self._naming.actor, by, less))
         self.remade += 1
         return True

@@ -53,7 +53,7 @@ def test_whatever_happens_all_end_equal_with_living_actors_alone(seed: int) -> N
     Story(seed).play()
 
 
-@pytest.mark.parametrize("seed", range(1000, 1015))
+@pytest.mark.parametrize("seed", [*range(1000, 1015), 3023])
 def test_nodes_away_for_longer_than_rounds_are_kept_lose_nothing_untold(seed: int) -> None:
     Story(seed, config=replace(PRUNE_CONFIG, state_rounds_max=1)).play()
 
