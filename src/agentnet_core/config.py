@@ -321,7 +321,7 @@ class EngineConfig:
     """Bytes of one value."""
     state_actors_max: int = 16_384
     """Actors that ever changed one state: nodes, and each of their lives that did not go on under the actor
-    of the one before (see `data_dir`). None is forgotten."""
+    of the one before (see `data_dir`). None is forgotten, but with `state_pruning`."""
     state_runs_max: int = 65_536
     """Runs of dots that one state has seen: one for each actor, and one more for each gap."""
     state_skew_ms_max: int = 60_000
