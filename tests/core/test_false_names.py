@@ -7,7 +7,7 @@ from harness import UUID, Node, World
 from replicas import changed, hold
 
 from agentnet_core.crdt import ORSet, Site
-from agentnet_core.replication import NAMES_MAX
+from agentnet_core.naming import NAMES_MAX
 from agentnet_core.states import Key
 
 SET = Key(ORSet(Site(None, bytes(16))).type_code, "s")

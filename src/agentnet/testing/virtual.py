@@ -32,7 +32,14 @@ WALL_NS = 1_700_000_000 * 10**9
 """The wall clock at virtual time 0."""
 START_S = 0.05
 """What it takes a process to start: a new incarnation has a later time."""
-MEMORIES_MS = ("delivery_window_ms", "lease_ms_max", "operation_ms", "state_name_ms_max")
+MEMORIES_MS = (
+    "delivery_window_ms",
+    "lease_ms_max",
+    "operation_ms",
+    "state_lost_ms",
+    "state_name_ms_max",
+    "state_prune_after_ms",
+)
 """How long something is kept at most: no interval of a node's upkeep."""
 
 
