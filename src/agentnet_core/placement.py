@@ -182,7 +182,8 @@ class Placement:
             self._sets[share] = list(found)
             self._told[share] = {}
             self._drawn[share] = False
-            self._hear(share, self._node_id)
+            if self._open:  # else there is nothing to hear; and to draw all replicas takes long
+                self._hear(share, self._node_id)
 
     def of(self, share: int) -> tuple[str, ...]:
         """The replicas of a share now, by name."""
@@ -210,10 +211,10 @@ class Placement:
 
     def heard(self, node_id: str, view: int, same: Iterable[int]) -> None:
         """A node that has that view holds of these shares what this one holds."""
-        if view == self._current.number and node_id in self._current.lives:
+        if self._open and view == self._current.number and node_id in self._current.lives:
             for share in same:
                 self._hear(share, node_id)
-            if self._open and len(self._moved) == SHARES:
+            if len(self._moved) == SHARES:
                 for number in self._open:
                     self._note_closed(number)
                 self._open.clear()

@@ -14,6 +14,7 @@ from replicas import CONFIG, changed, hold
 from agentnet_core.config import EngineConfig
 from agentnet_core.crdt import ORSet, Site
 from agentnet_core.errors import TooFewReplicas
+from agentnet_core.keepers import Keepers
 from agentnet_core.parts import ACK, ANSWER, ASK, DELTA, LOST_MAX, READ, VIEWS, read
 from agentnet_core.placement import SILENT_NS, Placement
 from agentnet_core.session import Session
@@ -431,3 +432,22 @@ def test_where_half_are_lost_nothing_is_acknowledged() -> None:
         with pytest.raises(TooFewReplicas, match="half of all nodes are lost") as refusal:
             replication.check_reach(KEY, 2, replication.replicas(KEY), chosen=True)
         assert refusal.value.definite
+
+
+def test_a_node_that_asks_for_nothing_draws_no_replicas_when_others_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[int] = []
+    of = Keepers.of
+
+    def counted(keepers: Keepers, share: int) -> tuple[str, ...]:
+        drawn.append(share)
+        return of(keepers, share)
+
+    monkeypatch.setattr(Keepers, "of", counted)
+    made = Placement("n0", 1, EngineConfig())
+    for count in range(2, 50):
+        assert made.observe([(f"n{number}", 1, False) for number in range(count)], count)
+    assert not drawn, "of a thousand nodes that takes 40 ms, each time that one comes"
+    assert len(made.of(0)) == 3
+    assert drawn == [0]
