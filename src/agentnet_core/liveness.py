@@ -36,6 +36,8 @@ UNANSWERED_MIN = 4
 stands a little sends two before it reads the answer to the first."""
 LOOKS = 2
 """Between two pings of a link, or probes of a silent one: what is due between them waits for the next."""
+PINGS_MIN = 3
+"""In a large network a silent link is still pinged so often before it is let go."""
 BY_PORT, BY_LINK = "port", "link"
 
 
@@ -103,12 +105,14 @@ class Liveness:
         if pace == self._pace:
             return
         config, self._pace = self._config, pace
-        self._ping_ns = min(int(config.ping_interval_ms * MS * pace), self._silence_ns)
+        base_ns = config.ping_interval_ms * MS
+        # A link must have time to answer before its silence ends it.
+        self._ping_ns = max(base_ns, min(int(base_ns * pace), self._silence_ns // PINGS_MIN))
         self._refresh_ns = int(config.refresh_interval_ms * MS * pace)
         self._late_ns = min(self._ping_ns, self._silence_ns - self._ping_ns) // 2
         self._along_ns = self._ping_ns // LOOKS
         self._patience_ns = min(self._ping_ns + self._probe_ns, self._silence_ns // 2)
-        self._rest_ns = int(min(config.ping_interval_ms * MS, self._probe_ns) * pace) // LOOKS
+        self._rest_ns = int(min(base_ns, self._probe_ns) * pace) // LOOKS
         self._grace_ns = max(0, self._silence_ns - int(config.node_silence_ms_max * MS * pace))
 
     # -- news

@@ -33,8 +33,7 @@ from agentnet_core.config import EngineConfig
 
 PLACE_BYTES = 8
 CALM_NODES, PACE_MAX = 250, 4.0
-"""In a network of more nodes than this, links are pinged and told news in proportion less often; down to
-a quarter."""
+"""In a network of more nodes than this, links are pinged in proportion less often; down to a quarter."""
 
 _Place = bytes
 """Where a node is on a ring, and then its id, by which equal places are told apart."""

@@ -380,6 +380,16 @@ def test_in_a_large_network_a_link_is_pinged_less_often(pace: int, monkeypatch: 
     assert pings == pytest.approx(24_000 / (600 * pace), rel=0.2), "each ping_interval_ms and a half"
 
 
+def test_in_a_large_network_a_silent_link_is_still_pinged_long_before_it_is_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(census, "pace_of", lambda _: 4.0)
+    world = World()
+    _, stranger = welcoming(world, ping_interval_ms=5_000, node_silence_ms_max=15_000)
+    world.run(10_000)  # of the 15 s of link_silence_ms_max
+    assert len([*stranger.bodies(PING)]) == 2, "one at the welcome"
+
+
 @within
 def test_refresh_interval_ms(beyond: bool) -> None:
     """Of a link that is never silent."""
