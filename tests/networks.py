@@ -26,11 +26,12 @@ from agentnet.certs import init_authority, issue_certificate
 from agentnet.testing import Weather
 from agentnet.testing.relay import Relay, Ways
 from agentnet.transport.tls import ALPN
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.config import EngineConfig
 from agentnet_core.framing import crc32c
 from agentnet_core.handshake import Close, Hello, Welcome
 from agentnet_core.listing import write_whole
-from agentnet_core.records import AgentRecord, agent_id_of
+from agentnet_core.records import agent_id_of
 
 HELLO, WELCOME, CLOSE, PING, PONG, CREDIT, STOP, GO = range(8)
 MEMBERS, AGENTS, CONFIRM, PROBE, VOUCH, DIGEST = range(8, 14)

@@ -22,11 +22,11 @@ from harness import (
     address_of,
 )
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.body import pack
 from agentnet_core.framing import Arena, Decoder, crc32c
 from agentnet_core.handshake import FEATURE_SIGNED, FEATURE_STATES, Close, Hello, Welcome
 from agentnet_core.listing import wire_form
-from agentnet_core.records import AgentRecord
 from agentnet_core.roster import NodeRecord, Standing
 from agentnet_core.session import Session
 from agentnet_core.signing import LEAVE, LIST, NODE, Head, Seal

@@ -26,7 +26,7 @@ SRC = ROOT / "src"
 
 # One step a line, from the ground up. A package's own name is its door, its __init__.py.
 ROOMS = """
-agentnet_core.errors
+agentnet_core.errors agentnet_core.agent_record
 agentnet_core.config
 agentnet_core.records
 agentnet_core.framing
@@ -49,7 +49,7 @@ agentnet_core.states
 agentnet_core.rounds
 agentnet_core.deciding
 agentnet_core.parts agentnet_core.quorums
-agentnet_core.comparing
+agentnet_core.comparing agentnet_core.update
 agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake agentnet_core.roster agentnet_core.dials
 agentnet_core.gossip agentnet_core.news agentnet_core.chain
 agentnet_core.overlay agentnet_core.tree agentnet_core.keepers agentnet_core.lookups

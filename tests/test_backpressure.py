@@ -33,8 +33,8 @@ from agentnet import (
     NoSuchAgent,
     RequestTimeout,
 )
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.listing import write_whole
-from agentnet_core.records import AgentRecord
 
 both_loops = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
 every_scheme = pytest.mark.parametrize("scheme", ["tcp", "tls"])

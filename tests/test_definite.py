@@ -24,9 +24,10 @@ from agentnet import (
     ProtocolError,
     Unconfirmed,
 )
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.errors import BY_CODE, PeerError, from_code
 from agentnet_core.listing import write_whole
-from agentnet_core.records import AgentRecord, agent_id_of
+from agentnet_core.records import agent_id_of
 
 
 async def outcome(awaitable: Any) -> NetworkError:

@@ -19,8 +19,8 @@ from agentnet import (
     NotRunning,
     Unconfirmed,
 )
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.listing import write_whole
-from agentnet_core.records import AgentRecord
 
 
 async def test_a_group_over_several_nodes(cluster: Cluster) -> None:

@@ -33,8 +33,9 @@ from agentnet import (
     NoSuchAgent,
     NotRunning,
 )
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.listing import write_whole
-from agentnet_core.records import AgentRecord, agent_id_of
+from agentnet_core.records import agent_id_of
 
 both_loops = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
 

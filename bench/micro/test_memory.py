@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.config import EngineConfig
 from agentnet_core.directory import Directory
 from agentnet_core.mailbox import Mailbox
 from agentnet_core.message import AgentMessage
-from agentnet_core.records import AgentRecord
 
 AGENTS = 10_000
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.config import EngineConfig
 from agentnet_core.directory import Directory
-from agentnet_core.records import AgentRecord, agent_id_of
+from agentnet_core.records import agent_id_of
 
 AGENTS = 10_000
 

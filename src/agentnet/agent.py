@@ -28,11 +28,11 @@ from agentnet.handlers import (
 from agentnet.payload import to_bytes
 from agentnet.runner import Runner
 from agentnet.streams import Refusal, Stream, feed
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.errors import ConfigError, HandlerStuck, Nack, failure_of
 from agentnet_core.message import AgentMessage, Origin, check_group
 from agentnet_core.port import Port
 from agentnet_core.records import (
-    AgentRecord,
     Event,
     MessagePriority,
     WhenFull,

@@ -19,11 +19,12 @@ from agentnet_core.outflow cimport FRAME_OVERHEAD_BYTES
 from agentnet_core.recalls cimport Pending
 from agentnet_core.route cimport Route, Waiting
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.errors import (
     ConfigError, Congested, DeliveryUnsupported, InternalError, MessageTooLarge, Nack, ProtocolError,
     Recalled, RequestTimeout, from_code,
 )
-from agentnet_core.records import AgentRecord, Event, describe
+from agentnet_core.records import Event, describe
 
 
 DEFECTS = {

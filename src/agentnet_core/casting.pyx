@@ -14,8 +14,8 @@ from agentnet_core.message cimport AgentMessage, Origin, copy_message
 from agentnet_core.route cimport Route, Waiting
 from agentnet_core.session cimport Session
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.errors import AgentUnreachable, Congested, InternalError, NoSuchAgent, ProtocolError
-from agentnet_core.records import AgentRecord
 from agentnet_core.gossip import MESSAGES
 
 cdef int64_t MS = 1_000_000

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.body import U64_MAX, wrong
 from agentnet_core.broadcasts import Broadcasts
 from agentnet_core.claims import Applied, Early
@@ -34,14 +35,15 @@ from agentnet_core.errors import AgentExists, AgentUnreachable, NetworkError, No
 from agentnet_core.gossip import CHANGES, Gossip
 from agentnet_core.keepers import Keepers
 from agentnet_core.ledger import Ledger
-from agentnet_core.listing import Confirm, Update, health_text, read_pull, write_pulls
+from agentnet_core.listing import Confirm, health_text, read_pull, write_pulls
 from agentnet_core.lookups import Lookups, Question, read_there, read_where, write_there
 from agentnet_core.membership import Membership
 from agentnet_core.pulls import Pulls
 from agentnet_core.reach import Say
-from agentnet_core.records import AgentRecord, Event, agent_id_of
+from agentnet_core.records import Event, agent_id_of
 from agentnet_core.registrations import Registrations, Told
 from agentnet_core.signing import Seals
+from agentnet_core.update import Update
 
 if TYPE_CHECKING:
     from agentnet_core.engine import Engine
@@ -228,9 +230,9 @@ class Catalogue:
         """Follow what membership has learned: the agents of who is gone go, lists that are lacking are
         asked for."""
         told = self._membership.drain_lists()
-        for owner, teller in told:
-            self._compare(owner, teller)
         if told:
+            for owner, teller in told:
+                self._compare(owner, teller)
             self._pull()
 
     def on_agents(self, session: Session, body: bytes) -> None:
@@ -250,23 +252,25 @@ class Catalogue:
 
     def _take(self, source: str, update: Update) -> None:
         """What a linked node brings of a list."""
-        owner, now_ns = update.owner, self.engine.now_ns
+        owner, engine, pulls = update.owner, self.engine, self._pulls
         if not self._may_take(update):
             return
-        self._pulls.came(owner, source, now_ns)
+        if pulls:
+            pulls.came(owner, source, engine.now_ns)
         applied = self.directory.apply(source, update)
-        if owner in self.engine.sessions:
+        if owner in engine.sessions:
             self._say(owner, CONFIRM, applied.confirms)
         self._report(applied)
         if self._is_signed and applied.added:
             for question in self._lookups.open():
                 question.tell(question)
         if applied.version:
-            head = self.directory.head_of(owner)
+            head = self.directory.head_of(owner) if self._is_signed else None
             self._membership.note_list(owner, update.incarnation, applied.version, head)
-            self._pulls.held(owner, update.incarnation, applied.version)
+            if pulls:
+                pulls.held(owner, update.incarnation, applied.version)
         if applied.lacks:
-            self._pulls.want(owner, update.incarnation, update.version, source, now_ns + self._delay_ns)
+            pulls.want(owner, update.incarnation, update.version, source, engine.now_ns + self._delay_ns)
         self._pull()
 
     def on_pull(self, session: Session, body: bytes) -> None:
@@ -307,7 +311,8 @@ class Catalogue:
 
     def tick(self, now_ns: int) -> int:
         """Tell those whose time is over; the time of the next thing."""
-        self._settle(self.registrations.late(now_ns))
+        if self.registrations:
+            self._settle(self.registrations.late(now_ns))
         if now_ns >= self._remind_ns:
             awaited = self.registrations.awaited()
             self._remind_ns = now_ns + self._patience_ns if awaited else NEVER
@@ -315,7 +320,7 @@ class Catalogue:
         if now_ns >= self._newcomers_ns:
             self._tell_newcomers()
         self._pull()
-        for question in self._lookups.tick(now_ns):
+        for question in self._lookups.tick(now_ns) if self._lookups else ():
             question.tell(question)
         nexts = self.registrations, self._pulls, self._lookups
         return min(self._remind_ns, self._newcomers_ns, *(each.next_deadline_ns() for each in nexts))
@@ -324,28 +329,34 @@ class Catalogue:
 
     def _may_take(self, update: Update) -> bool:
         """Whether what was brought of a list is of a node that lives, as it lives now."""
-        if update.owner == self.engine.node_id:
-            return True  # the directory knows what it said
         living = self._membership.living(update.owner)
-        return living is not None and living.incarnation == update.incarnation
+        if living is None:
+            return update.owner == self.engine.node_id  # the directory knows what it said
+        return living.incarnation == update.incarnation
 
     def _compare(self, owner: str, teller: str) -> None:
         """Something was heard of a node: the list of its dead life goes, more of its living one is wanted."""
-        living, early = self._membership.living(owner), self._early.take(owner)
-        if living is None or not self.directory.is_of(owner, living.incarnation):
-            self._report(self.directory.forget(owner, living.incarnation if living is not None else None))
+        living, early = self._membership.living(owner), self._early.take(owner) if self._early else ()
         if living is None:
-            self._pulls.drop(owner)
-            more, told = self.registrations.replace(owner, self._keepers_of)
-            self._remind(more)
-            return self._settle(told)
+            return self._is_gone(owner)
+        if not self.directory.is_of(owner, living.incarnation):
+            self._report(self.directory.forget(owner, living.incarnation))
         for source, update in early:
             self._take(source, update)
-        self._want(owner, living.incarnation, living.listed, teller)
+        if living.listed:
+            self._want(owner, living.incarnation, living.listed, teller)
         if self.engine.now_ns < self._unheard_until_ns and owner not in self.engine.sessions:
             self._newcomers[owner] = None
             self._newcomers_ns = min(self._newcomers_ns, self.engine.now_ns + self._patience_ns)
             self.engine.wake_by(self._newcomers_ns)
+
+    def _is_gone(self, owner: str) -> None:
+        """There is no such node any more: its agents go, and nobody waits for it."""
+        self._report(self.directory.forget(owner))
+        self._pulls.drop(owner)
+        more, told = self.registrations.replace(owner, self._keepers_of)
+        self._remind(more)
+        self._settle(told)
 
     def _tell_newcomers(self) -> None:
         """Let who came, and could not be linked, hear of the own list on the tree: who let it in knew that
@@ -504,7 +515,7 @@ class Catalogue:
         for record in applied.removed:
             self.engine.drop_routes(record)
             self._agent_event(Event.AGENT_GONE, record)
-        for record in applied.added:
+        for record in applied.added if self.watched or self._sought else ():
             self._appeared(record)
         for record, owner in applied.lost_mine:
             self.registrations.outdone(record.agent_id, owner)

@@ -101,7 +101,10 @@ class Confirmations:
 
     def awaits(self, node_id: str) -> list[tuple[int, tuple[int, ...]]]:
         """The versions that wait for that node, and the ids of each."""
-        versions = [version for version in self._expected.get(node_id, ()) if version in self._waiting]
+        queue = self._expected.get(node_id)
+        if not queue:
+            return []
+        versions = [version for version in queue if version in self._waiting]
         return [(version, self._waiting[version].agent_ids) for version in versions]
 
     def extend(self, version: int, node_ids: Iterable[str]) -> list[str]:
@@ -165,8 +168,10 @@ class Confirmations:
                 queue.popleft()
 
     def _pop(self, node_id: str, version: int, heard: Conflicts) -> list[Settled]:
-        settled = []
-        queue = self._expected.get(node_id, deque())
+        settled: list[Settled] = []
+        queue = self._expected.get(node_id)
+        if queue is None:
+            return settled
         while queue and queue[0] <= version:
             at = queue.popleft()
             waiting = self._waiting.get(at)
@@ -178,6 +183,8 @@ class Confirmations:
             if waiting.left == 0:
                 del self._waiting[at]
                 settled.append(Settled(at, waiting.agent_ids, waiting.conflicts()))
+        if not queue:
+            del self._expected[node_id]
         return settled
 
 

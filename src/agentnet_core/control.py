@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from agentnet_core.admission import CLOSE, Admission
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.broadcasts import KINDS, Broadcasts
 from agentnet_core.catalogue import AGENTS, CONFIRM, PULL, THERE, WHERE, Catalogue
 from agentnet_core.config import MS_MAX, EngineConfig
@@ -34,7 +35,7 @@ from agentnet_core.parts import STATE, STATE_CHUNK
 from agentnet_core.proofs import Proofs
 from agentnet_core.pruning import ROUND
 from agentnet_core.reach import Reach
-from agentnet_core.records import AgentRecord, Event, Member
+from agentnet_core.records import Event, Member
 from agentnet_core.replication import Replication
 from agentnet_core.roster import Vouch, decode_digest, decode_probe, encode_digest, encode_probe
 from agentnet_core.signing import LEAVE, Seals, Signer

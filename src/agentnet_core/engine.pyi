@@ -3,11 +3,11 @@ from typing import Any
 
 from typing_extensions import disjoint_base
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.config import EngineConfig
 from agentnet_core.inputs import Inputs
 from agentnet_core.port import Port
 from agentnet_core.recalls import Pending
-from agentnet_core.records import AgentRecord
 from agentnet_core.session import Session
 
 @disjoint_base

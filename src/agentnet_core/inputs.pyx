@@ -17,8 +17,8 @@ from agentnet_core.envelope cimport STREAM_GIVEN, STREAM_INPUT
 from agentnet_core.framing cimport TAKE
 from agentnet_core.streams cimport read_limit
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.errors import ConfigError, RequestTimeout, StreamLost
-from agentnet_core.records import AgentRecord
 
 cdef int64_t NEVER = 0x7fffffffffffffff
 

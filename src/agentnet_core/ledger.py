@@ -14,12 +14,13 @@ from collections.abc import Callable, Mapping
 
 import msgpack
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.body import pack
 from agentnet_core.config import EngineConfig
-from agentnet_core.listing import Part, Update, wire_form
-from agentnet_core.records import AgentRecord
+from agentnet_core.listing import Part, wire_form
 from agentnet_core.signing import LIST, Head, Seals
 from agentnet_core.tally import Tally
+from agentnet_core.update import Update
 
 
 class _Stage:

@@ -28,6 +28,7 @@ from typing import Any
 
 import msgpack
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.body import (
     U64_MAX,
     expect_bool,
@@ -41,9 +42,9 @@ from agentnet_core.body import (
 )
 from agentnet_core.config import BODY_BYTES, GROUP_BYTES_MAX, VERSION_MAX
 from agentnet_core.errors import LimitReached, NetworkError, ProtocolError, UsageError
-from agentnet_core.records import AgentRecord, agent_id_of, describe
+from agentnet_core.records import agent_id_of, describe
 from agentnet_core.signing import Head, expect_head
-from agentnet_core.tally import Tally
+from agentnet_core.update import Update, read_plain
 
 NAME_BYTES_MAX = 256
 CAPABILITIES_MAX = 64
@@ -73,6 +74,8 @@ class _Words:
         self._one, self._many = one, many
         self._count_max, self._bytes_max = count_max, bytes_max
         self._known: dict[tuple[str, ...], tuple[tuple[str, ...], int]] = {}
+        self.by_bytes: dict[bytes, tuple[str, ...]] = {}
+        """Tuples that came, by the MessagePack that they came in."""
 
     def intern(
         self, words: tuple[Any, ...], bad: type[NetworkError], over: type[NetworkError]
@@ -88,6 +91,18 @@ class _Words:
             if len(self._known) >= INTERNED_MAX:
                 self._known.clear()
             self._known[words] = known
+        return known
+
+    def packed(self, data: bytes) -> tuple[str, ...] | None:
+        """The one copy of a list of words as it crosses the wire; None if it is no such list."""
+        try:
+            words = expect_list(self._many, unpack(self._many, data))
+            known, _ = self.intern(tuple(words), ProtocolError, ProtocolError)
+        except ProtocolError:
+            return None
+        if len(self.by_bytes) >= INTERNED_MAX:
+            self.by_bytes.clear()
+        self.by_bytes[data] = known
         return known
 
     def _check(self, words: tuple[Any, ...], bad: type[NetworkError], over: type[NetworkError]) -> None:
@@ -149,30 +164,14 @@ def unsigned(version: int, part: Part) -> None:
     """No head, where nothing is signed."""
 
 
-@dataclass(slots=True)
-class Update:
-    """What one AGENTS frame says of its owner's list: all of it on base 0, else a change.
-
-    For the `ledger`: ``source``, who brought it; ``tally``, what the list comes to with it; ``over``, what of
-    it there was no room for.
-    """
-
-    owner: str
-    incarnation: int
-    base: int
-    version: int
-    first: bool
-    last: bool
-    records: list[AgentRecord]
-    removals: list[int]
-    head: Head | None = None
-    source: str = ""
-    tally: Tally | None = None
-    over: Sequence[int] = ()
-
-
 def read_update(body: bytes | memoryview, capabilities: Capabilities) -> Update:
     """The update in the body of an AGENTS frame."""
+    words = capabilities.words
+    plain = read_plain(bytes(body), words.packed, words.by_bytes)
+    return plain if plain is not None else _read_any(body, capabilities)
+
+
+def _read_any(body: bytes | memoryview, capabilities: Capabilities) -> Update:
     values = unpack("AGENTS", body)
     if type(values) is not list or not 8 <= len(values) <= 9:
         raise wrong("AGENTS", "a list of 8 to 9 values", values)

@@ -130,6 +130,8 @@ class Lookups:
         """When `tick` will have something to tell; NEVER if only news can change that."""
         if self._news:
             return AT_NEXT_TICK
+        if not self._open:
+            return NEVER
         return min((question.deadline_ns for question in self._open if not question.is_late), default=NEVER)
 
     def open(self) -> list[Question]:

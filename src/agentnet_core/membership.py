@@ -143,6 +143,8 @@ class Membership(Census):
 
     def drain_lists(self) -> list[tuple[str, str]]:
         """Of whose life or list of agents something was heard since the last call, and who told it."""
+        if not self._lists:
+            return []
         lists, self._lists = self._lists, {}
         return list(lists.items())
 

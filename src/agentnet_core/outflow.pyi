@@ -3,11 +3,12 @@ from typing import Any, Protocol
 
 from typing_extensions import disjoint_base
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.config import EngineConfig
 from agentnet_core.dials import Dial
 from agentnet_core.entries import Entries
 from agentnet_core.message import AgentMessage, Origin
-from agentnet_core.records import AgentRecord, Event, Receipt
+from agentnet_core.records import Event, Receipt
 from agentnet_core.route import Route
 from agentnet_core.session import Session
 

@@ -3,10 +3,11 @@ from typing import Any, Literal, Self, overload
 
 from typing_extensions import disjoint_base
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.calls import Calls
 from agentnet_core.deeds import Store
 from agentnet_core.message import AgentMessage
-from agentnet_core.records import AgentRecord, Delivery, MessagePriority, MessageType, Receipt
+from agentnet_core.records import Delivery, MessagePriority, MessageType, Receipt
 from agentnet_core.route import Route
 
 @disjoint_base

@@ -11,7 +11,8 @@ one list for each node that is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
+from itertools import chain
 
 from agentnet_core.config import EngineConfig
 
@@ -99,20 +100,19 @@ class Pulls:
                 self._release(want)
                 want.due_ns = self._due_ns = now_ns
 
-    def tick(self, linked: Iterable[str], now_ns: int) -> dict[str, list[tuple[str, int]]]:
+    def tick(self, linked: Collection[str], now_ns: int) -> dict[str, list[tuple[str, int]]]:
         """Whom of the linked nodes to ask now, and for which lists: owner and incarnation."""
         asks: dict[str, list[tuple[str, int]]] = {}
         if now_ns < self._due_ns:
             return asks
-        nodes = dict.fromkeys(linked)
         for want in self._wants.values():
             if want.due_ns <= now_ns:
                 self._release(want)
         self._due_ns, self._starved = NEVER, False
-        busy = sum(self._open.get(node_id, 0) >= self._lists_max for node_id in nodes)
+        busy = sum(self._open.get(node_id, 0) >= self._lists_max for node_id in linked)
         for owner, want in self._wants.items():
             if want.due_ns <= now_ns:
-                node_id = self._next(owner, want, nodes) if busy < len(nodes) else ""
+                node_id = self._next(owner, want, linked) if busy < len(linked) else ""
                 if not node_id:
                     self._starved = True
                     continue
@@ -128,11 +128,11 @@ class Pulls:
         """When `tick` will have something to do next; NEVER if only news can change that."""
         return self._due_ns
 
-    def _next(self, owner: str, want: _Want, nodes: dict[str, None]) -> str:
+    def _next(self, owner: str, want: _Want, linked: Collection[str]) -> str:
         """Who is to be asked; nobody if all that could be are busy, or not linked."""
         again = False
-        for node_id in dict.fromkeys([owner, *want.tellers, *nodes]):
-            if node_id not in nodes or self._open.get(node_id, 0) >= self._lists_max:
+        for node_id in chain((owner,), want.tellers, linked):
+            if node_id not in linked or self._open.get(node_id, 0) >= self._lists_max:
                 continue
             if node_id not in want.tried:
                 return node_id
@@ -140,7 +140,7 @@ class Pulls:
         if not again:
             return ""
         want.tried.clear()
-        return self._next(owner, want, nodes)
+        return self._next(owner, want, linked)
 
     def _release(self, want: _Want) -> None:
         if not want.asked:

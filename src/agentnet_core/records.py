@@ -11,6 +11,8 @@ from enum import Enum, IntEnum, StrEnum
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from agentnet_core.agent_record import AgentRecord
+
 
 class MessageType(IntEnum):
     """What a message is for; the number is its form on the wire."""
@@ -89,46 +91,6 @@ class NodeStatus(Enum):
     INACTIVE = "inactive"
     DISCONNECTED = "disconnected"
     MAINTENANCE = "maintenance"
-
-
-class AgentRecord:
-    """One registered agent as the directory keeps it: slots, because there are many.
-
-    ``health``: why it cannot work now, in its own words; empty when it is well. ``groups``: whose
-    multicasts it gets.
-    """
-
-    __slots__ = (
-        *("agent_id", "broadcasts", "capabilities", "groups", "health", "metadata", "name", "node_id"),
-    )
-
-    def __init__(
-        self,
-        agent_id: int,
-        node_id: str,
-        name: str | None = None,
-        capabilities: tuple[str, ...] = (),
-        metadata: dict[str, str] | None = None,
-        broadcasts: bool = True,
-        health: str = "",
-        groups: tuple[str, ...] = (),
-    ) -> None:
-        self.agent_id = agent_id
-        self.node_id = node_id
-        self.name = name
-        self.capabilities = capabilities
-        self.metadata = metadata
-        self.broadcasts = broadcasts
-        self.health = health
-        self.groups = groups
-
-    @property
-    def label(self) -> str:
-        """What errors and tables call it: its name, or else its id."""
-        return self.name if self.name is not None else str(self.agent_id)
-
-    def __repr__(self) -> str:
-        return f"<AgentRecord {self.label} on {self.node_id}>"
 
 
 @dataclass(frozen=True, slots=True)

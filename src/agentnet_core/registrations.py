@@ -28,6 +28,9 @@ class Registrations:
         self._label = label
         self._waiting: dict[int, list[tuple[Any, int]]] = {}
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def begin(
         self, version: int, node_ids: Iterable[str], agent_ids: list[int], token: Any, deadline_ns: int
     ) -> Told:
@@ -69,6 +72,8 @@ class Registrations:
 
     def next_deadline_ns(self) -> int:
         """When `late` will have something to tell; NEVER if nobody waits."""
+        if not self._waiting:
+            return NEVER
         return min((item[1] for waiting in self._waiting.values() for item in waiting), default=NEVER)
 
     def late(self, now_ns: int) -> Told:

@@ -3,8 +3,8 @@ from typing import Any, Final, NoReturn, Self
 
 from typing_extensions import disjoint_base
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.message import AgentMessage
-from agentnet_core.records import AgentRecord
 from agentnet_core.session import Session
 
 SENT: Final[Done]

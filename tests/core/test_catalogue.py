@@ -8,6 +8,7 @@ import pytest
 from harness import AGENTS, CONFIRM, MEMBERS, MS, PULL, UUID, Node, World, address_of
 from strangers import Stranger
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.claims import Early
 from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.gossip import CHANGES, GOSSIP, BroadcastId, Gossip, decode, encode
@@ -20,7 +21,7 @@ from agentnet_core.listing import (
     write_pulls,
     write_whole,
 )
-from agentnet_core.records import AgentRecord, Event
+from agentnet_core.records import Event
 from agentnet_core.roster import NodeRecord, encode_members
 
 CONFIG = EngineConfig(handshake_ms_max=500, sync_interval_ms=2_000)

@@ -11,6 +11,7 @@ from harness import AGENTS, DONE, MESSAGE, RETURN, UUID, Agent, Token, Weather, 
 from promises import ACKNOWLEDGED, DURABLE, MAILBOXED, PROCESSED, Hand, handed, numbers, pair, send, settled
 from strangers import Stranger
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.config import EngineConfig
 from agentnet_core.durable import DEFECTS
 from agentnet_core.errors import (
@@ -28,7 +29,7 @@ from agentnet_core.errors import (
 from agentnet_core.letters import Letter
 from agentnet_core.listing import write_whole
 from agentnet_core.message import AgentMessage
-from agentnet_core.records import AgentRecord, Delivery, Reached, agent_id_of
+from agentnet_core.records import Delivery, Reached, agent_id_of
 
 # -- what is told
 

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.claims import Applied
 from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.directory import Directory
 from agentnet_core.errors import AgentExists, LimitReached, NoSuchAgent, ProtocolError, UsageError
 from agentnet_core.listing import Capabilities, Confirm, read_update, wire_form
-from agentnet_core.records import AgentRecord, agent_id_of
+from agentnet_core.records import agent_id_of
 
 CONFIG = EngineConfig()
 

@@ -11,6 +11,7 @@ from harness import AGENTS, CLOSE, DIGEST, MEMBERS, UUID, Node, World, address_o
 from strangers import Pen, Stranger
 
 from agentnet.sim.scenarios import calm, storm
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.config import EngineConfig
 from agentnet_core.errors import AgentUnreachable, Forged
 from agentnet_core.gossip import MESSAGES, BroadcastId, Gossip, encode
@@ -18,7 +19,7 @@ from agentnet_core.handshake import Close
 from agentnet_core.listing import write_change, write_reminder, write_whole
 from agentnet_core.lookups import Place, read_where, write_there
 from agentnet_core.message import AgentMessage
-from agentnet_core.records import AgentRecord, Event
+from agentnet_core.records import Event
 from agentnet_core.roster import (
     DIGEST_BYTES,
     NodeRecord,

@@ -50,6 +50,7 @@ from strangers import Pen, Stranger, frame
 
 from agentnet_core import gossip, parts
 from agentnet_core import pruning as pruning_room
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.body import pack
 from agentnet_core.broadcasts import KINDS as TREE
 from agentnet_core.config import EngineConfig
@@ -68,7 +69,7 @@ from agentnet_core.listing import (
 )
 from agentnet_core.message import AgentMessage
 from agentnet_core.parts import STATE, STATE_CHUNK
-from agentnet_core.records import AgentRecord, Delivery, agent_id_of
+from agentnet_core.records import Delivery, agent_id_of
 from agentnet_core.roster import (
     DIGEST_BYTES,
     NodeRecord,

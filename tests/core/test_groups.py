@@ -10,6 +10,7 @@ from apart import apart, part
 from harness import MESSAGE, MS, UUID, Agent, Node, Token, Weather, World
 from strangers import Stranger
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.body import pack
 from agentnet_core.config import GROUP_BYTES_MAX, EngineConfig
 from agentnet_core.directory import Directory
@@ -25,7 +26,7 @@ from agentnet_core.errors import (
 )
 from agentnet_core.listing import GROUPS_MAX
 from agentnet_core.message import AgentMessage
-from agentnet_core.records import AgentRecord, Event, MessageType
+from agentnet_core.records import Event, MessageType
 
 BROADCAST = MessageType.BROADCAST
 

@@ -11,6 +11,7 @@ from harness import AGENTS, DONE, MESSAGE, RETURN, UUID, Agent, Node, Token, Wor
 from promises import ACKNOWLEDGED, DURABLE, PROCESSED, Hand, handed, pair, send, settled
 
 from agentnet.dead import list_dead
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.durable import DEFECTS
 from agentnet_core.errors import (
     ConfigError,
@@ -23,7 +24,7 @@ from agentnet_core.errors import (
 )
 from agentnet_core.listing import write_whole
 from agentnet_core.message import AgentMessage
-from agentnet_core.records import AgentRecord, Delivery, Event, agent_id_of
+from agentnet_core.records import Delivery, Event, agent_id_of
 
 LEASE = {"lease_ms": 1_000, "lease_ms_max": 10_000}
 

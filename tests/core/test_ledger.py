@@ -8,11 +8,11 @@ import pytest
 from harness import UUID
 
 from agentnet.sim.notary import Notary
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.config import EngineConfig
 from agentnet_core.directory import Directory
 from agentnet_core.ledger import Ledger
 from agentnet_core.listing import wire_form
-from agentnet_core.records import AgentRecord
 from agentnet_core.signing import Head, Seals
 from agentnet_core.tally import Tally
 

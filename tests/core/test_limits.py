@@ -11,6 +11,7 @@ from harness import MESSAGE, MS, PING, UUID, Node, Weather, World, address_of
 from strangers import Stranger
 
 from agentnet_core import census
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.config import (
     BODY_BYTES,
     BROADCAST_BYTES,
@@ -36,7 +37,7 @@ from agentnet_core.errors import (
     Unconfirmed,
 )
 from agentnet_core.handshake import Hello, Welcome
-from agentnet_core.records import AgentRecord, Event
+from agentnet_core.records import Event
 
 SMALL = {"fragment_bytes": 4096, "bulk_window_bytes": 4096, "link_window_bytes": 8192}
 HEAD_BYTES, CHECKSUM_BYTES = 6, 4

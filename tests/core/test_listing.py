@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.body import pack
 from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.directory import Directory
@@ -17,13 +18,15 @@ from agentnet_core.listing import (
     WANTED_BYTES,
     Capabilities,
     Confirm,
+    _read_any,
     health_text,
     read_pull,
     read_update,
     wire_form,
     write_pulls,
 )
-from agentnet_core.records import AgentRecord, agent_id_of
+from agentnet_core.records import agent_id_of
+from agentnet_core.update import Update, read_plain
 
 
 def directory(node_id: str, *agent_ids: int) -> Directory:
@@ -175,6 +178,43 @@ def test_a_directory_reads_what_another_wrote(records: list[AgentRecord], max_by
     assert list(map(wire_form, b.agents())) == list(map(wire_form, a.agents()))
 
 
+def said(update: Update) -> tuple[Any, ...]:
+    """All that an update holds."""
+    head = update.owner, update.incarnation, update.base, update.version, update.first, update.last
+    return *head, list(map(wire_form, update.records)), update.removals, update.head
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(published, max_size=3),
+    st.lists(st.integers(1, 2**64 - 1), max_size=2),
+    st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=2),
+)
+def test_what_is_read_at_once_is_what_is_read_value_by_value(
+    records: list[AgentRecord], removals: list[int], damage: list[tuple[int, int]]
+) -> None:
+    data = bytearray(body(*map(wire_form, records), removals=removals))
+    for at, byte in damage:
+        data[at % len(data)] = byte
+    known = Capabilities()
+    plain = read_plain(bytes(data), known.words.packed, known.words.by_bytes)
+    if plain is not None:
+        assert said(plain) == said(_read_any(bytes(data), Capabilities()))
+
+
+def test_a_plain_list_is_read_at_once() -> None:
+    known = Capabilities()
+    for record in ([7, None, [], None, 0], [agent_id_of("reader"), "reader", ["x", "y"], None, 1]):
+        for removals in ([], [1, 2**64 - 1]):
+            plain = read_plain(body(record, removals=removals), known.words.packed, known.words.by_bytes)
+            assert plain is not None
+            assert said(plain)[-3:] == ([tuple(map(kept, record))], removals, None)
+
+
+def kept(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def test_equal_capabilities_are_held_once() -> None:
     known = Capabilities()
     frames = directory("a").whole_list("a")
@@ -183,6 +223,7 @@ def test_equal_capabilities_are_held_once() -> None:
     for i in range(INTERNED_MAX + 1):
         read_update(body([1, None, [str(i)], None, 1]), known)
     assert len(known.words._known) <= INTERNED_MAX
+    assert len(known.words.by_bytes) <= INTERNED_MAX
     assert read_update(frames[0], known).records == []
 
 

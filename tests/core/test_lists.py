@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.claims import Applied
 from agentnet_core.config import EngineConfig
 from agentnet_core.directory import Directory
 from agentnet_core.errors import ProtocolError
 from agentnet_core.listing import Confirm, wire_form
-from agentnet_core.records import AgentRecord
 
 FRAME_BYTES = 300
 

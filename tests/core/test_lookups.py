@@ -9,6 +9,7 @@ from harness import AGENTS, MEMBERS, MESSAGE, MS, PULL, UUID, Node, Token, World
 from rings import network
 from strangers import Stranger
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.body import pack, unpack
 from agentnet_core.catalogue import THERE, WHERE
 from agentnet_core.config import EngineConfig
@@ -22,7 +23,7 @@ from agentnet_core.errors import (
 )
 from agentnet_core.listing import read_pull, write_whole
 from agentnet_core.lookups import IDS_MAX, Lookups, Place, Question, read_there, read_where, write_there
-from agentnet_core.records import AgentRecord, agent_id_of
+from agentnet_core.records import agent_id_of
 from agentnet_core.roster import NodeRecord, Standing, encode_members
 
 CONFIG = EngineConfig(mesh_nodes_max=3, keepers=1, lookup_ms_max=400, handshake_ms_max=200)

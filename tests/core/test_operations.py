@@ -9,6 +9,7 @@ from harness import AGENTS, UUID, Agent, Node, Token, World
 from promises import ACKNOWLEDGED, DURABLE, PROCESSED, pair, send, settled
 from strangers import Stranger
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.config import EngineConfig
 from agentnet_core.durable import DEFECTS
 from agentnet_core.errors import (
@@ -26,7 +27,7 @@ from agentnet_core.errors import (
 )
 from agentnet_core.listing import write_whole
 from agentnet_core.message import AgentMessage
-from agentnet_core.records import AgentRecord, Delivery, agent_id_of
+from agentnet_core.records import Delivery, agent_id_of
 
 everywhere = pytest.mark.parametrize("where", ["another node", "this node"])
 powers = pytest.mark.parametrize("power", [False, True])

@@ -6,10 +6,11 @@ import pytest
 from harness import AGENTS, MEMBERS, MESSAGE, REFUSED, UUID, Agent, Node, World
 from strangers import Pen, Stranger
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.body import pack, unpack
 from agentnet_core.errors import NotOwner
 from agentnet_core.listing import write_change, write_whole
-from agentnet_core.records import AgentRecord, Event
+from agentnet_core.records import Event
 from agentnet_core.roster import encode_members
 
 COMMAND, QUERY, BROADCAST = 1, 2, 4

@@ -6,9 +6,9 @@ import pytest
 from harness import AGENTS, CREDIT, MESSAGE, MS, UUID, Weather, World
 from strangers import Stranger
 
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.config import EngineConfig
 from agentnet_core.listing import write_whole
-from agentnet_core.records import AgentRecord
 
 FRAGMENT = 64 * 1024
 

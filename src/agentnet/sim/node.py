@@ -22,6 +22,7 @@ from agentnet.sim.link import Link
 from agentnet.sim.network import READ_BYTES, End
 from agentnet.sim.notary import Notary
 from agentnet.sim.token import Token
+from agentnet_core.agent_record import AgentRecord
 from agentnet_core.config import EngineConfig
 from agentnet_core.control import Control
 from agentnet_core.dials import Dial
@@ -29,7 +30,7 @@ from agentnet_core.engine import Engine
 from agentnet_core.errors import NetworkError, Recalled, failure_of
 from agentnet_core.message import AgentMessage, Origin
 from agentnet_core.port import Port, Work
-from agentnet_core.records import AgentRecord, Event, MessagePriority, agent_id_of
+from agentnet_core.records import Event, MessagePriority, agent_id_of
 from agentnet_core.session import Session
 from agentnet_core.tunnels import Tunnel
 

@@ -23,111 +23,99 @@ beyond is not taken and reported, and its list not passed on.  `changes_early_ma
 that are early; the oldest go.  A body that breaks the law raises ProtocolError and changes nothing.
 """
 
-from __future__ import annotations
+from operator import attrgetter
 
-from collections.abc import Collection, Iterable
-
+from agentnet_core.agent_record cimport AgentRecord
 from agentnet_core.body import U64_MAX, wrong
-from agentnet_core.claims import Applied, Claims, all_of, by_node
-from agentnet_core.config import BODY_BYTES, EngineConfig
+from agentnet_core.claims cimport Applied, Claims
+from agentnet_core.config import BODY_BYTES
 from agentnet_core.errors import AgentExists, LimitReached, NoSuchAgent, ProtocolError
-from agentnet_core.index import Index
-from agentnet_core.ledger import Ledger
 from agentnet_core.listing import (
-    CAPABILITY_BYTES_MAX,
-    Capabilities,
-    Confirm,
-    Update,
-    read_update,
-    unsigned,
-    wire_form,
-    write_change,
-    write_reminder,
+    CAPABILITY_BYTES_MAX, Capabilities, read_update, unsigned, wire_form, write_change, write_reminder,
     write_whole,
 )
 from agentnet_core.lookups import Place
-from agentnet_core.records import AgentRecord, describe
-from agentnet_core.signing import Head
+from agentnet_core.records import describe
+from agentnet_core.update cimport Update
 
-KEPT_BYTES_MAX = 1024
-"""A list that goes to others in no more than that is kept as it goes: who is new asks for all."""
+cdef object by_node = attrgetter("node_id")
+# A list that goes to others in no more than that is kept as it goes: who is new asks for all.
+cdef Py_ssize_t KEPT_BYTES_MAX = 1024
 
 
-class Directory(Index):
+cdef class Directory(Index):
     """All agents that this node knows; ``version`` counts the changes of its own list.
 
     ``body_bytes``: what frames are filled to.
     """
 
-    def __init__(
-        self, node_id: str, incarnation: int, config: EngineConfig, ledger: Ledger | None = None
-    ) -> None:
-        super().__init__()
-        self.node_id = node_id
-        self.incarnation = incarnation
-        self.version = 0
+    def __init__(self, str node_id not None, uint64_t incarnation, config, ledger=None):
+        self.node_id, self.incarnation = node_id, incarnation
         self.body_bytes = BODY_BYTES
         self._ledger = ledger
         self._agents_max = config.agents_max
         self._metadata_bytes_max = config.metadata_bytes_max
-        self._rivals: dict[int, list[AgentRecord]] = {}
-        self._claims: dict[str, Claims] = {}
+        self._rivals, self._claims, self._early = {}, {}, {}
         self._mine = Claims(node_id, incarnation)
-        self._held = 0
-        self._changes: list[bytes] = []
-        self._early: dict[tuple[str, int, int], Update] = {}
+        self._changes = []
         self._early_max = config.changes_early_max
         self._capabilities = Capabilities()
         # So many capabilities fit, however long they are.
-        self._capabilities_fit = config.metadata_bytes_max // (CAPABILITY_BYTES_MAX + 5) - 1
+        self._capabilities_fit = self._metadata_bytes_max // (CAPABILITY_BYTES_MAX + 5) - 1
 
     # -- reading
 
-    def is_mine(self, agent_id: int) -> bool:
+    def is_mine(self, agent_id):
         """Whether the id belongs to an agent of this node."""
         return agent_id in self._mine.records
 
-    def owned_by(self, node_id: str) -> list[AgentRecord]:
+    def owned_by(self, str node_id not None):
         """The agents of one node, in the order in which they came."""
+        cdef Claims claims
+        cdef AgentRecord r
         if node_id == self.node_id:
             return list(self._mine.records.values())
         claims = self._claims.get(node_id)
         if claims is None:
             return []
-        return [r for r in all_of(claims) if self._winners.get(r.agent_id) is r]
+        return [r for r in claims.all() if self._winners.get(r.agent_id) is r]
 
-    def held(self, node_id: str) -> tuple[int, int]:
+    def held(self, str node_id not None):
         """Incarnation and version of that node's list, (0, 0) if none is held whole."""
+        cdef Claims claims
         if node_id == self.node_id:
             return self.incarnation, self.version
         claims = self._claims.get(node_id)
-        return (claims.incarnation, claims.version) if claims is not None and claims.whole else (0, 0)
+        if claims is None or not claims.whole:
+            return 0, 0
+        return claims.incarnation, claims.version
 
-    def whole_list(self, node_id: str, incarnation: int = 0, version: int = 0) -> list[bytes]:
+    def whole_list(self, str node_id not None, incarnation=0, version=0):
         """That node's list as bodies of AGENTS frames; none for who holds that version of it, if it is no
         less than what there is here."""
+        cdef Claims claims = self._mine if node_id == self.node_id else self._claims.get(node_id)
         held = self.held(node_id)
-        claims = self._mine if node_id == self.node_id else self._claims.get(node_id)
         if claims is None or claims.partial or held <= (incarnation, version):
             return []
-        if claims.bodies is None or claims.bodies[0] != held:
-            records, head = claims.records.values(), self.head_of(node_id)
-            bodies = write_whole(node_id, *held, records, self.body_bytes, head)
-            if claims is self._mine or len(bodies) > 1 or len(bodies[0]) > KEPT_BYTES_MAX:
-                return bodies
-            claims.bodies = held, bodies
-        return claims.bodies[1]
+        if claims.body is not None:
+            return [claims.body]
+        bodies = write_whole(node_id, *held, claims.records.values(), self.body_bytes, self.head_of(node_id))
+        if claims is not self._mine and len(bodies) == 1 and len(bodies[0]) <= KEPT_BYTES_MAX:
+            claims.body = bodies[0]
+        return bodies
 
-    def head_of(self, node_id: str) -> Head | None:
+    def head_of(self, str node_id not None):
         """What that node signed of its list as it is held here, where the network is signed."""
+        cdef Claims claims
         if node_id == self.node_id:
             return self._ledger.head(self.version) if self._ledger is not None else None
         claims = self._claims.get(node_id)
         return claims.head if claims is not None else None
 
-    def place(self, agent_id: int) -> Place | None:
+    def place(self, agent_id):
         """Whose the agent is, if it is known."""
-        record = self._winners.get(agent_id)
+        cdef Claims claims
+        cdef AgentRecord record = self._winners.get(agent_id)
         if record is None:
             return None
         if record.node_id == self.node_id:
@@ -137,33 +125,34 @@ class Directory(Index):
 
     # -- the own list
 
-    def check(self, records: Iterable[AgentRecord]) -> None:
+    def check(self, records):
         """Raise what `register` would."""
         self._checked(records)
 
-    def register(self, records: Iterable[AgentRecord]) -> int:
+    def register(self, records):
         """Take agents of this node, all or none; the version of its list that holds them.
 
         An id that is this node's already gets the new record. The directory owns the records from
         now on. AgentExists names the other owner; LimitReached names the limit.
         """
-        taken = self._checked(records)
-        mine = self._mine.records
-        self._held += sum(agent_id not in mine for agent_id in taken)
+        cdef AgentRecord record
+        cdef dict taken = self._checked(records), mine = self._mine.records
         for agent_id, record in taken.items():
-            if agent_id in mine:
+            if agent_id not in mine:
+                self._held += 1
+            else:
                 self._before(mine[agent_id])
             mine[agent_id] = record
             self._crown(agent_id, record)
         return self._changed(taken) if taken else self.version
 
-    def unregister(self, agent_ids: Iterable[int]) -> Applied:
+    def unregister(self, agent_ids):
         """Drop agents of this node, all or none; NoSuchAgent if one is not this node's."""
         dropped = tuple(dict.fromkeys(agent_ids))
         for agent_id in dropped:
             if agent_id not in self._mine.records:
                 raise NoSuchAgent(f"no agent with id {describe(agent_id)} is registered on {self.node_id!r}")
-        applied = Applied()
+        cdef Applied applied = Applied.__new__(Applied)
         for agent_id in dropped:
             self._held -= 1
             self._before(self._mine.records[agent_id])
@@ -172,9 +161,9 @@ class Directory(Index):
             self._changed(dropped)
         return applied
 
-    def say_health(self, agent_id: int, health: str) -> bool:
+    def say_health(self, agent_id, str health not None):
         """Let an agent of this node say how it is; whether that is news, and the list has a new version."""
-        record = self._mine.records.get(agent_id)
+        cdef AgentRecord record = self._mine.records.get(agent_id)
         if record is None or record.health == health:
             return False
         self._before(record)
@@ -182,12 +171,12 @@ class Directory(Index):
         self._changed((agent_id,))
         return True
 
-    def regroup(self, agent_id: int, groups: Iterable[str]) -> tuple[tuple[str, ...], int]:
+    def regroup(self, agent_id, groups):
         """Let an agent of this node be in these groups; the groups before, and the version of the list now.
 
         UsageError or LimitReached, and nothing has changed.
         """
-        record = self._mine.records[agent_id]
+        cdef AgentRecord record = self._mine.records[agent_id]
         before, record.groups = record.groups, self._capabilities.own_groups(groups)
         limit = self._over_limit(self._capabilities.record_bytes(record))
         after, record.groups = record.groups, before
@@ -199,17 +188,17 @@ class Directory(Index):
         self._meet(record)
         return before, self._changed((agent_id,))
 
-    def reminder(self) -> bytes:
+    def reminder(self):
         """A change of nothing, as the body of an AGENTS frame: who holds the newest version confirms it, who
         does not will ask for it."""
         return write_reminder(self.node_id, self.incarnation, self.version, self.head_of(self.node_id))
 
-    def take_changes(self) -> list[bytes]:
+    def take_changes(self):
         """What changed in the own list since the last call, as bodies of AGENTS frames."""
         changes, self._changes = self._changes, []
         return changes
 
-    def concede(self, reporter: str, confirm: Confirm) -> Applied:
+    def concede(self, str reporter not None, confirm):
         """Give up the own agents that ``reporter`` keeps for itself, as its CONFIRM says.
 
         Only the owner's word counts: a third node may speak of an owner that is gone, and takes
@@ -217,7 +206,7 @@ class Directory(Index):
         """
         if confirm.version > self.version:
             raise wrong("CONFIRM version", f"at most {self.version}", confirm.version)
-        lost: list[int] = []
+        lost = []
         for agent_id, owner in confirm.conflicts:
             if owner and owner >= self.node_id:
                 raise ProtocolError(
@@ -226,7 +215,7 @@ class Directory(Index):
                 )
             if owner == reporter and agent_id in self._mine.records:
                 lost.append(agent_id)
-        applied = Applied()
+        cdef Applied applied = Applied.__new__(Applied)
         for agent_id in dict.fromkeys(lost):
             self._release(self._withdraw(agent_id, reporter, applied), applied)
             applied.removed.pop()  # told as lost, not as removed
@@ -235,13 +224,13 @@ class Directory(Index):
 
     # -- the lists of others
 
-    def read(self, body: bytes | memoryview) -> Update:
+    def read(self, body):
         """The update in the body of an AGENTS frame, for `apply`."""
         return read_update(body, self._capabilities)
 
-    def apply(self, source: str, update: Update) -> Applied:
+    def apply(self, str source not None, Update update not None):
         """Take what an AGENTS frame says; ``source``: the node whose link brought it."""
-        applied = Applied()
+        cdef Applied applied = Applied.__new__(Applied)
         if update.owner == self.node_id:
             self._check_echo(source, update)
         elif self._ledger is None or self._is_old(update):
@@ -251,93 +240,105 @@ class Directory(Index):
                 self._apply(source, part, applied)
         return applied
 
-    def _is_old(self, update: Update) -> bool:
+    cdef bint _is_old(self, Update update) except -1:
         """Whether that is held, or was: nothing of it will be merged."""
-        claims = self._claims.get(update.owner)
+        cdef Claims claims = self._claims.get(update.owner)
         if claims is None or claims.incarnation < update.incarnation:
             return False
         return claims.incarnation > update.incarnation or (claims.whole and update.version <= claims.version)
 
-    def _apply(self, source: str, update: Update, applied: Applied) -> None:
-        claims = self._claims.get(update.owner)
+    cdef int _apply(self, str source, Update update, Applied applied) except -1:
+        cdef Claims claims = self._claims.get(update.owner)
         if claims is None or claims.incarnation < update.incarnation:
             if update.base:
                 self._keep_early(update, applied)
             if update.base or not update.first:
-                return
+                return 0
             claims = self._begin(claims, source, update)
         elif claims.incarnation > update.incarnation or not self._is_next(claims, source, update, applied):
-            return
+            return 0
         if not self._adds_up(claims, update, applied):
-            return
+            return 0
         self._take_all(claims, update, applied)
         if update.last:
             self._finish(claims, update, applied)
-        self._mine_changed(applied)
+        return self._mine_changed(applied)
 
-    def interrupt(self, source: str) -> list[str]:
+    def interrupt(self, str source not None):
         """The link to that node is gone: the owners of the lists whose last parts will not come."""
-        broken = [i for i, claims in self._claims.items() if claims.coming and claims.coming[0] == source]
+        cdef Claims claims
+        broken = []
+        for node_id, claims in self._claims.items():
+            if claims.source is not None and claims.source == source:
+                broken.append(node_id)
         if self._ledger is not None:
             broken += self._ledger.waits_for(source)
         for node_id in broken:
             self.give_up(node_id)
         return broken
 
-    def give_up(self, node_id: str) -> None:
+    def give_up(self, str node_id not None):
         """Wait no more for the last parts of that node's list: another may bring it."""
+        cdef Claims claims = self._claims.get(node_id)
         if self._ledger is not None:
             self._ledger.give_up(node_id)
-        claims = self._claims.get(node_id)
         if claims is not None:
-            claims.coming = None
+            claims.source = None
 
-    def is_of(self, node_id: str, incarnation: int) -> bool:
+    def is_of(self, str node_id not None, uint64_t incarnation):
         """Whether surely nothing is held of that node but of that incarnation."""
+        cdef Claims claims
         if self._early or self._ledger is not None:
             return False
         claims = self._claims.get(node_id)
         return claims is None or claims.incarnation == incarnation
 
-    def forget(self, node_id: str, below: int | None = None) -> Applied:
+    def forget(self, str node_id not None, below=None):
         """Drop all that a node said it owns, unless as incarnation ``below`` or a higher one."""
-        applied = Applied()
-        below = U64_MAX + 1 if below is None else below
-        self._drop_early(node_id, below, 0)
+        cdef Applied applied = Applied.__new__(Applied)
+        cdef Claims claims
+        cdef AgentRecord record
+        if below is None:
+            below = U64_MAX + 1
+        if self._early:
+            self._drop_early(node_id, below, 0)
         self.give_up(node_id)
         claims = self._claims.get(node_id)
         if claims is not None and claims.incarnation < below:
             del self._claims[node_id]
-            for record in all_of(claims):
+            for record in claims.all():
                 self._held -= 1
                 self._release(record, applied)
         return applied
 
     # -- records in
 
-    def _checked(self, records: Iterable[AgentRecord]) -> dict[int, AgentRecord]:
+    cdef dict _checked(self, records):
         """Agents of this node, by id, all of which can be taken."""
-        taken: dict[int, AgentRecord] = {}
+        cdef AgentRecord record
+        cdef Py_ssize_t more = 0
+        cdef dict taken = {}
         for record in records:
             self._check_mine(record)
             if record.agent_id in taken:
                 raise AgentExists(f"agent {record.label} is named twice in one registration")
             taken[record.agent_id] = record
-        more = sum(agent_id not in self._mine.records for agent_id in taken)
+            more += record.agent_id not in self._mine.records
         if self._held + more > self._agents_max:
             raise LimitReached(
                 f"agents_max={self._agents_max}: {self._held} agents are known, {more} more do not fit"
             )
         return taken
 
-    def _check_mine(self, record: AgentRecord) -> None:
+    cdef int _check_mine(self, AgentRecord record) except -1:
+        cdef AgentRecord owner
         limit = self._over_limit(self._capabilities.check_own(record))
         if limit is not None:
             raise LimitReached(f"agent {record.label}: {limit}")
         record.node_id = self.node_id
         owner = self._winners.get(record.agent_id)
         if owner is None or (owner.node_id == self.node_id and owner.name == record.name):
-            return
+            return 0
         if owner.name == record.name:
             raise AgentExists(f"agent {record.label} is registered on node {owner.node_id!r} already")
         raise AgentExists(
@@ -345,14 +346,14 @@ class Directory(Index):
             f"{owner.node_id!r}: choose another name or id"
         )
 
-    def _fits_surely(self, record: AgentRecord) -> bool:
-        return (
-            not (record.metadata or record.groups)
-            and len(record.capabilities) <= self._capabilities_fit
-            and self._held < self._agents_max
-        )
+    cdef bint _is_plain(self, AgentRecord record) except -1:
+        """Whether nobody has its id, and it surely is within all limits."""
+        if self._held >= self._agents_max or record.agent_id in self._winners:
+            return False
+        return len(<tuple>record.capabilities) <= self._capabilities_fit and not (
+            record.metadata or record.groups)
 
-    def _over_limit(self, size: int) -> str | None:
+    cdef str _over_limit(self, Py_ssize_t size):
         if size <= self._metadata_bytes_max:
             return None
         limit = f"metadata_bytes_max={self._metadata_bytes_max}"
@@ -360,79 +361,82 @@ class Directory(Index):
 
     # -- what comes, and when
 
-    def _check_echo(self, source: str, update: Update) -> None:
+    cdef int _check_echo(self, str source, Update update) except -1:
         """Others may pass on what this node said, and nothing else in its name."""
         if update.incarnation == self.incarnation and update.version > self.version:
             if self._ledger is not None:
-                return self._ledger.refuse(source, self.node_id, f"there is no version {update.version}")
+                self._ledger.refuse(source, self.node_id, f"there is no version {update.version}")
+                return 0
             raise ProtocolError(
                 f"AGENTS: node {self.node_id!r} is told of version {update.version} of its own list: "
                 f"expected at most {self.version}, which nobody else raises"
             )
+        return 0
 
-    def _is_next(self, claims: Claims, source: str, update: Update, applied: Applied) -> bool:
+    cdef bint _is_next(self, Claims claims, str source, Update update, Applied applied) except -1:
         """Whether the update is to be taken now; what is old is answered, what is early is kept."""
-        coming = claims.coming
+        cdef bint none_comes = claims.source is None
+        cdef uint64_t better
         if claims.whole and update.version <= claims.version:
             if update.last:
                 self._answer_old(claims, update, applied)
             return False
         if update.base == 0:
             if not update.first:
-                return coming == (source, update.version)
-            better = claims.version if coming is None else coming[1] + (coming[0] != source)
+                return not none_comes and claims.source == source and claims.coming == update.version
+            better = claims.version if none_comes else claims.coming + (claims.source != source)
             if update.version < better:
                 return False
             self._begin(claims, source, update)
             return True
         if claims.whole and update.base == claims.version:
             return True
-        if coming is None or coming[1] < update.version:
+        if none_comes or claims.coming < update.version:
             self._keep_early(update, applied)
-            applied.lacks = coming is None
+            applied.lacks = none_comes
         return False
 
-    def _answer_old(self, claims: Claims, update: Update, applied: Applied) -> None:
+    cdef int _answer_old(self, Claims claims, Update update, Applied applied) except -1:
         """Confirm what is held already: the first answer may not have reached the owner."""
-        winners = self._winners
-        of_others = ((i, winners[i].node_id) for i in (r.agent_id for r in update.records) if i in winners)
-        untaken = [(i, owner) for i, owner in of_others if owner != update.owner]
-        applied.version = claims.version
-        applied.answer = self._answer(claims, untaken)
+        cdef AgentRecord record, winner
+        cdef list untaken = []
+        for record in update.records:
+            winner = self._winners.get(record.agent_id)
+            if winner is not None and winner.node_id != update.owner:
+                untaken.append((record.agent_id, winner.node_id))
+        return self._answer(claims, untaken, applied)
 
-    def _keep_early(self, update: Update, applied: Applied) -> None:
+    cdef int _keep_early(self, Update update, Applied applied) except -1:
         applied.lacks = True
         if update.base == update.version:
-            return
+            return 0
         key = update.owner, update.incarnation, update.base
         if key not in self._early and len(self._early) >= self._early_max:
             del self._early[next(iter(self._early))]
         self._early[key] = update
+        return 0
 
-    def _drop_early(self, node_id: str, incarnation: int, version: int) -> None:
+    cdef int _drop_early(self, node_id, incarnation, version) except -1:
         """Let go of the changes that this version holds."""
         for key in [k for k in self._early if k[0] == node_id and k[1:] < (incarnation, version)]:
             del self._early[key]
+        return 0
 
-    def _begin(self, claims: Claims | None, source: str, update: Update) -> Claims:
+    cdef Claims _begin(self, Claims claims, str source, Update update):
         if claims is None:
             claims = self._claims[update.owner] = Claims(update.owner, update.incarnation)
-        if claims.incarnation != update.incarnation:
-            claims.incarnation, claims.version = update.incarnation, 0
-        # A whole list that breaks off and begins again leaves both halves to be repeated.
-        claims.stale = claims.stale | claims.records if claims.stale else claims.records
-        claims.records = {}
-        claims.coming = source, update.version
-        claims.untaken = []
-        claims.whole = claims.partial = False
+        claims.begin(source, update)
         return claims
 
-    def _finish(self, claims: Claims, update: Update, applied: Applied) -> None:
+    cdef int _finish(self, Claims claims, Update update, Applied applied) except -1:
         """A version is there: what was early may be next now."""
+        cdef AgentRecord record
+        cdef Update early
+        cdef list untaken
         if not claims.whole:
-            claims.whole, claims.coming = True, None
-            stale, claims.stale = claims.stale, {}
-            for record in stale.values():
+            claims.whole, claims.source = True, None
+            stale, claims.stale = claims.stale, None
+            for record in stale.values() if stale is not None else ():
                 self._held -= 1
                 self._release(record, applied)
         claims.hold(update)
@@ -440,25 +444,21 @@ class Directory(Index):
             early = self._early.pop((update.owner, claims.incarnation, claims.version), None)
             while early is not None and self._adds_up(claims, early, applied):
                 self._take_all(claims, early, applied)
-                claims.version, claims.tally, claims.head = (
-                    early.version,
-                    early.tally or claims.tally,
-                    early.head,
-                )
+                claims.hold(early)
                 early = self._early.pop((update.owner, claims.incarnation, claims.version), None)
             self._drop_early(update.owner, claims.incarnation, claims.version)
+        untaken, claims.untaken = claims.untaken, None
+        return self._answer(claims, untaken if untaken is not None else [], applied)
+
+    cdef int _answer(self, Claims claims, list untaken, Applied applied) except -1:
         applied.version = claims.version
-        untaken, claims.untaken = claims.untaken, []
-        applied.answer = self._answer(claims, untaken)
+        applied.answer = claims.node_id, claims.incarnation, claims.version, untaken, self.body_bytes
+        return 0
 
-    def _answer(
-        self, claims: Claims, untaken: list[tuple[int, str]]
-    ) -> tuple[str, int, int, list[tuple[int, str]], int]:
-        return claims.node_id, claims.incarnation, claims.version, untaken, self.body_bytes
-
-    def _adds_up(self, claims: Claims, update: Update, applied: Applied) -> bool:
+    cdef bint _adds_up(self, Claims claims, Update update, Applied applied) except -1:
         """Whether a change is what its owner signed; if not, the list is wanted whole, and so it is where
         some of it is not held."""
+        cdef bint fine
         if self._ledger is None or not update.base:
             return True
         fine = not claims.partial and self._ledger.adds_up(update, claims.records, claims.tally)
@@ -467,10 +467,11 @@ class Directory(Index):
 
     # -- claims
 
-    def _take_all(self, claims: Claims, update: Update, applied: Applied) -> None:
-        conflicts, refused = len(applied.conflicts), len(applied.refused)
+    cdef int _take_all(self, Claims claims, Update update, Applied applied) except -1:
+        cdef Py_ssize_t conflicts = len(applied.conflicts), refused = len(applied.refused)
+        cdef AgentRecord record
         for record in update.records:
-            if self._fits_surely(record) and record.agent_id not in self._winners:
+            if self._is_plain(record):
                 # The plain case of most records, told apart for its speed; `_take` would do the same.
                 self._held += 1
                 claims.records[record.agent_id] = record
@@ -484,14 +485,18 @@ class Directory(Index):
             )
         for agent_id in update.removals:
             self._drop(claims, agent_id, applied)
-        claims.untaken += applied.conflicts[conflicts:]
+        if len(applied.conflicts) > conflicts or len(applied.refused) > refused:
+            claims.untaken = (claims.untaken or []) + applied.conflicts[conflicts:]
         if len(applied.refused) > refused:
             claims.untaken += [(record.agent_id, "") for record, _ in applied.refused[refused:]]
             claims.partial = True
+        return 0
 
-    def _take(self, claims: Claims, record: AgentRecord, applied: Applied) -> None:
+    cdef int _take(self, Claims claims, AgentRecord record, Applied applied) except -1:
         agent_id = record.agent_id
-        old = claims.records.get(agent_id) or claims.stale.pop(agent_id, None)
+        cdef AgentRecord old = claims.records.get(agent_id)
+        if old is None and claims.stale is not None:
+            old = claims.stale.pop(agent_id, None)
         limit = self._over_limit(self._capabilities.record_bytes(record))
         if limit is None and old is None and self._held >= self._agents_max:
             limit = f"agents_max={self._agents_max} is reached"
@@ -501,23 +506,23 @@ class Directory(Index):
                 # What it was is not true any more.
                 claims.records.setdefault(agent_id, old)
                 self._drop(claims, agent_id, applied)
-            return
+            return 0
         if old is None:
             self._held += 1
         elif wire_form(old) == wire_form(record):
             record = old
         claims.records[agent_id] = record
-        self._compete(record, old, applied)
+        return self._compete(record, old, applied)
 
-    def _compete(self, record: AgentRecord, old: AgentRecord | None, applied: Applied) -> None:
+    cdef int _compete(self, AgentRecord record, AgentRecord old, Applied applied) except -1:
         """Let ``record``, which takes the place of ``old`` in its node's list, win its id or not."""
+        cdef AgentRecord winner = self._winners.get(record.agent_id), r
         agent_id = record.agent_id
-        winner = self._winners.get(agent_id)
         if winner is None:
             applied.added.append(record)
         elif winner is old:
             if record is old:
-                return
+                return 0
             applied.changed.append(record)
         elif record.node_id < winner.node_id:
             # As a rival it would have won already, so ``old`` is None here.
@@ -531,20 +536,23 @@ class Directory(Index):
             rivals = self._rivals.setdefault(agent_id, [])
             rivals[:] = [r for r in rivals if r is not old] + [record]
             applied.conflicts.append((agent_id, winner.node_id))
-            return
-        self._crown(agent_id, record)
+            return 0
+        return self._crown(agent_id, record)
 
-    def _drop(self, claims: Claims, agent_id: int, applied: Applied) -> None:
-        record = claims.records.pop(agent_id, None) or claims.stale.pop(agent_id, None)
+    cdef int _drop(self, Claims claims, agent_id, Applied applied) except -1:
+        cdef AgentRecord record = claims.records.pop(agent_id, None)
+        if record is None and claims.stale is not None:
+            record = claims.stale.pop(agent_id, None)
         if record is not None:
             self._held -= 1
             self._release(record, applied)
+        return 0
 
-    def _release(self, record: AgentRecord, applied: Applied) -> None:
+    cdef int _release(self, AgentRecord record, Applied applied) except -1:
         """Let go of a record that is in no list any more; the lowest rival takes its id."""
+        cdef AgentRecord heir = None, r
         agent_id = record.agent_id
         rivals = self._rivals.get(agent_id)
-        heir = None
         if self._winners.get(agent_id) is record:
             if record in applied.added:  # nobody was told of it
                 applied.added.remove(record)
@@ -558,20 +566,22 @@ class Directory(Index):
             rivals[:] = [r for r in rivals if r is not record and r is not heir]
             if not rivals:
                 del self._rivals[agent_id]
+        return 0
 
-    def _withdraw(self, agent_id: int, owner: str, applied: Applied) -> AgentRecord:
-        record = self._mine.records.pop(agent_id)
+    cdef AgentRecord _withdraw(self, agent_id, owner, Applied applied):
+        cdef AgentRecord record = self._mine.records.pop(agent_id)
         self._before(record)
         self._held -= 1
         applied.lost_mine.append((record, owner))
         return record
 
-    def _mine_changed(self, applied: Applied) -> None:
+    cdef int _mine_changed(self, Applied applied) except -1:
         """Publish what was withdrawn."""
         if applied.lost_mine:
             self._changed([record.agent_id for record, _ in applied.lost_mine])
+        return 0
 
-    def _changed(self, agent_ids: Collection[int]) -> int:
+    cdef uint64_t _changed(self, agent_ids) except? 0:
         mine = self._mine.records
         upserts = [mine[agent_id] for agent_id in agent_ids if agent_id in mine]
         removals = [agent_id for agent_id in agent_ids if agent_id not in mine]
@@ -583,7 +593,8 @@ class Directory(Index):
         self._changes += bodies
         return self.version
 
-    def _before(self, record: AgentRecord) -> None:
+    cdef int _before(self, AgentRecord record) except -1:
         """A record of the own list is about to change, or to go."""
         if self._ledger is not None:
             self._ledger.before(record)
+        return 0
