@@ -14,6 +14,7 @@ cdef class Engine(Inputs):
     cdef public uint64_t load        # messages in all mailboxes, as the driver has counted them last
     cdef uint64_t last_to
     cdef Port last_port
+    cdef bint speakers_known         # whether a session has any
     cdef int64_t controlled_ns       # when its control was given the time last
     cdef int64_t bytes_received, broadcasts_dropped, multicasts_dropped, messages_forged
     cdef public int64_t links_refused    # by either side; its control counts them

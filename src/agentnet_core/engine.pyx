@@ -158,21 +158,21 @@ cdef class Engine(Inputs):
 
     cdef bint may_speak(self, Session session, uint64_t agent_id) except -1:
         """Whether the agent may be of the peer, whose name is proven: as far as is known, of no other node.
-
-        Of one that is not known, its own list may be on its way.
-        """
+        Of one that is not known, its own list may be on its way."""
         record = self.control.directory.get(agent_id) if agent_id else None
         if record is not None and record.node_id != session.node_id:
             self.messages_forged += 1
             return False
-        session.speakers[agent_id & 63] = agent_id
+        session.speakers[agent_id & 63], self.speakers_known = agent_id, True
         return True
 
     def forget_speakers(self):
         """Agents have new owners."""
         cdef Session session
-        for session in self.sessions.values():
-            memset(session.speakers, 0, sizeof(session.speakers))
+        if self.speakers_known:
+            for session in self.sessions.values():
+                memset(session.speakers, 0, sizeof(session.speakers))
+        self.speakers_known = False
 
     cdef int turn_away(self, AgentMessage message) except -1:
         """There is no such agent, or none that takes messages of other nodes now."""
