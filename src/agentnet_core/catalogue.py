@@ -233,7 +233,8 @@ class Catalogue:
         if told:
             for owner, teller in told:
                 self._compare(owner, teller)
-            self._pull()
+            if self._pulls:
+                self._pull()
 
     def on_agents(self, session: Session, body: bytes) -> None:
         """An AGENTS frame of a welcomed link."""
@@ -271,7 +272,8 @@ class Catalogue:
                 pulls.held(owner, update.incarnation, applied.version)
         if applied.lacks:
             pulls.want(owner, update.incarnation, update.version, source, engine.now_ns + self._delay_ns)
-        self._pull()
+        if pulls:
+            self._pull()
 
     def on_pull(self, session: Session, body: bytes) -> None:
         """A PULL frame of a welcomed link: send what there is more of."""
@@ -319,11 +321,17 @@ class Catalogue:
             self._remind(awaited)  # what they were told, or said, may be lost
         if now_ns >= self._newcomers_ns:
             self._tell_newcomers()
-        self._pull()
+        if self._pulls:
+            self._pull()
         for question in self._lookups.tick(now_ns) if self._lookups else ():
             question.tell(question)
-        nexts = self.registrations, self._pulls, self._lookups
-        return min(self._remind_ns, self._newcomers_ns, *(each.next_deadline_ns() for each in nexts))
+        return min(
+            self._remind_ns,
+            self._newcomers_ns,
+            self.registrations.next_deadline_ns(),
+            self._pulls.next_deadline_ns(),
+            self._lookups.next_deadline_ns(),
+        )
 
     # -- the lists of others
 

@@ -23,6 +23,7 @@ cdef class Claims:
     cdef bytes body
     cdef int begin(self, str source, Update update) except -1
     cdef int hold(self, Update update) except -1
+    cdef int keep(self, bytes body) except -1
     cdef list all(self)
 
 

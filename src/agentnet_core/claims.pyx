@@ -8,6 +8,9 @@ cimport cython
 
 from agentnet_core.listing import write_confirms
 
+# A list that goes to others in no more than that is kept as it goes: who is new asks for all.
+cdef Py_ssize_t KEPT_BYTES_MAX = 1024
+
 
 @cython.no_gc
 @cython.freelist(4)
@@ -49,7 +52,7 @@ cdef class Claims:
     over, and ``coming`` its version. ``whole`` False: some of ``stale`` was not repeated by it yet.
     ``untaken``: ids of it that others keep, or a limit refuses; ``partial``: there are some of the latter.
     ``tally`` and ``head``: what the version comes to, and its owner's signature, where the network is signed.
-    ``body``: the list as it goes to others, once it was asked for, if it is short.
+    ``body``: the list as it goes to others, as it came or once it was asked for, if it is short.
     """
 
     def __init__(self, str node_id, uint64_t incarnation):
@@ -73,8 +76,16 @@ cdef class Claims:
     cdef int hold(self, Update update) except -1:
         """That version is held from now on."""
         self.version, self.head, self.body = update.version, update.head, None
+        if update.body is not None:
+            self.keep(update.body)
         if update.tally is not None:
             self.tally = update.tally
+        return 0
+
+    cdef int keep(self, bytes body) except -1:
+        """That is the list as it goes to others."""
+        if len(body) <= KEPT_BYTES_MAX:
+            self.body = body
         return 0
 
     cdef list all(self):

@@ -12,10 +12,11 @@ cdef class Directory(Index):
     cdef readonly dict _claims      # Claims by node id
     cdef readonly dict _early       # Update by owner, incarnation and base
     cdef dict _rivals               # lists of AgentRecord by id
-    cdef object _ledger, _capabilities
+    cdef object _ledger, _capabilities, _words
     cdef Claims _mine
     cdef list _changes
     cdef Py_ssize_t _held, _agents_max, _metadata_bytes_max, _early_max, _capabilities_fit
+    cdef Py_ssize_t _coming         # lists of which the last part has not come
     cdef bint _is_old(self, Update update) except -1
     cdef int _apply(self, str source, Update update, Applied applied) except -1
     cdef dict _checked(self, records)

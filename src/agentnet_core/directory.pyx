@@ -36,11 +36,9 @@ from agentnet_core.listing import (
 )
 from agentnet_core.lookups import Place
 from agentnet_core.records import describe
-from agentnet_core.update cimport Update
+from agentnet_core.update cimport Update, read_plain
 
 cdef object by_node = attrgetter("node_id")
-# A list that goes to others in no more than that is kept as it goes: who is new asks for all.
-cdef Py_ssize_t KEPT_BYTES_MAX = 1024
 
 
 cdef class Directory(Index):
@@ -60,6 +58,7 @@ cdef class Directory(Index):
         self._changes = []
         self._early_max = config.changes_early_max
         self._capabilities = Capabilities()
+        self._words = self._capabilities.words
         # So many capabilities fit, however long they are.
         self._capabilities_fit = self._metadata_bytes_max // (CAPABILITY_BYTES_MAX + 5) - 1
 
@@ -100,8 +99,8 @@ cdef class Directory(Index):
         if claims.body is not None:
             return [claims.body]
         bodies = write_whole(node_id, *held, claims.records.values(), self.body_bytes, self.head_of(node_id))
-        if claims is not self._mine and len(bodies) == 1 and len(bodies[0]) <= KEPT_BYTES_MAX:
-            claims.body = bodies[0]
+        if claims is not self._mine and len(bodies) == 1:
+            claims.keep(bodies[0])
         return bodies
 
     def head_of(self, str node_id not None):
@@ -224,9 +223,10 @@ cdef class Directory(Index):
 
     # -- the lists of others
 
-    def read(self, body):
+    def read(self, bytes body not None):
         """The update in the body of an AGENTS frame, for `apply`."""
-        return read_update(body, self._capabilities)
+        cdef Update update = read_plain(body, self._words.packed, self._words.by_bytes)
+        return update if update is not None else read_update(body, self._capabilities)
 
     def apply(self, str source not None, Update update not None):
         """Take what an AGENTS frame says; ``source``: the node whose link brought it."""
@@ -268,7 +268,7 @@ cdef class Directory(Index):
         """The link to that node is gone: the owners of the lists whose last parts will not come."""
         cdef Claims claims
         broken = []
-        for node_id, claims in self._claims.items():
+        for node_id, claims in self._claims.items() if self._coming else ():
             if claims.source is not None and claims.source == source:
                 broken.append(node_id)
         if self._ledger is not None:
@@ -282,8 +282,9 @@ cdef class Directory(Index):
         cdef Claims claims = self._claims.get(node_id)
         if self._ledger is not None:
             self._ledger.give_up(node_id)
-        if claims is not None:
+        if claims is not None and claims.source is not None:
             claims.source = None
+            self._coming -= 1
 
     def is_of(self, str node_id not None, uint64_t incarnation):
         """Whether surely nothing is held of that node but of that incarnation."""
@@ -341,10 +342,8 @@ cdef class Directory(Index):
             return 0
         if owner.name == record.name:
             raise AgentExists(f"agent {record.label} is registered on node {owner.node_id!r} already")
-        raise AgentExists(
-            f"agent {record.label}: its id {record.agent_id} is that of agent {owner.label} on node "
-            f"{owner.node_id!r}: choose another name or id"
-        )
+        raise AgentExists(f"agent {record.label}: its id {record.agent_id} is that of agent {owner.label} on "
+                          f"node {owner.node_id!r}: choose another name or id")
 
     cdef bint _is_plain(self, AgentRecord record) except -1:
         """Whether nobody has its id, and it surely is within all limits."""
@@ -363,15 +362,13 @@ cdef class Directory(Index):
 
     cdef int _check_echo(self, str source, Update update) except -1:
         """Others may pass on what this node said, and nothing else in its name."""
-        if update.incarnation == self.incarnation and update.version > self.version:
-            if self._ledger is not None:
-                self._ledger.refuse(source, self.node_id, f"there is no version {update.version}")
-                return 0
-            raise ProtocolError(
-                f"AGENTS: node {self.node_id!r} is told of version {update.version} of its own list: "
-                f"expected at most {self.version}, which nobody else raises"
-            )
-        return 0
+        if update.incarnation != self.incarnation or update.version <= self.version:
+            return 0
+        if self._ledger is not None:
+            self._ledger.refuse(source, self.node_id, f"there is no version {update.version}")
+            return 0
+        raise ProtocolError(f"AGENTS: node {self.node_id!r} is told of version {update.version} of its own "
+                            f"list: expected at most {self.version}, which nobody else raises")
 
     cdef bint _is_next(self, Claims claims, str source, Update update, Applied applied) except -1:
         """Whether the update is to be taken now; what is old is answered, what is early is kept."""
@@ -425,6 +422,7 @@ cdef class Directory(Index):
     cdef Claims _begin(self, Claims claims, str source, Update update):
         if claims is None:
             claims = self._claims[update.owner] = Claims(update.owner, update.incarnation)
+        self._coming += claims.source is None
         claims.begin(source, update)
         return claims
 
@@ -435,6 +433,7 @@ cdef class Directory(Index):
         cdef list untaken
         if not claims.whole:
             claims.whole, claims.source = True, None
+            self._coming -= 1
             stale, claims.stale = claims.stale, None
             for record in stale.values() if stale is not None else ():
                 self._held -= 1

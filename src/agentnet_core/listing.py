@@ -44,7 +44,7 @@ from agentnet_core.config import BODY_BYTES, GROUP_BYTES_MAX, VERSION_MAX
 from agentnet_core.errors import LimitReached, NetworkError, ProtocolError, UsageError
 from agentnet_core.records import agent_id_of, describe
 from agentnet_core.signing import Head, expect_head
-from agentnet_core.update import Update, read_plain
+from agentnet_core.update import Update
 
 NAME_BYTES_MAX = 256
 CAPABILITIES_MAX = 64
@@ -165,13 +165,7 @@ def unsigned(version: int, part: Part) -> None:
 
 
 def read_update(body: bytes | memoryview, capabilities: Capabilities) -> Update:
-    """The update in the body of an AGENTS frame."""
-    words = capabilities.words
-    plain = read_plain(bytes(body), words.packed, words.by_bytes)
-    return plain if plain is not None else _read_any(body, capabilities)
-
-
-def _read_any(body: bytes | memoryview, capabilities: Capabilities) -> Update:
+    """The update in the body of an AGENTS frame, whatever is in it."""
     values = unpack("AGENTS", body)
     if type(values) is not list or not 8 <= len(values) <= 9:
         raise wrong("AGENTS", "a list of 8 to 9 values", values)

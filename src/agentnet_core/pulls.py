@@ -80,6 +80,8 @@ class Pulls:
         want = self._wants.pop(owner, None)
         if want is not None:
             self._release(want)
+            if not self._wants:
+                self._due_ns, self._starved = NEVER, False
 
     def came(self, owner: str, source: str, now_ns: int) -> None:
         """A part of the list has come: more will."""

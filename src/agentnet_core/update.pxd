@@ -7,3 +7,7 @@ cdef class Update:
     cdef readonly list records, removals
     cdef public object head, tally, over
     cdef public str source
+    cdef bytes body             # if it is a whole plain list
+
+
+cpdef Update read_plain(bytes body, words_of, dict known)

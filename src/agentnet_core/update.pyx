@@ -34,7 +34,7 @@ cdef class Update:
     """What one AGENTS frame says of its owner's list: all of it on base 0, else a change.
 
     For the `ledger`: ``source``, who brought it; ``tally``, what the list comes to with it; ``over``, what of
-    it there was no room for.
+    it there was no room for. ``body``: of a plain list that is whole, what it was read from.
     """
 
     def __init__(self, str owner, uint64_t incarnation, uint64_t base, uint64_t version, bint first,
@@ -44,7 +44,7 @@ cdef class Update:
         self.head, self.source, self.tally, self.over = head, "", None, ()
 
 
-def read_plain(bytes body not None, words_of, dict known not None):
+cpdef Update read_plain(bytes body, words_of, dict known):
     """The update in the body of an AGENTS frame; None if it is not plain.
 
     ``known``: tuples of words by their bytes; ``words_of``: gives that of others, once it is checked.
@@ -70,7 +70,11 @@ def read_plain(bytes body not None, words_of, dict known not None):
         if not read_uint(&c, &removed) or not removed:
             return None
         update.removals.append(removed)
-    return update if c.at == c.end else None
+    if c.at != c.end:
+        return None
+    if not update.base and update.first and update.last:
+        update.body = body
+    return update
 
 
 cdef Update read_head(Cursor* c):

@@ -18,7 +18,6 @@ from agentnet_core.listing import (
     WANTED_BYTES,
     Capabilities,
     Confirm,
-    _read_any,
     health_text,
     read_pull,
     read_update,
@@ -199,7 +198,7 @@ def test_what_is_read_at_once_is_what_is_read_value_by_value(
     known = Capabilities()
     plain = read_plain(bytes(data), known.words.packed, known.words.by_bytes)
     if plain is not None:
-        assert said(plain) == said(_read_any(bytes(data), Capabilities()))
+        assert said(plain) == said(read_update(bytes(data), Capabilities()))
 
 
 def test_a_plain_list_is_read_at_once() -> None:
@@ -215,16 +214,21 @@ def kept(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def test_equal_capabilities_are_held_once() -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+def test_equal_capabilities_are_held_once(at_once: bool) -> None:
     known = Capabilities()
-    frames = directory("a").whole_list("a")
-    update = read_update(body([1, None, ["x", "y"], None, 1], [2, None, ["x", "y"], None, 1]), known)
-    assert update.records[0].capabilities is update.records[1].capabilities
+
+    def read(*records: Any) -> list[AgentRecord]:
+        words = known.words
+        update = read_plain(body(*records), words.packed, words.by_bytes) if at_once else None
+        return (update or read_update(body(*records), known)).records
+
+    first, second = read([1, None, ["x", "y"], None, 1], [2, None, ["x", "y"], None, 1])
+    assert first.capabilities is second.capabilities
     for i in range(INTERNED_MAX + 1):
-        read_update(body([1, None, [str(i)], None, 1]), known)
+        read([1, None, [str(i)], None, 1])
     assert len(known.words._known) <= INTERNED_MAX
     assert len(known.words.by_bytes) <= INTERNED_MAX
-    assert read_update(frames[0], known).records == []
 
 
 def test_what_is_asked_for_is_read() -> None:
