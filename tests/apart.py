@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 from harness import Agent, Node, Token, World
 
+from agentnet import AgentNetworkManager
 from agentnet.sim.node import Handle
 from agentnet_core.config import EngineConfig
+from agentnet_core.overlay import Rings
 
 IDLE_MS = 400
 
@@ -36,13 +38,22 @@ def keep_pairs(nodes: Iterable[Node], kept: Iterable[str]) -> None:
         keep_only(node, *(other for pair in kept if node.name in pair for other in pair))
 
 
-def keep_only(node: Node, *names: str) -> None:
+class Kept(Rings):
+    """Rings on which a node's neighbours are but these."""
+
+    names: tuple[str, ...] = ()
+
+    def neighbours(self, node_id: str, unreachable: Container[str] = ()) -> tuple[str, ...]:
+        return tuple(name for name in super().neighbours(node_id, unreachable) if name in self.names)
+
+
+def keep_only(node: Node | AgentNetworkManager, *names: str) -> None:
     """The node keeps its links to these, and would dial them; to all others there are links on demand."""
-    membership = node.control.membership
+    control = node.control
+    membership = control.membership
     # Who is a neighbour is for the overlay to say, and not at issue here.
-    membership.neighbours = lambda: {  # type: ignore[method-assign]
-        node_id: node for node_id, node in type(membership).neighbours(membership).items() if node_id in names
-    }
+    kept = Kept(control.config, membership.alive())
+    kept.names, membership._rings, membership._moved_ns = names, kept, control.engine.now_ns
 
 
 def part(world: World, *nodes: Node) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from agentnet_core.config import EngineConfig
 from agentnet_core.dials import Dial
+from agentnet_core.member_record import NodeRecord
 from agentnet_core.membership import Membership
 from agentnet_core.records import NodeStatus
-from agentnet_core.roster import NodeRecord, encode_members
+from agentnet_core.roster import encode_members
 
 MS = 1_000_000
 CONFIG = EngineConfig()
@@ -66,7 +67,7 @@ def status(one: Alone) -> dict[str, NodeStatus]:
 def news(one: Alone) -> dict[str | None, list[NodeRecord]]:
     """What it would pass on, by who told it."""
     told: dict[str | None, list[NodeRecord]] = {}
-    for node_id, tellers in one._news._tellers.items():
+    for node_id, tellers in one._news.tellers.items():
         told.setdefault(next(iter(tellers), None), []).append(one._record(node_id))
     one.drain_news((), 0)
     return told

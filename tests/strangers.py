@@ -27,7 +27,7 @@ from agentnet_core.body import pack
 from agentnet_core.framing import Arena, Decoder, crc32c
 from agentnet_core.handshake import FEATURE_SIGNED, FEATURE_STATES, Close, Hello, Welcome
 from agentnet_core.listing import wire_form
-from agentnet_core.roster import NodeRecord, Standing
+from agentnet_core.member_record import NodeRecord, Standing
 from agentnet_core.session import Session
 from agentnet_core.signing import LEAVE, LIST, NODE, Head, Seal
 from agentnet_core.tally import Tally

@@ -33,10 +33,10 @@ agentnet_core.framing
 agentnet_core.envelope agentnet_core.slip agentnet_core.lines
 agentnet_core.body agentnet_core.message agentnet_core.index agentnet_core.window agentnet_core.entries
 agentnet_core.packing
-agentnet_core.dots agentnet_core.signing agentnet_core.member_record
-agentnet_core.clock agentnet_core.tally
-agentnet_core.crdt.ranges agentnet_core.crdt.sequence
-agentnet_core.crdt.table agentnet_core.crdt.passage
+agentnet_core.dots agentnet_core.signing
+agentnet_core.clock agentnet_core.tally agentnet_core.member_record
+agentnet_core.crdt.ranges agentnet_core.crdt.sequence agentnet_core.roster
+agentnet_core.crdt.table agentnet_core.crdt.passage agentnet_core.node
 agentnet_core.crdt.wire agentnet_core.crdt.counting
 agentnet_core.crdt.base
 agentnet_core.crdt.renaming
@@ -50,7 +50,7 @@ agentnet_core.rounds
 agentnet_core.deciding
 agentnet_core.parts agentnet_core.quorums
 agentnet_core.comparing agentnet_core.update
-agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake agentnet_core.roster agentnet_core.dials
+agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake agentnet_core.dials
 agentnet_core.gossip agentnet_core.news agentnet_core.chain
 agentnet_core.overlay agentnet_core.tree agentnet_core.keepers agentnet_core.lookups
 agentnet_core.claims agentnet_core.proofs agentnet_core.placement

@@ -6,6 +6,7 @@ import asyncio
 from random import Random
 
 import pytest
+from apart import keep_only
 from networks import Cluster, echo, soon, until
 
 from agentnet import AgentNetworkManager, AgentUnreachable, Congested, Event, NodeStatus
@@ -19,7 +20,7 @@ async def apart(cluster: Cluster, *node_ids: str, idle_ms: int = 60) -> list[Age
     for net in nodes:
         await net.register_agent(net.node_id, handler=echo)
     for net in nodes:
-        net.control.membership.neighbours = dict  # type: ignore[method-assign]
+        keep_only(net)
     await until(lambda: not any(net.engine.links for net in nodes))
     return nodes
 

@@ -18,7 +18,8 @@ from networks import MEMBERS, Cluster, FakePeer, client_context, echo, soon, unt
 from agentnet import AgentNetworkManager, ConfigError, Event, NetworkConfig
 from agentnet.authority import Authority, open_authority
 from agentnet.certs import init_authority, issue_certificate
-from agentnet_core.roster import NodeRecord, encode_members
+from agentnet_core.member_record import NodeRecord
+from agentnet_core.roster import encode_members
 from agentnet_core.signing import Verdict
 
 NOW = datetime.now(UTC)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agentnet_core.config import EngineConfig
+from agentnet_core.node import Redial
 
 NS_PER_MS = 1_000_000
-DIAL_REASON_CHARS = 500
 
 
 class Random(Protocol):
@@ -34,24 +34,6 @@ class Dial:
     address: str
     node_id: str | None = None
     relay: str = ""
-
-
-class Redial:
-    """When to dial next. ``failures`` counts dials, and short-lived links, since the last good link."""
-
-    __slots__ = ("dial", "failures", "next_ns", "reason")
-
-    def __init__(self, next_ns: int) -> None:
-        self.dial: Dial | None = None
-        self.failures = 0
-        self.next_ns = next_ns
-        self.reason = ""
-
-    def fail(self, reason: str, next_ns: int) -> None:
-        """The dial, or the link that it gave, came to nothing."""
-        self.failures += 1
-        self.reason = reason[:DIAL_REASON_CHARS]
-        self.next_ns = next_ns
 
 
 class Seed:

@@ -10,7 +10,7 @@ honest.  One whose certificate was not brought along, and is not held, is let go
 
 from __future__ import annotations
 
-from agentnet_core.roster import NodeRecord, Standing
+from agentnet_core.member_record import NodeRecord, Standing
 from agentnet_core.signing import LEAVE, LIST, NODE, Seal, Seals
 
 
@@ -27,12 +27,12 @@ class Proofs:
         if self._own is None or self._own[:2] != (network, record):
             said = record.node_id, record.incarnation, record.version, list(record.addresses)
             seal = Seal(self._seals.sign(NODE, *said), self._seals.certificate)
-            self._own = network, record, record._replace(seal=seal)
+            self._own = network, record, record.replace(seal=seal)
         return self._own[2]
 
     def farewell(self, record: NodeRecord, signature: bytes) -> Seal | None:
         """What a node that leaves says to those that it is not linked to, if it has signed that."""
-        leave = record._replace(standing=Standing.LEFT, seal=Seal(signature) if signature else None)
+        leave = record.replace(standing=Standing.LEFT, seal=Seal(signature) if signature else None)
         proven = self.learned(leave, record, record.node_id)
         return proven.seal if proven is not None else None
 
@@ -48,16 +48,16 @@ class Proofs:
         known = held.seal if held is not None else None
         seal = record.seal if known is None else record.seal._replace(certificate=known.certificate)
         if record.standing is Standing.LEFT:
-            return record._replace(seal=seal) if self._holds(source, record, seal, LEAVE) else None
+            return record.replace(seal=seal) if self._holds(source, record, seal, LEAVE) else None
         if held is None or known is None or _says_more(record, held):
             if not self._holds(source, record, seal, NODE, record.version, list(record.addresses)):
                 return None
             if held is not None and known is not None and record.version == held.version:
                 # It has said two things: the first counts.
-                record, seal = record._replace(addresses=held.addresses), known
+                record, seal = record.replace(addresses=held.addresses), known
         else:
             seal = known
-        return self._with_list(record._replace(seal=seal), held, source)
+        return self._with_list(record.replace(seal=seal), held, source)
 
     def _with_list(self, record: NodeRecord, held: NodeRecord | None, source: str) -> NodeRecord | None:
         """The record with the newest version of its node's list that this has signed."""

@@ -21,8 +21,9 @@ from agentnet_core.listing import (
     write_pulls,
     write_whole,
 )
+from agentnet_core.member_record import NodeRecord
 from agentnet_core.records import Event
-from agentnet_core.roster import NodeRecord, encode_members
+from agentnet_core.roster import encode_members
 
 CONFIG = EngineConfig(handshake_ms_max=500, sync_interval_ms=2_000)
 

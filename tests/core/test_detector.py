@@ -6,7 +6,8 @@ import pytest
 from memberships import MS, membership, news, silence, told_version, up
 
 from agentnet_core.dials import Dial
-from agentnet_core.roster import NodeRecord, Standing, Vouch, encode_members
+from agentnet_core.member_record import NodeRecord, Standing
+from agentnet_core.roster import Vouch, encode_members
 
 
 def test_a_silent_node_is_asked_after_accused_and_lost() -> None:

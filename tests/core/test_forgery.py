@@ -18,16 +18,10 @@ from agentnet_core.gossip import MESSAGES, BroadcastId, Gossip, encode
 from agentnet_core.handshake import Close
 from agentnet_core.listing import write_change, write_reminder, write_whole
 from agentnet_core.lookups import Place, read_where, write_there
+from agentnet_core.member_record import NodeRecord, Standing
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import Event
-from agentnet_core.roster import (
-    DIGEST_BYTES,
-    NodeRecord,
-    Standing,
-    decode_members,
-    encode_digest,
-    encode_members,
-)
+from agentnet_core.roster import DIGEST_BYTES, decode_members, encode_digest, encode_members
 from agentnet_core.signing import BROADCAST, Head, Seal
 
 WHERE, THERE = 20, 21
@@ -100,18 +94,18 @@ class Scene:
 
 
 FORGED: dict[str, Callable[[Scene, Pen], NodeRecord]] = {
-    "a higher incarnation": lambda s, pen: pen.record()._replace(incarnation=2),
-    "a higher version": lambda s, pen: pen.record()._replace(version=1),
-    "other addresses": lambda s, pen: pen.record(version=1)._replace(addresses=ELSEWHERE),
+    "a higher incarnation": lambda s, pen: pen.record().replace(incarnation=2),
+    "a higher version": lambda s, pen: pen.record().replace(version=1),
+    "other addresses": lambda s, pen: pen.record(version=1).replace(addresses=ELSEWHERE),
     "signed by itself": lambda s, pen: s.pen(pen.name, key="r").record(incarnation=2),
     "in another network": lambda s, pen: s.pen(pen.name, uuid=OTHER_UUID).record(incarnation=2),
-    "without a signature": lambda s, pen: pen.record(incarnation=2)._replace(seal=None),
-    "with another's certificate": lambda s, pen: pen.record(incarnation=2)._replace(
+    "without a signature": lambda s, pen: pen.record(incarnation=2).replace(seal=None),
+    "with another's certificate": lambda s, pen: pen.record(incarnation=2).replace(
         seal=Seal(pen.record(incarnation=2).seal.signature, s.pen("r").key.certificate),
     ),
-    "a leave": lambda s, pen: pen.record()._replace(standing=Standing.LEFT),
-    "a leave of another life": lambda s, pen: pen.farewell(7)._replace(incarnation=1),
-    "a leave without a signature": lambda s, pen: pen.farewell()._replace(seal=None),
+    "a leave": lambda s, pen: pen.record().replace(standing=Standing.LEFT),
+    "a leave of another life": lambda s, pen: pen.farewell(7).replace(incarnation=1),
+    "a leave without a signature": lambda s, pen: pen.farewell().replace(seal=None),
     "a list that it has not": lambda s, pen: pen.record(listed=5),
     "a list of another version": lambda s, pen: pen.record(listed=5, head=pen.head(4)),
     "a list that another signed": lambda s, pen: pen.record(listed=5, head=s.pen("r").head(5)),
@@ -138,7 +132,7 @@ def test_nor_of_a_node_that_nobody_knows(how: str) -> None:
 
 def test_the_node_itself_is_told_of_a_self_that_it_is_not() -> None:
     scene = Scene()
-    scene.tell(scene.pen("m").record()._replace(version=9))
+    scene.tell(scene.pen("m").record().replace(version=9))
     scene.check_refused("m")
 
 
@@ -164,10 +158,10 @@ def test_what_is_held_is_not_checked_again() -> None:
     assert notary is not None
     (held,) = [r for r in scene.m.control.membership.records() if r.node_id == "far"]
     before = notary.checked
-    bare = held._replace(seal=Seal(held.seal.signature))
-    accused = bare._replace(accusers=("a",))
-    swapped = held._replace(seal=Seal(held.seal.signature, b"whatever it is"))
-    scene.tell(held, held, bare, accused, swapped, held._replace(listed=0, head=None))
+    bare = held.replace(seal=Seal(held.seal.signature))
+    accused = bare.replace(accusers=("a",))
+    swapped = held.replace(seal=Seal(held.seal.signature, b"whatever it is"))
+    scene.tell(held, held, bare, accused, swapped, held.replace(listed=0, head=None))
     scene.list_as(1, scene.agent)
     assert notary.checked == before
     assert scene.refused == 0
@@ -176,7 +170,7 @@ def test_what_is_held_is_not_checked_again() -> None:
 def test_without_a_certificate_a_newcomer_is_not_known_yet() -> None:
     scene = Scene()
     record = scene.pen("x").record()
-    scene.tell(record._replace(seal=Seal(record.seal.signature)))
+    scene.tell(record.replace(seal=Seal(record.seal.signature)))
     assert scene.view() == scene.before
     assert scene.refused == 0, "its node may have sent the certificate before"
     assert scene.m.control.stats()["records_unproven"] == 1
@@ -197,11 +191,11 @@ def test_a_certificate_that_has_expired_is_nobodys_forgery() -> None:
 def test_a_link_brings_so_many_forgeries_and_no_more() -> None:
     scene = Scene(forgeries_max=3)
     for _ in range(3):
-        scene.tell(scene.pen("a").record()._replace(version=1))
+        scene.tell(scene.pen("a").record().replace(version=1))
     scene.check_refused("a", times=3)
     assert scene.world.notary is not None
     checked = scene.world.notary.checked
-    scene.tell(*[scene.pen("a").record()._replace(version=1)] * 50)
+    scene.tell(*[scene.pen("a").record().replace(version=1)] * 50)
     assert scene.world.notary.checked == checked + 1, "a liar does not keep others busy"
     assert scene.r.session.closed
     (close,) = [Close.decode(body) for body in scene.r.bodies(CLOSE)]

@@ -67,12 +67,12 @@ from agentnet_core.listing import (
     write_pulls,
     write_whole,
 )
+from agentnet_core.member_record import NodeRecord
 from agentnet_core.message import AgentMessage
 from agentnet_core.parts import STATE, STATE_CHUNK
 from agentnet_core.records import Delivery, agent_id_of
 from agentnet_core.roster import (
     DIGEST_BYTES,
-    NodeRecord,
     Vouch,
     decode_digest,
     decode_members,

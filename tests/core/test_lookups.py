@@ -23,8 +23,9 @@ from agentnet_core.errors import (
 )
 from agentnet_core.listing import read_pull, write_whole
 from agentnet_core.lookups import IDS_MAX, Lookups, Place, Question, read_there, read_where, write_there
+from agentnet_core.member_record import NodeRecord, Standing
 from agentnet_core.records import agent_id_of
-from agentnet_core.roster import NodeRecord, Standing, encode_members
+from agentnet_core.roster import encode_members
 
 CONFIG = EngineConfig(mesh_nodes_max=3, keepers=1, lookup_ms_max=400, handshake_ms_max=200)
 

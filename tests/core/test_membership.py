@@ -26,8 +26,9 @@ from agentnet_core.body import pack
 from agentnet_core.detector import NEVER
 from agentnet_core.dials import Dial
 from agentnet_core.errors import HandshakeRefused, ProtocolError
+from agentnet_core.member_record import NodeRecord, Standing
 from agentnet_core.records import Event, NodeStatus
-from agentnet_core.roster import NodeRecord, Standing, decode_members, encode_members
+from agentnet_core.roster import decode_members, encode_members
 
 # -- whom to dial, and when
 

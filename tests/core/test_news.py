@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from agentnet.sim import Node, Token, World
 from agentnet_core.config import EngineConfig
+from agentnet_core.member_record import NodeRecord, pack_record, read_record
 from agentnet_core.news import NEVER, News
 from agentnet_core.overlay import Rings
 from agentnet_core.records import agent_id_of
-from agentnet_core.roster import NodeRecord, pack_record, read_record, split_members
+from agentnet_core.roster import split_members
 
 MS = 1_000_000
 

@@ -18,6 +18,7 @@ from agentnet_core.crdt import GCounter, MVRegister, ORSet
 from agentnet_core.crdt.renaming import STAR, Renaming
 from agentnet_core.errors import ConfigError, ProtocolError
 from agentnet_core.handshake import FEATURE_PRUNING, FEATURE_STATES
+from agentnet_core.membership import Membership
 from agentnet_core.parts import STATE
 from agentnet_core.pruning import DECIDE, DECIDED, DEFECTS, PROMISE, PROPOSE, ROUND, ROUNDS, STAND
 from agentnet_core.rounds import ITEMS_MAX, ROUND_BYTES_MAX, Chain, Item, Round
@@ -207,7 +208,7 @@ def halves_prune() -> None:
     world.partition("ab", "cd")
     for node in nodes:
         node.control.replication.pruning.deciding._enough = lambda *_: True  # type: ignore[method-assign]
-        node.control.membership.lives = partial(living, node.control.membership)  # type: ignore[method-assign]
+        node.control.replication.pruning._membership = Living(node.control.membership)  # type: ignore[assignment]
     world.run(20_000)
     world.heal()
     count(nodes[0], 1)
@@ -215,8 +216,17 @@ def halves_prune() -> None:
     world.until(lambda: equal(nodes) and value(nodes[0]) == 42)
 
 
-def living(membership: Any) -> list[tuple[str, int, bool]]:
-    return [each for each in type(membership).lives(membership) if not each[2]]
+class Living:
+    """A membership that does not know the lost."""
+
+    def __init__(self, membership: Membership) -> None:
+        self.membership = membership
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.membership, name)
+
+    def lives(self) -> list[tuple[str, int, bool]]:
+        return [each for each in self.membership.lives() if not each[2]]
 
 
 def long_absence(defect: int) -> None:

@@ -32,21 +32,21 @@ the node behind it is known, and again once that is forgotten.  Each `Dial` is a
 by `link_up` or `dial_failed`.  At most one is in progress for a node, and for an address.
 """
 
-from __future__ import annotations
+from libc.stdint cimport int64_t, uint64_t
 
-from collections.abc import Callable, Iterable, Mapping
+from agentnet_core.census cimport Census
+from agentnet_core.member_record cimport ALIVE, LEFT, LOST, NodeRecord, merge
+from agentnet_core.news cimport News
+from agentnet_core.node cimport Node, Redial
+
 from operator import attrgetter
 
-from agentnet_core.census import PASSED_BY_FAILURES, Census, Node
-from agentnet_core.config import EngineConfig
-from agentnet_core.detector import NEVER, Detector, Silent
-from agentnet_core.dials import Dial, Dials, Random, Redial
+from agentnet_core.census import PASSED_BY_FAILURES
+from agentnet_core.detector import Detector, Silent
+from agentnet_core.dials import Dial, Dials
 from agentnet_core.errors import HandshakeRefused, ProtocolError
-from agentnet_core.news import News
-from agentnet_core.proofs import Proofs
 from agentnet_core.records import Event
-from agentnet_core.roster import NodeRecord, Standing, Vouch, merge, read_record, split_members
-from agentnet_core.signing import Head, Seal
+from agentnet_core.roster import Vouch, split_members
 
 NS_PER_MS = 1_000_000
 NODES_A_LOOK_MS = 8
@@ -55,46 +55,32 @@ NEXT_DIAL_NS = attrgetter("redial.next_ns")
 LOST_DIALS_MAX = 8
 """Lost nodes that are dialled each `redial_ms_max`, at most."""
 
+cdef int64_t MS = NS_PER_MS, NEVER = 2**63 - 1
 
-class Membership(Census):
+
+cdef class Membership(Census):
     """All nodes that this node knows, and the decisions to dial them."""
 
-    def __init__(
-        self,
-        node_id: str,
-        incarnation: int,
-        addresses: Iterable[str],
-        config: EngineConfig,
-        rng: Random,
-        proofs: Proofs | None = None,
-    ) -> None:
+    def __init__(self, str node_id, uint64_t incarnation, addresses, config, rng, proofs=None):
         self._dials = Dials(node_id, config, rng, lambda known: known in self._nodes or known in self._left)
-        super().__init__(node_id, incarnation, addresses, config, self._dials.courtesy_ns, proofs)
-        self._rng = rng
-        self._detector = Detector(node_id, config, rng)
-        self._sync_interval_ns = config.sync_interval_ms * NS_PER_MS
-        self._dial_ns_max = config.handshake_ms_max * NS_PER_MS
-        self._lost_due_ns = NEVER
-        self._asked_for: dict[str, None] = {}
-        self._news = News()
-        self._lists: dict[str, str] = {}
-        self._probes: list[tuple[str, str]] = []
-        self._syncs: list[str] = []
-        self._sync_ns = NEVER
-        self._look_ns = NEVER
-        self._looked_ns = 0
-        self._look_interval_ns = config.node_silence_ms_max * NS_PER_MS // 4
-        self._watched: Mapping[str, Node] = {}
+        Census.__init__(self, node_id, incarnation, addresses, config, self._dials.courtesy_ns, proofs)
+        self._rng, self._detector = rng, Detector(node_id, config, rng)
+        self._sync_interval_ns = config.sync_interval_ms * MS
+        self._dial_ns_max = config.handshake_ms_max * MS
+        self._look_interval_ns = config.node_silence_ms_max * MS // 4
+        self._lost_due_ns = self._sync_ns = self._look_ns = NEVER
+        self._news, self._asked_for, self._lists = News(), {}, {}
+        self._probes, self._syncs, self._watched = [], [], {}
 
     # -- reading
 
-    def vouch(self, node_id: str, heard_ns: int, now_ns: int) -> Vouch:
+    def vouch(self, str node_id, int64_t heard_ns, int64_t now_ns):
         """The answer to who asks whether this node hears that one, which it heard last then."""
-        node = self._nodes.get(node_id)
+        cdef Node node = self._nodes.get(node_id)
         heard = node is not None and node.linked and self._detector.hears(heard_ns, now_ns)
         return Vouch(node_id, max(0, now_ns - heard_ns) // NS_PER_MS if heard else None)
 
-    def joined(self, now_ns: int) -> bool:
+    def joined(self, int64_t now_ns):
         """Whether all neighbours are linked, or were dialled in vain or for as long as a handshake may
         take, and one is linked if there are bootstrap addresses. What linked nodes know must have been
         learned before.
@@ -106,120 +92,112 @@ class Membership(Census):
             for node in self.neighbours().values()
         )
 
-    def dial_reasons(self) -> dict[str, str]:
+    def dial_reasons(self):
         """Why the last dial of each bootstrap address and each unlinked node failed, if it did."""
         seeds = {seed.address: seed.redial.reason for seed in self._dials.seeds.values()}
         nodes = {i: node.redial.reason for i, node in self._nodes.items() if not node.linked}
         return {what: reason for what, reason in (seeds | nodes).items() if reason}
 
-    def bootstrap_left(self) -> list[str]:
+    def bootstrap_left(self):
         """The bootstrap addresses, but those that turned out to be this node's own."""
         return list(self._dials.seeds)
 
-    def next_deadline_ns(self) -> int:
+    cpdef int64_t next_deadline_ns(self) except? -1:
         """When `tick` will have something to do next; `NEVER` if only what is learned can change that."""
-        deadlines = [self._look_ns, self._sync_ns, self._lost_due_ns]
-        deadlines += [node.redial.next_ns for node in self._to_dial() if self._addresses(node)]
-        deadlines += [seed.redial.next_ns for seed in self._dials.unresolved()]
-        return min(deadlines, default=NEVER)
+        cdef Node node
+        cdef int64_t due_ns = min(self._look_ns, self._sync_ns, self._lost_due_ns)
+        for node in self.to_dial():
+            if node.redial.next_ns < due_ns and self.addresses_of(node):
+                due_ns = node.redial.next_ns
+        for seed in self._dials.unresolved():
+            due_ns = min(due_ns, <int64_t>seed.redial.next_ns)
+        return due_ns
 
-    def news_due_ns(self, *, along: bool = False) -> int:
+    def news_due_ns(self, *, bint along=False):
         """When to pass on what was learned; ``along``: with what else is done."""
-        return self._news.due_ns(len(self._rings), along=along)
+        return self._news.due_ns(len(self), along)
 
-    def drain_news(self, peers: Iterable[str], now_ns: int) -> list[tuple[str, list[bytes]]]:
+    def drain_news(self, peers, int64_t now_ns):
         """What was learned since the last call, as bodies of MEMBERS frames for each of the peers."""
         return self._news.drain(peers, now_ns, lambda node_id: self._pack((node_id,), news=True))
 
-    def drain_probes(self) -> list[tuple[str, str]]:
+    def drain_probes(self):
         """Whom to ask with PROBE, and after whom."""
         probes, self._probes = self._probes, []
         return probes
 
-    def drain_syncs(self) -> list[str]:
+    def drain_syncs(self):
         """With whom to compare what is known, by DIGEST."""
         syncs, self._syncs = self._syncs, []
         return syncs
 
-    def drain_lists(self) -> list[tuple[str, str]]:
+    def drain_lists(self):
         """Of whose life or list of agents something was heard since the last call, and who told it."""
-        if not self._lists:
-            return []
-        lists, self._lists = self._lists, {}
-        return list(lists.items())
+        lists, self._lists = list(self._lists.items()), {}
+        return lists
 
-    # -- news
-
-    def note_list(self, node_id: str, incarnation: int, version: int, head: Head | None) -> None:
+    def note_list(self, str node_id, uint64_t incarnation, uint64_t version, head):
         """The node has a list of agents of that version: told on with all else, but no news by itself."""
-        node = self._nodes.get(node_id)
+        cdef Node node = self._nodes.get(node_id)
         if node is not None and node.record.incarnation == incarnation and node.record.listed < version:
-            self._hold(node, node.record.with_list(version, head))
+            self.hold(node, node.record.with_list(version, head))
 
-    def bootstrap(self, addresses: Iterable[str], now_ns: int) -> None:
+    def bootstrap(self, addresses, int64_t now_ns):
         """Dial these addresses, whoever is there."""
         self._dials.name(addresses, now_ns)
 
-    def set_addresses(self, addresses: Iterable[str]) -> None:
+    def set_addresses(self, addresses):
         """Where others reach this node from now on."""
         first, self.addresses = not self.addresses, tuple(addresses)
         if not first:
-            self._clear_self()
+            self.clear_self()
 
-    def learn(self, body: bytes | memoryview, now_ns: int, source: str | None = None) -> bool:
+    def learn(self, body, int64_t now_ns, str source=None):
         """Take the body of a MEMBERS frame of ``source``, which is linked; False if all is held already."""
         # Most are held already, for all tell all: those need not be read.
-        told, said = [], self._said
+        cdef list told = [], untaken = []
+        cdef NodeRecord record
         for item in split_members(body):
-            node_id = said.get(item)
-            if node_id is None:
-                record = read_record(item)
-                if not self._holds(record, item):
-                    told.append((record, item))
-                    continue
-                node_id = record.node_id
-            self._news.echoed(node_id, source)
-        untaken = []
+            it = self.known_or_read(item)
+            if type(it) is str:
+                self._news.echoed(it, source)
+            else:
+                told.append((it, item))
         for record, item in told:
-            if not self._learn(record, source, now_ns):
+            if not self.take(record, source, now_ns):
                 untaken.append(record.node_id)
-            self._note_said(record, item)
+            self.note_said(record, item)
         if untaken:
-            detail = (
-                f"nodes_max={self._nodes_max}: no room for {len(untaken)} nodes, {untaken[0]!r} and so on"
-            )
-            self._tell(Event(Event.LINK_REFUSED, untaken[0], detail=detail, count=len(untaken)))
+            detail = f"nodes_max={self._nodes_max}: no room for {len(untaken)} nodes, such as {untaken[0]!r}"
+            self.tell(Event(Event.LINK_REFUSED, untaken[0], detail=detail, count=len(untaken)))
         return bool(told)
 
-    def vouched(self, helper: str, vouch: Vouch, now_ns: int) -> None:
+    def vouched(self, str helper, vouch, int64_t now_ns):
         """A helper that was asked has answered."""
         heard_ns = None if vouch.silent_ms is None else now_ns - vouch.silent_ms * NS_PER_MS
         self._detector.vouched(vouch.node_id, helper, heard_ns)
         self._look_ns = now_ns
 
-    def stood_still(self, now_ns: int, gap_ns: int) -> None:
+    def stood_still(self, int64_t now_ns, int64_t gap_ns):
         """This node did nothing for so long: that others were not heard meanwhile says nothing."""
         self._detector.stood_still(now_ns, gap_ns)
+        cdef Node node
         self._look_ns = now_ns
         for node in self.neighbours().values():  # only those are watched
             if not node.linked:
                 node.heard_ns = min(now_ns, node.heard_ns + gap_ns)
 
     def link_up(
-        self,
-        node_id: str,
-        incarnation: int,
-        addresses: Iterable[str],
-        now_ns: int,
-        plaintext: bool = False,
-        dial: Dial | None = None,
-        confirmed: bool = True,
-    ) -> None:
+        self, str node_id, uint64_t incarnation, addresses, int64_t now_ns, bint plaintext=False, dial=None,
+        bint confirmed=True,
+    ):
         """A link to the node is welcomed. ``dial``: the dial that it answers, if it was dialled.
 
         ``confirmed`` False: the node may refuse it yet, so JOINED is not told before `confirm`.
         HandshakeRefused if `refusal` has a reason; ask that before the link is welcomed.
         """
+        cdef Node node
+        cdef NodeRecord record
         reason = self.refusal(node_id, incarnation)
         if reason is not None:
             raise HandshakeRefused(reason)
@@ -227,110 +205,111 @@ class Membership(Census):
         record = NodeRecord(node_id, incarnation, found)
         node = self._nodes.get(node_id)
         if node is None:
-            node = self._admit(record, now_ns)
+            node = self.admit(record, now_ns)
         elif node.lost:
-            self._put_back(node, now_ns)
+            self.put_back(node, now_ns)
         if node.record.incarnation != incarnation:
-            self._replace(node, record, now_ns)
+            self.replace(node, record, now_ns)
         else:
             # What is held against it stays until it has heard of that, and cleared itself.
-            record = node.record._replace(addresses=found) if node.record.seal is None else node.record
+            record = node.record.replace(addresses=found) if node.record.seal is None else node.record
             self._lists[node_id] = node_id
-        if node.record != record and node.told:
+        if not node.record.is_as(record) and node.told:
             self._news.note(node_id, node_id)
-        self._hold(node, record)
+        self.hold(node, record)
         if not node.linked:
             node.since_ns = now_ns
         node.linked, node.plaintext, node.hung_up = True, plaintext, False
-        self._look_ns = min(self._look_ns, now_ns if node.record.accusers else self._detector.due_ns(now_ns))
-        self._link(node)
-        self._was_reached(node, now_ns)
+        due_ns = now_ns if node.record.accusers else self._detector.due_ns(now_ns)
+        self._look_ns = min(self._look_ns, <int64_t>due_ns)
+        self.link(node)
+        self.was_reached(node, now_ns)
         node.redial.reason = ""
-        self._exhume(node_id)
+        self.exhume(node_id)
         self._dials.found(node_id, found)
         if dial is not None:
-            redial = self._end_dial(dial, node_id)
+            redial = self.end_dial(dial, node_id)
             if redial is not None and dial.node_id is None:
                 redial.failures, redial.reason = 0, ""
             elif redial is not None and dial.node_id != node_id:
-                self._failed(dial, redial, f"node {node_id!r} is there", now_ns)
+                self.failed(dial, redial, f"node {node_id!r} is there", now_ns)
         if confirmed:
             self.confirm(node_id)
 
-    def confirm(self, node_id: str) -> bool:
+    def confirm(self, str node_id):
         """The node has taken the link, too; False if that was known."""
-        node = self._nodes.get(node_id)
+        cdef Node node = self._nodes.get(node_id)
         if node is None or node.told:
             return False
         self._news.note(node_id, node_id)
-        self._tell_joined(node)
+        self.tell_joined(node)
         return True
 
-    def link_down(
-        self, node_id: str, now_ns: int, heard_ns: int | None = None, *, hung_up: bool = False
-    ) -> None:
+    def link_down(self, str node_id, int64_t now_ns, heard_ns=None, *, bint hung_up=False):
         """The node's link is gone, and no other took its place. ``heard_ns``: when the node was heard last,
         if not now. ``hung_up``: the other end closed it, without a word."""
-        node = self._nodes.get(node_id)
+        cdef Node node = self._nodes.get(node_id)
         if node is None or not node.linked:
             return
-        node.hung_up, node.refused = hung_up, {}
+        node.hung_up, node.refused = hung_up, ()
         at_once = hung_up and node.redial.failures == 0
         # A link that ends soon counts as a failed dial, else two nodes that disagree dial for ever.
         lasted = now_ns - node.since_ns >= self._dials.redial_ns_max
         node.redial.failures = 0 if lasted else node.redial.failures + 1
         node.linked, self._look_ns = False, now_ns
-        self._unlink(node_id)
-        self._was_reached(node, now_ns)
+        self.unlink(node_id)
+        self.was_reached(node, now_ns)
         node.heard_ns = now_ns if heard_ns is None else heard_ns
         wait_ns = self._dials.backoff_ns(node.redial.failures) + self._dials.courtesy_ns(node_id)
         node.redial.next_ns = now_ns + (0 if at_once else wait_ns)
 
-    def dial_failed(
-        self, dial: Dial, reason: str, now_ns: int, *, node_id: str | None = None, refused: bool = False
-    ) -> None:
+    def dial_failed(self, dial, str reason, int64_t now_ns, *, str node_id=None, bint refused=False):
         """The dial gave no link, or one that was refused. ``node_id``: who answered, if anybody did.
         ``refused``: the host says that nobody listens there."""
-        redial = self._end_dial(dial, node_id)
+        cdef Node node
+        cdef Redial redial = self.end_dial(dial, node_id)
         if redial is None:
             return
-        self._failed(dial, redial, reason, now_ns)
-        node = self._nodes.get(dial.node_id) if dial.node_id is not None else None
+        self.failed(dial, redial, reason, now_ns)
+        node = self._nodes.get(dial.node_id)
         if refused and node is not None and node.hung_up and not (node.linked or node.lost):
-            node.refused[dial.address] = None
-            if all(address in node.refused for address in self._addresses(node)):
-                self._accuse(node, now_ns, witness=True)
+            node.refused += (dial.address,)
+            if all(address in node.refused for address in self.addresses_of(node)):
+                self.accuse(node, now_ns, True)
                 self._look_ns = now_ns
             else:
                 redial.next_ns = now_ns
 
-    def is_self(self, address: str) -> None:
+    def is_self(self, str address):
         """The node itself is at ``address``: that is none to dial. `dial_failed` follows."""
         self._dials.seeds.pop(address, None)
 
-    def left(self, node_id: str, now_ns: int, signature: bytes = b"") -> None:
+    def left(self, str node_id, int64_t now_ns, bytes signature=b""):
         """The node said, over its link, that it leaves for good. ``signature``: for those that it is not
         linked to."""
-        node = self._nodes.get(node_id)
+        cdef Node node = self._nodes.get(node_id)
         if node is not None:
             seal = self._proofs.farewell(node.record, signature) if self._proofs is not None else None
-            self._let_go(node, node.record.incarnation, seal, node_id, now_ns)
+            self.let_go(node, node.record.incarnation, seal, node_id, now_ns)
 
-    def tick(self, now_ns: int, heard: Callable[[str], int]) -> list[Dial]:
+    def tick(self, int64_t now_ns, heard):
         """Judge those that are not heard, and decide whom to dial now. ``heard``: when a linked node
         was heard last."""
-        self._detector.keep_pace(self.pace)
+        cdef Node node
+        cdef dict neighbours = self.neighbours()
+        cdef double pace = self.pace
+        self._detector.keep_pace(pace)
         # That a node answers at its liveness port may make what it said on its link worth less.
-        due_ns = min(self._look_ns, self._looked_ns + int(self._look_interval_ns * self.pace))
-        if now_ns >= due_ns or self.neighbours() is not self._watched:
-            self._watched, self._looked_ns = self.neighbours(), now_ns
-            self._look(now_ns, heard)
-        self._sync(now_ns)
-        self._tell_far()
-        dials = self._dial_lost(now_ns)
-        for node in self._to_dial():
+        due_ns = min(self._look_ns, self._looked_ns + <int64_t>(self._look_interval_ns * pace))
+        if now_ns >= due_ns or neighbours is not self._watched:
+            self._watched, self._looked_ns = neighbours, now_ns
+            self.look(now_ns, heard)
+        self.sync(now_ns)
+        self.tell_far()
+        dials = self.dial_lost(now_ns) if now_ns >= self._lost_due_ns else []
+        for node in self.to_dial():
             if now_ns >= node.redial.next_ns:
-                dials += self._dial_node(node, now_ns)
+                dials += self.dial_node(node, now_ns)
         for seed in self._dials.unresolved():
             if now_ns >= seed.redial.next_ns:
                 dials += self._dials.start(seed.redial, Dial(seed.address), now_ns)
@@ -338,262 +317,282 @@ class Membership(Census):
 
     # -- links for messages
 
-    def reach(self, node_id: str, now_ns: int) -> int:
+    def reach(self, str node_id, int64_t now_ns):
         """Dial the node, whoever it is, until `release`, with backoff; at how many addresses it may be."""
-        node = self._nodes.get(node_id)
+        cdef Node node = self._nodes.get(node_id)
         if node is None or node.lost:
             return 0
         self._asked_for[node_id] = None
         if node.redial.failures == 0:
             node.redial.next_ns = min(node.redial.next_ns, now_ns)
-        return len(self._addresses(node))
+        return len(self.addresses_of(node))
 
-    def release(self, node_id: str) -> None:
+    def release(self, str node_id):
         """Nobody asks for a link to the node any more."""
         self._asked_for.pop(node_id, None)
 
-    def link_retired(self, node_id: str, now_ns: int) -> None:
+    def link_retired(self, str node_id, int64_t now_ns):
         """The node's link is gone by agreement: the node lives, for all that this one can tell."""
+        cdef Node node
         self.link_down(node_id, now_ns)
         node = self._nodes.get(node_id)
         if node is not None:
             node.redial.failures = 0
 
-    def _to_dial(self) -> list[Node]:
+    cdef list to_dial(self):
         """Those to dial, now or later, but the lost."""
-        near = self.neighbours()
-        asked = [self._nodes[i] for i in self._asked_for if i in self._nodes and i not in near]
-        return [node for node in (*near.values(), *asked) if not node.linked and node.redial.dial is None]
+        cdef Node node
+        cdef dict near = self.neighbours()
+        cdef list found = [node for node in near.values() if not node.linked and node.redial.dial is None]
+        for node_id in self._asked_for:
+            node = self._nodes.get(node_id)
+            if node is not None and node_id not in near and not node.linked and node.redial.dial is None:
+                found.append(node)
+        return found
 
     # -- the silent
 
-    def _look_soon(self, now_ns: int) -> None:
+    cdef int look_soon(self, int64_t now_ns) except -1:
         """Something was said against a node: look again, but once for what is said of many."""
-        pause_ns = len(self._rings) // NODES_A_LOOK_MS * NS_PER_MS
+        cdef int64_t pause_ns = len(self) // NODES_A_LOOK_MS * MS
         self._look_ns = min(self._look_ns, max(now_ns, self._looked_ns + pause_ns))
+        return 0
 
-    def _look(self, now_ns: int, heard: Callable[[str], int]) -> None:
-        detector, neighbours, silent, helpers = self._detector, self.neighbours(), [], []
+    cdef int look(self, int64_t now_ns, heard) except -1:
+        cdef Node node
+        cdef bint watched, hears
+        cdef int64_t heard_ns
+        cdef list silent = [], helpers = []
+        cdef dict neighbours = self.neighbours()
+        cdef int64_t patience_ns = self._detector.due_ns(0)
         self._look_ns = NEVER
         for node_id, node in {**neighbours, **self._linked, **self._accused}.items():
             watched = node.linked or node_id in neighbours
-            heard_ns = max(heard(node_id), node.heard_ns) if node.linked else node.heard_ns
-            hears = watched and detector.hears(heard_ns, now_ns)
+            heard_ns = max(<int64_t>heard(node_id), node.heard_ns) if node.linked else node.heard_ns
+            hears = watched and now_ns - heard_ns < patience_ns
             if node.lost and not hears:
                 continue  # its link may be there yet
             if hears and node.linked:
                 helpers.append(node_id)
             if hears and (node.linked or not node.record.witnesses):
-                self._look_ns = min(self._look_ns, detector.due_ns(heard_ns))
+                self._look_ns = min(self._look_ns, heard_ns + patience_ns)
             else:
-                record = node.record
-                silent.append(Silent(node_id, heard_ns, record.accusers, record.witnesses, watched))
-        findings = detector.look(silent, helpers, now_ns)
-        self._look_ns = min(self._look_ns, findings.next_ns)
+                accusers, witnesses = node.record.accusers, node.record.witnesses
+                silent.append(Silent(node_id, heard_ns, accusers, witnesses, watched))
+        findings = self._detector.look(silent, helpers, now_ns)
+        self._look_ns = min(self._look_ns, <int64_t>findings.next_ns)
         self._probes += findings.ask
         for node_id in findings.accuse:
-            self._accuse(self._nodes[node_id], now_ns)
+            self.accuse(self._nodes[node_id], now_ns)
         convicted = dict.fromkeys(findings.lost)
         for it in silent:
-            if it.node_id in convicted or self._nodes[it.node_id].record.standing is Standing.LOST:
-                self._lose(self._nodes[it.node_id], it, now_ns)
+            node = self._nodes[it.node_id]
+            if it.node_id in convicted or node.record.rank == LOST:
+                self.lose(node, it, now_ns)
+        return 0
 
-    def _accuse(self, node: Node, now_ns: int, *, witness: bool = False) -> None:
-        self._hold(node, node.record.accused(self.node_id, witness=witness))
+    cdef int accuse(self, Node node, int64_t now_ns, bint witness=False) except -1:
+        self.hold(node, node.record.accused(self.node_id, witness))
         self._detector.accused(node.record.node_id, now_ns)
         self._news.note(node.record.node_id)
+        return 0
 
-    def _lose(self, node: Node, silent: Silent, now_ns: int) -> None:
-        record = node.record
+    cdef int lose(self, Node node, silent, int64_t now_ns) except -1:
+        cdef NodeRecord record = node.record
         self._detector.clear(record.node_id)
-        self._take_off(node, now_ns)
+        self.take_off(node, now_ns)
         if record.node_id not in self._found:  # else all would dial the same one first
-            node.redial.next_ns = now_ns + int(self._rng.random() * self._lost_wait_ns)
+            node.redial.next_ns = now_ns + int(self._rng.random() * self.lost_wait_ns())
         self._lost_due_ns = min(self._lost_due_ns, node.redial.next_ns)
-        if record.standing is Standing.ALIVE:
-            self._hold(node, record.standing_as(Standing.LOST))
+        if record.rank == ALIVE:
+            self.hold(node, record.standing_as(LOST))
             self._news.note(record.node_id)
         reason = f": {node.redial.reason}" if node.redial.reason and not node.linked else ""
         if record.witnesses:
-            self._tell_lost(node, f"its process ended, as {', '.join(record.witnesses)} saw{reason}")
+            self.tell_lost(node, f"its process ended, as {', '.join(record.witnesses)} saw{reason}")
         elif not silent.watched:
-            self._tell_lost(node, f"silent, as {', '.join(record.accusers)} say")
+            self.tell_lost(node, f"silent, as {', '.join(record.accusers)} say")
         else:
             silent_ms = (now_ns - silent.heard_ns) // NS_PER_MS
-            self._tell_lost(node, f"silent for {silent_ms} ms, also to {', '.join(record.accusers)}{reason}")
+            self.tell_lost(node, f"silent for {silent_ms} ms, also to {', '.join(record.accusers)}{reason}")
+        return 0
 
-    def _sync(self, now_ns: int) -> None:
+    cdef int sync(self, int64_t now_ns) except -1:
         """Once in a while, compare with one that is linked: what gossip has missed is found so."""
-        if now_ns >= self._sync_ns and self._linked:
-            linked = self.linked()
-            self._syncs = [linked[int(self._rng.random() * len(linked))]]
-        if now_ns >= self._sync_ns or self._sync_ns == NEVER:
-            interval_ns = self._sync_interval_ns
-            self._sync_ns = now_ns + interval_ns // 2 + int(self._rng.random() * interval_ns)
+        cdef int64_t interval_ns = self._sync_interval_ns
+        if now_ns < self._sync_ns < NEVER:
+            return 0
+        if self._sync_ns < NEVER and self._linked:
+            self._syncs = [self.linked()[<Py_ssize_t>(<double>self._rng.random() * len(self._linked))]]
+        self._sync_ns = now_ns + interval_ns // 2 + <int64_t>(<double>self._rng.random() * interval_ns)
+        return 0
 
-    def _clear_self(self) -> None:
+    cdef int clear_self(self) except -1:
         self.version += 1
         self._news.note(self.node_id)
+        return 0
 
     # -- nodes
 
-    def _learn(self, record: NodeRecord, source: str | None, now_ns: int) -> bool:
+    cdef bint take(self, NodeRecord record, str source, int64_t now_ns) except -1:
         """Take what ``source`` says of a node; False if there is no room for it."""
-        node_id = record.node_id
-        if self._left.get(node_id, -1) >= record.incarnation:
+        cdef str node_id = record.node_id
+        cdef Node node
+        if self.has_left(node_id, record.incarnation):
             return True
         node = self._nodes.get(node_id)
         if node is not None and node.record.ends(record):
             return True
-        proven = self._proven(record, source)
-        if proven is None:
+        record = self.proven(record, source)
+        if record is None:
             return True
-        record = proven
         if node_id == self.node_id:
-            self._learn_of_self(record, now_ns)
-            return True
-        if record.standing is Standing.LEFT:
+            self.take_of_self(record, now_ns)
+        elif record.rank == LEFT:
             if node is None:
-                self._bury(node_id, record.incarnation, record.seal)
+                self.bury(node_id, record.incarnation, record.seal)
                 self._news.note(node_id, source)
             # Of a node that is linked, or came back, only its own word counts.
             elif not node.linked and node.record.incarnation <= record.incarnation:
-                self._let_go(node, record.incarnation, record.seal, source, now_ns)
+                self.let_go(node, record.incarnation, record.seal, source, now_ns)
         elif node is not None:
-            self._learn_more(node, record, source, now_ns)
-        elif record.standing is Standing.ALIVE:  # the dead of others' past are not passed on
-            if not self._has_room():
+            self.take_more(node, record, source, now_ns)
+        elif record.rank == ALIVE:  # the dead of others' past are not passed on
+            if not self.has_room():
                 return False
-            self._admit(record, now_ns)
+            self.admit(record, now_ns)
             self._dials.found(node_id, record.addresses)
             self._news.note(node_id, source)
             self._lists[node_id] = source or ""
             if record.accusers:
                 self._detector.accused(node_id, now_ns)
-                self._look_soon(now_ns)
-        if source is not None and record.listed:
+                self.look_soon(now_ns)
+        if source is not None and record.listed and node_id != self.node_id:
             self._lists[node_id] = source
         return True
 
-    def _learn_of_self(self, record: NodeRecord, now_ns: int) -> None:
+    cdef int take_of_self(self, NodeRecord record, int64_t now_ns) except -1:
         """Whoever takes this node for lost, or does not hear it, is told that it lives."""
-        if record.incarnation != self.incarnation or record.standing is Standing.LEFT:
-            return
+        if record.incarnation != self.incarnation or record.rank == LEFT:
+            return 0
         if record.version > self.version:
             raise ProtocolError(
                 f"MEMBERS: node {self.node_id!r} is told of version {record.version} of itself: expected "
                 f"at most {self.version}, which nobody else raises"
             )
-        if record.version == self.version and (record.accusers or record.standing is Standing.LOST):
+        if record.version == self.version and (record.accusers or record.rank == LOST):
             self._detector.strain(now_ns)
-            self._clear_self()
+            self.clear_self()
+        return 0
 
-    def _let_go(
-        self, node: Node, incarnation: int, seal: Seal | None, source: str | None, now_ns: int
-    ) -> None:
+    cdef int let_go(self, Node node, uint64_t incarnation, seal, str source, int64_t now_ns) except -1:
         """The node has left, as that incarnation."""
-        self._forget(node, now_ns)
-        self._detector.clear(node.record.node_id)
-        self._bury(node.record.node_id, incarnation, seal)
-        self._news.note(node.record.node_id, source)
-        self._lists[node.record.node_id] = ""
+        cdef str node_id = node.record.node_id
+        self.forget(node, now_ns)
+        self._detector.clear(node_id)
+        self.bury(node_id, incarnation, seal)
+        self._news.note(node_id, source)
+        self._lists[node_id] = ""
         if node.told:
-            self._tell(Event(Event.LEFT, node.record.node_id))
+            self.tell(Event(Event.LEFT, node_id))
+        return 0
 
-    def _learn_more(self, node: Node, record: NodeRecord, source: str | None, now_ns: int) -> None:
-        old = node.record
+    cdef int take_more(self, Node node, NodeRecord record, str source, int64_t now_ns) except -1:
+        cdef NodeRecord old = node.record, merged
+        cdef str node_id = record.node_id
         if record.incarnation > old.incarnation:
             if not node.linked:
-                self._replace(node, record, now_ns)
-                self._dials.found(record.node_id, record.addresses)
-                self._news.note(record.node_id, source)
-            return
+                self.replace(node, record, now_ns)
+                self._dials.found(node_id, record.addresses)
+                self._news.note(node_id, source)
+            return 0
         merged = merge(old, record)
-        if merged == old.with_list(merged.listed, merged.head):
-            self._hold(node, merged)
-            return
-        self._news.note(record.node_id, source)
+        if merged.says_as(old) and merged.seal == old.seal:  # at most the version of its list is another
+            self.hold(node, merged)
+            return 0
+        self._news.note(node_id, source)
         if merged.version > old.version:
-            self._detector.clear(record.node_id)
+            self._detector.clear(node_id)
             # It lives, whoever hears it: else it would be accused again as fast as it clears itself.
             node.heard_ns = now_ns
             if node.lost:
-                self._put_back(node, now_ns)
-                self._lists[record.node_id] = source or record.node_id
-        self._hold(node, merged)
-        if node.record.accusers:
-            self._detector.accused(record.node_id, now_ns)
-        if record.node_id in self._accused or old.accusers:
-            self._look_soon(now_ns)
+                self.put_back(node, now_ns)
+                self._lists[node_id] = source or node_id
+        self.hold(node, merged)
+        if merged.accusers:
+            self._detector.accused(node_id, now_ns)
+        if node_id in self._accused or old.accusers:
+            self.look_soon(now_ns)
+        return 0
 
-    def _replace(self, node: Node, record: NodeRecord, now_ns: int) -> None:
+    cdef int replace(self, Node node, NodeRecord record, int64_t now_ns) except -1:
         """A higher incarnation of the node is here, so the known one is dead."""
+        cdef str node_id = record.node_id
         node.fresh = True
-        self._detector.clear(record.node_id)
-        self._tell_lost(node, f"replaced by incarnation {record.incarnation}")
+        self._detector.clear(node_id)
+        self.tell_lost(node, f"replaced by incarnation {record.incarnation}")
         node.linked = node.lost = node.hung_up = False
-        self._unlink(record.node_id)
-        self._lost.pop(record.node_id, None)
-        self._hold(node, record)
-        self._place(node, now_ns)
+        self.unlink(node_id)
+        self._lost.pop(node_id, None)
+        self.hold(node, record)
+        self.place(node, now_ns)
+        return 0
 
-    # -- events
-
-    def _tell_lost(self, node: Node, detail: str) -> None:
+    cdef int tell_lost(self, Node node, str detail) except -1:
         self._lists[node.record.node_id] = ""
         if node.told:
             node.told = False
-            self._tell(Event(Event.LOST, node.record.node_id, detail=detail))
+            self.tell(Event(Event.LOST, node.record.node_id, detail=detail))
+        return 0
 
     # -- dials
 
-    def _dial_node(self, node: Node, now_ns: int) -> list[Dial]:
-        addresses = self._addresses(node)
+    cdef list dial_node(self, Node node, int64_t now_ns):
+        cdef list addresses = self.addresses_of(node)
         if not addresses:
             return []
         address = addresses[node.turn % len(addresses)]
         node.turn += 1
         return self._dials.start(node.redial, Dial(address, node.record.node_id), now_ns)
 
-    def _addresses(self, node: Node) -> list[str]:
+    cdef list addresses_of(self, Node node):
         """Where the node may be: as it says, and where it was found, which may be all that works."""
         return list(dict.fromkeys([*node.record.addresses, *self._dials.found_of(node.record.node_id)]))
 
-    def _end_dial(self, dial: Dial, node_id: str | None) -> Redial | None:
+    cdef Redial end_dial(self, dial, str node_id):
         """Whose dial it was; None if that node or address is not known any more."""
-        node = self._nodes.get(dial.node_id) if dial.node_id is not None else None
+        cdef Node node = self._nodes.get(dial.node_id)
         return self._dials.end(dial, node.redial if node is not None else None, node_id)
 
-    def _failed(self, dial: Dial, redial: Redial, reason: str, now_ns: int) -> None:
-        node = self._nodes.get(dial.node_id) if dial.node_id is not None else None
+    cdef int failed(self, dial, Redial redial, str reason, int64_t now_ns) except -1:
+        cdef Node node = self._nodes.get(dial.node_id)
         if node is not None and node.linked:
-            return  # the other side's dial was faster
+            return 0  # the other side's dial was faster
         if node is not None and node.lost:
-            redial.fail(reason, now_ns + self._dials.jitter_ns(self._lost_wait_ns))
+            redial.fail(reason, now_ns + self._dials.jitter_ns(self.lost_wait_ns()))
             self._lost_due_ns = min(self._lost_due_ns, redial.next_ns)
-            return
+            return 0
         redial.fail(reason, now_ns + self._dials.backoff_ns(redial.failures + 1))
         if node is not None and redial.failures == PASSED_BY_FAILURES:
-            self._move(now_ns)
+            self.move(now_ns)
+        return 0
 
-    # -- the lost
-
-    @property
-    def _lost_wait_ns(self) -> int:
+    cdef int64_t lost_wait_ns(self) except -1:
         return int(self._dials.redial_ns_max * self.pace)
 
-    def _dial_lost(self, now_ns: int) -> list[Dial]:
+    cdef list dial_lost(self, int64_t now_ns):
         """Dial those that are due, the longest due first; of many only some at a time."""
-        dials: list[Dial] = []
+        cdef Node node
+        cdef list idle, dials = []
         while now_ns >= self._lost_due_ns:
             idle = [node for node in self._lost.values() if node.redial.dial is None]
             node = min(idle, key=NEXT_DIAL_NS, default=None)
             if node is None or node.redial.next_ns > now_ns:
                 self._lost_due_ns = NEVER if node is None else node.redial.next_ns
-            elif not self._addresses(node):
-                node.redial.next_ns = now_ns + self._lost_wait_ns
+            elif not self.addresses_of(node):
+                node.redial.next_ns = now_ns + self.lost_wait_ns()
             else:
-                dials += self._dial_node(node, now_ns)
+                dials += self.dial_node(node, now_ns)
                 if len(self._lost) > LOST_DIALS_MAX:
-                    self._lost_due_ns = now_ns + self._lost_wait_ns // LOST_DIALS_MAX
+                    self._lost_due_ns = now_ns + self.lost_wait_ns() // LOST_DIALS_MAX
         return dials
