@@ -1,5 +1,6 @@
 from libc.stdint cimport uint64_t
 
+from agentnet_core.agent_record cimport AgentRecord
 from agentnet_core.update cimport Update
 
 
@@ -13,8 +14,9 @@ cdef class Applied:
 cdef class Claims:
     cdef readonly str node_id
     cdef readonly uint64_t incarnation, version
-    cdef readonly dict records      # AgentRecord by id
-    cdef dict stale                 # likewise, or None
+    cdef AgentRecord one            # or None
+    cdef dict many                  # AgentRecord by id, or None
+    cdef dict stale                 # likewise
     cdef str source                 # the link that a whole list comes over, or None
     cdef uint64_t coming            # the version of that list
     cdef list untaken               # of that list, or None: (id, owner or "")
@@ -25,6 +27,10 @@ cdef class Claims:
     cdef int hold(self, Update update) except -1
     cdef int keep(self, bytes body) except -1
     cdef list all(self)
+    cdef AgentRecord get(self, agent_id)
+    cdef int put(self, AgentRecord record) except -1
+    cdef AgentRecord pop(self, agent_id)
+    cdef AgentRecord pop_stale(self, agent_id)
 
 
 cdef class Early:

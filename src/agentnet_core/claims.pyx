@@ -51,23 +51,30 @@ cdef class Claims:
     ``version``: that is held, or was before another came. ``source``: the link that a whole list comes
     over, and ``coming`` its version. ``whole`` False: some of ``stale`` was not repeated by it yet.
     ``untaken``: ids of it that others keep, or a limit refuses; ``partial``: there are some of the latter.
+    ``one`` or ``many``: its records, for most nodes have one agent.
     ``tally`` and ``head``: what the version comes to, and its owner's signature, where the network is signed.
     ``body``: the list as it goes to others, as it came or once it was asked for, if it is short.
     """
 
     def __init__(self, str node_id, uint64_t incarnation):
         self.node_id, self.incarnation = node_id, incarnation
-        self.records = {}
         self.whole = True
+
+    @property
+    def records(self):
+        """What is held of it, by id, but of ``stale``."""
+        if self.many is not None:
+            return self.many
+        return {self.one.agent_id: self.one} if self.one is not None else {}
 
     cdef int begin(self, str source, Update update) except -1:
         """A whole list begins to come."""
         if self.incarnation != update.incarnation:
             self.incarnation, self.version = update.incarnation, 0
-        if self.records:
+        records, self.one, self.many = self.records, None, None
+        if records:
             # One that breaks off and begins again leaves both halves to be repeated.
-            self.stale = self.stale | self.records if self.stale else self.records
-            self.records = {}
+            self.stale = self.stale | records if self.stale else records
         self.source, self.coming = source, update.version
         self.untaken = self.body = None
         self.whole = self.partial = False
@@ -91,6 +98,37 @@ cdef class Claims:
     cdef list all(self):
         """What is held of it, those of the version before that were not repeated yet first."""
         return [*(self.stale or {}).values(), *self.records.values()]
+
+    cdef AgentRecord get(self, agent_id):
+        """The record of that id, if it is held and is not of ``stale``."""
+        if self.many is not None:
+            return self.many.get(agent_id)
+        return self.one if self.one is not None and self.one.agent_id == agent_id else None
+
+    cdef int put(self, AgentRecord record) except -1:
+        """Hold that record."""
+        if self.many is None and (self.one is None or self.one.agent_id == record.agent_id):
+            self.one = record
+            return 0
+        if self.many is None:
+            self.many, self.one = self.records, None
+        self.many[record.agent_id] = record
+        return 0
+
+    cdef AgentRecord pop(self, agent_id):
+        """Let go of the record of that id, wherever it is held."""
+        cdef AgentRecord record = self.get(agent_id)
+        if record is None:
+            return self.pop_stale(agent_id)
+        if self.many is not None:
+            del self.many[agent_id]
+        else:
+            self.one = None
+        return record
+
+    cdef AgentRecord pop_stale(self, agent_id):
+        """Let go of the record of that id that was not repeated yet."""
+        return self.stale.pop(agent_id, None) if self.stale is not None else None
 
 
 cdef class Early:

@@ -14,6 +14,7 @@ cdef class Directory(Index):
     cdef dict _rivals               # lists of AgentRecord by id
     cdef object _ledger, _capabilities, _words
     cdef Claims _mine
+    cdef dict _own                  # its records
     cdef list _changes
     cdef Py_ssize_t _held, _agents_max, _metadata_bytes_max, _early_max, _capabilities_fit
     cdef Py_ssize_t _coming         # lists of which the last part has not come

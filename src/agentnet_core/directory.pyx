@@ -55,6 +55,7 @@ cdef class Directory(Index):
         self._metadata_bytes_max = config.metadata_bytes_max
         self._rivals, self._claims, self._early = {}, {}, {}
         self._mine = Claims(node_id, incarnation)
+        self._own = self._mine.many = {}
         self._changes = []
         self._early_max = config.changes_early_max
         self._capabilities = Capabilities()
@@ -66,14 +67,14 @@ cdef class Directory(Index):
 
     def is_mine(self, agent_id):
         """Whether the id belongs to an agent of this node."""
-        return agent_id in self._mine.records
+        return agent_id in self._own
 
     def owned_by(self, str node_id not None):
         """The agents of one node, in the order in which they came."""
         cdef Claims claims
         cdef AgentRecord r
         if node_id == self.node_id:
-            return list(self._mine.records.values())
+            return list(self._own.values())
         claims = self._claims.get(node_id)
         if claims is None:
             return []
@@ -135,7 +136,7 @@ cdef class Directory(Index):
         now on. AgentExists names the other owner; LimitReached names the limit.
         """
         cdef AgentRecord record
-        cdef dict taken = self._checked(records), mine = self._mine.records
+        cdef dict taken = self._checked(records), mine = self._own
         for agent_id, record in taken.items():
             if agent_id not in mine:
                 self._held += 1
@@ -149,20 +150,20 @@ cdef class Directory(Index):
         """Drop agents of this node, all or none; NoSuchAgent if one is not this node's."""
         dropped = tuple(dict.fromkeys(agent_ids))
         for agent_id in dropped:
-            if agent_id not in self._mine.records:
+            if agent_id not in self._own:
                 raise NoSuchAgent(f"no agent with id {describe(agent_id)} is registered on {self.node_id!r}")
         cdef Applied applied = Applied.__new__(Applied)
         for agent_id in dropped:
             self._held -= 1
-            self._before(self._mine.records[agent_id])
-            self._release(self._mine.records.pop(agent_id), applied)
+            self._before(self._own[agent_id])
+            self._release(self._own.pop(agent_id), applied)
         if dropped:
             self._changed(dropped)
         return applied
 
     def say_health(self, agent_id, str health not None):
         """Let an agent of this node say how it is; whether that is news, and the list has a new version."""
-        cdef AgentRecord record = self._mine.records.get(agent_id)
+        cdef AgentRecord record = self._own.get(agent_id)
         if record is None or record.health == health:
             return False
         self._before(record)
@@ -175,7 +176,7 @@ cdef class Directory(Index):
 
         UsageError or LimitReached, and nothing has changed.
         """
-        cdef AgentRecord record = self._mine.records[agent_id]
+        cdef AgentRecord record = self._own[agent_id]
         before, record.groups = record.groups, self._capabilities.own_groups(groups)
         limit = self._over_limit(self._capabilities.record_bytes(record))
         after, record.groups = record.groups, before
@@ -212,7 +213,7 @@ cdef class Directory(Index):
                     f"CONFIRM: node {reporter!r} keeps agent {agent_id} for {owner!r}, "
                     f"expected a node id below {self.node_id!r}"
                 )
-            if owner == reporter and agent_id in self._mine.records:
+            if owner == reporter and agent_id in self._own:
                 lost.append(agent_id)
         cdef Applied applied = Applied.__new__(Applied)
         for agent_id in dict.fromkeys(lost):
@@ -324,7 +325,7 @@ cdef class Directory(Index):
             if record.agent_id in taken:
                 raise AgentExists(f"agent {record.label} is named twice in one registration")
             taken[record.agent_id] = record
-            more += record.agent_id not in self._mine.records
+            more += record.agent_id not in self._own
         if self._held + more > self._agents_max:
             raise LimitReached(
                 f"agents_max={self._agents_max}: {self._held} agents are known, {more} more do not fit"
@@ -473,7 +474,7 @@ cdef class Directory(Index):
             if self._is_plain(record):
                 # The plain case of most records, told apart for its speed; `_take` would do the same.
                 self._held += 1
-                claims.records[record.agent_id] = record
+                claims.put(record)
                 self._crown(record.agent_id, record)
                 applied.added.append(record)
             else:
@@ -493,9 +494,9 @@ cdef class Directory(Index):
 
     cdef int _take(self, Claims claims, AgentRecord record, Applied applied) except -1:
         agent_id = record.agent_id
-        cdef AgentRecord old = claims.records.get(agent_id)
-        if old is None and claims.stale is not None:
-            old = claims.stale.pop(agent_id, None)
+        cdef AgentRecord old = claims.get(agent_id)
+        if old is None:
+            old = claims.pop_stale(agent_id)
         limit = self._over_limit(self._capabilities.record_bytes(record))
         if limit is None and old is None and self._held >= self._agents_max:
             limit = f"agents_max={self._agents_max} is reached"
@@ -503,14 +504,14 @@ cdef class Directory(Index):
             applied.refused.append((record, limit))
             if old is not None:
                 # What it was is not true any more.
-                claims.records.setdefault(agent_id, old)
+                claims.put(old)
                 self._drop(claims, agent_id, applied)
             return 0
         if old is None:
             self._held += 1
         elif wire_form(old) == wire_form(record):
             record = old
-        claims.records[agent_id] = record
+        claims.put(record)
         return self._compete(record, old, applied)
 
     cdef int _compete(self, AgentRecord record, AgentRecord old, Applied applied) except -1:
@@ -539,9 +540,7 @@ cdef class Directory(Index):
         return self._crown(agent_id, record)
 
     cdef int _drop(self, Claims claims, agent_id, Applied applied) except -1:
-        cdef AgentRecord record = claims.records.pop(agent_id, None)
-        if record is None and claims.stale is not None:
-            record = claims.stale.pop(agent_id, None)
+        cdef AgentRecord record = claims.pop(agent_id)
         if record is not None:
             self._held -= 1
             self._release(record, applied)
@@ -568,7 +567,7 @@ cdef class Directory(Index):
         return 0
 
     cdef AgentRecord _withdraw(self, agent_id, owner, Applied applied):
-        cdef AgentRecord record = self._mine.records.pop(agent_id)
+        cdef AgentRecord record = self._own.pop(agent_id)
         self._before(record)
         self._held -= 1
         applied.lost_mine.append((record, owner))
@@ -581,7 +580,7 @@ cdef class Directory(Index):
         return 0
 
     cdef uint64_t _changed(self, agent_ids) except? 0:
-        mine = self._mine.records
+        mine = self._own
         upserts = [mine[agent_id] for agent_id in agent_ids if agent_id in mine]
         removals = [agent_id for agent_id in agent_ids if agent_id not in mine]
         head_of = self._ledger.after if self._ledger is not None else unsigned
