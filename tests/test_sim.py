@@ -291,7 +291,7 @@ def test_ways_to_starve_are_told(way: str) -> None:
 
 
 def test_local_health_saves_those_that_a_starved_node_has_no_time_to_hear() -> None:
-    world = World(2)
+    world = World(3)
     off, on = starved(world, 20, "slices")
     assert (off["local_health"], on["local_health"]) == ("off", "on")
     assert off["others_lost"] > 0 == on["others_lost"]

@@ -215,7 +215,7 @@ cdef class Membership(Census):
             record = node.record.replace(addresses=found) if node.record.seal is None else node.record
             self._lists[node_id] = node_id
         if not node.record.is_as(record) and node.told:
-            self._news.note(node_id, node_id)
+            self._news.note(node_id, node_id, False)
         self.hold(node, record)
         if not node.linked:
             node.since_ns = now_ns
@@ -241,7 +241,7 @@ cdef class Membership(Census):
         cdef Node node = self._nodes.get(node_id)
         if node is None or node.told:
             return False
-        self._news.note(node_id, node_id)
+        self._news.note(node_id, node_id, False)
         self.tell_joined(node)
         return True
 
@@ -462,7 +462,7 @@ cdef class Membership(Census):
                 return False
             self.admit(record, now_ns)
             self._dials.found(node_id, record.addresses)
-            self._news.note(node_id, source)
+            self._news.note(node_id, source, bool(record.accusers))
             self._lists[node_id] = source or ""
             if record.accusers:
                 self._detector.accused(node_id, now_ns)

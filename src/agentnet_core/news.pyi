@@ -4,15 +4,16 @@ from typing_extensions import disjoint_base
 
 from agentnet_core.roster import join_members as join_members
 
-NS_PER_MS: int
 NEVER: int
 NODES_A_NEWS_MS: int
+CALM: int
+CALM_MS_MAX: int
 
 @disjoint_base
 class News:
     @property
     def tellers(self) -> dict[str, tuple[str, ...]]: ...
-    def note(self, node_id: str, source: str | None = None) -> None: ...
+    def note(self, node_id: str, source: str | None = None, urgent: bool = True) -> None: ...
     def echoed(self, node_id: str, source: str | None) -> None: ...
     def due_ns(self, nodes: int, along: bool = False) -> int: ...
     def drain(

@@ -2,17 +2,18 @@
 
 News goes to the neighbours on the rings, in a full mesh too: where each of n nodes tells all others what
 it learned, one change costs n * n frames.  Whoever has told it knows it, and is not told.  In a large
-network some are told together.
+network some are told together, and of those who come, who keep nobody from work, more than of those who go.
 """
 
 from agentnet_core.roster import join_members
 
-NS_PER_MS = 1_000_000
 NEVER = 2**63 - 1
 NODES_A_NEWS_MS = 2
 """For so many nodes, a node lets a millisecond pass between two frames of news on the same link."""
+CALM, CALM_MS_MAX = 4, 1_000
+"""So many times as long if none of it is urgent, at most so long."""
 
-cdef int64_t never = NEVER
+cdef int64_t MS = 1_000_000, never = NEVER
 
 
 cdef class News:
@@ -21,9 +22,10 @@ cdef class News:
     def __cinit__(self):
         self.tellers = {}
 
-    cpdef note(self, str node_id, str source=None):
+    cpdef note(self, str node_id, str source=None, bint urgent=True):
         """Something is new of that node. ``source``: the linked node that told it."""
         self.tellers[node_id] = () if source is None else (source,)
+        self.urgent = self.urgent or urgent
 
     cpdef echoed(self, str node_id, str source):
         """A linked node told what is known already."""
@@ -36,9 +38,11 @@ cdef class News:
     cpdef int64_t due_ns(self, Py_ssize_t nodes, bint along=False) except? -1:
         """When to tell it in a network of so many: at once in a small one. ``along``: with what else is done,
         for which half of the time is enough."""
-        cdef int64_t pause_ns = nodes // NODES_A_NEWS_MS * NS_PER_MS
+        cdef int64_t pause_ns = nodes // NODES_A_NEWS_MS * MS
         if not self.tellers:
             return never
+        if not self.urgent:
+            pause_ns = max(pause_ns, min(CALM * pause_ns, CALM_MS_MAX * MS))
         return self.told_ns + (pause_ns // 2 if along else pause_ns)
 
     def drain(self, peers, int64_t now_ns, pack):
@@ -49,7 +53,7 @@ cdef class News:
         cdef list news = [], told = [], others
         cdef dict tellers = self.tellers, knowing = {}
         cdef tuple known
-        self.told_ns, self.tellers = now_ns, {}
+        self.told_ns, self.tellers, self.urgent = now_ns, {}, False
         for node_id, known in tellers.items():
             for packed in pack(node_id):
                 news.append((packed, known))

@@ -53,6 +53,18 @@ def test_in_a_large_network_some_are_told_together() -> None:
     assert (news.due_ns(1), news.due_ns(100)) == (7 * MS, 57 * MS)
 
 
+def test_who_comes_is_told_later_than_who_goes() -> None:
+    news = News()
+    news.drain((), 7 * MS, pack)
+    news.note("comes", urgent=False)
+    assert (news.due_ns(1), news.due_ns(100), news.due_ns(1_000)) == (7 * MS, 207 * MS, 1_007 * MS)
+    news.note("goes")
+    assert (news.due_ns(100), news.due_ns(100, along=True)) == (57 * MS, 32 * MS)
+    news.drain((), 57 * MS, pack)
+    news.note("comes", urgent=False)
+    assert news.due_ns(100) == 257 * MS
+
+
 def test_in_a_mesh_the_rings_hear_it() -> None:
     names = [f"n{number}" for number in range(30)]
     rings = Rings(EngineConfig(overlay_rings=4), names)
