@@ -8,6 +8,7 @@ The processes die in rounds, the last one first.
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import time
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,9 @@ WAIT_MS_MAX = 120_000
 """For joining and registering: all nodes share the processors."""
 JOINING_MAX = 8
 """Nodes of one process that join at a time."""
+GARBAGE = 50_000
+"""Objects after which garbage is looked for: at the usual 700, each of the nodes of one process would pay for
+walking through what all the others hold."""
 LOOK_SECONDS = 0.05
 ASKING = 16
 """Registrations and requests at a time."""
@@ -137,6 +141,7 @@ class Crowd:
 async def crowd(bench: Bench) -> None:
     """Joins and agrees; rests; then tells, for each process that is let die, when its nodes were lost."""
     task, here = bench.task, Crowd(bench.task)
+    gc.set_threshold(GARBAGE)
     await here.start(0)
     await bench.turn_async()
     await here.join()
@@ -144,6 +149,8 @@ async def crowd(bench: Bench) -> None:
     await here.agree()
     bench.tell("agreed")
     here.watch()
+    gc.collect()
+    gc.freeze()
     await bench.turn_async()
     here.forget()
     bench.tell("resting", bytes=here.bytes_received())
