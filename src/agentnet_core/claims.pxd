@@ -36,3 +36,5 @@ cdef class Claims:
 cdef class Early:
     cdef Py_ssize_t _count_max, _count
     cdef dict _updates
+    cpdef int keep(self, str owner, str source, Update update) except -1
+    cpdef list take(self, str owner)

@@ -140,14 +140,15 @@ cdef class Early:
     def __len__(self):
         return self._count
 
-    def keep(self, str owner, str source, Update update):
+    cpdef int keep(self, str owner, str source, Update update) except -1:
         """``source`` has brought that."""
         if self._count >= self._count_max:
             self.take(next(iter(self._updates)))
         self._updates.setdefault(owner, []).append((source, update))
         self._count += 1
+        return 0
 
-    def take(self, str owner):
+    cpdef list take(self, str owner):
         """What there is of that node, oldest first; it is kept here no more."""
         if not self._count:
             return []

@@ -18,6 +18,13 @@ cdef class Directory(Index):
     cdef list _changes
     cdef Py_ssize_t _held, _agents_max, _metadata_bytes_max, _early_max, _capabilities_fit
     cdef Py_ssize_t _coming         # lists of which the last part has not come
+    cpdef tuple held(self, str node_id)
+    cpdef uint64_t held_as(self, str node_id, uint64_t incarnation) except? 0
+    cpdef Update read(self, bytes body)
+    cpdef Applied apply(self, str source, Update update)
+    cpdef int give_up(self, str node_id) except -1
+    cpdef bint is_of(self, str node_id, uint64_t incarnation) except -1
+    cpdef Applied forget(self, str node_id, below=*)
     cdef bint _is_old(self, Update update) except -1
     cdef int _apply(self, str source, Update update, Applied applied) except -1
     cdef dict _checked(self, records)

@@ -80,7 +80,7 @@ cdef class Directory(Index):
             return []
         return [r for r in claims.all() if self._winners.get(r.agent_id) is r]
 
-    def held(self, str node_id not None):
+    cpdef tuple held(self, str node_id):
         """Incarnation and version of that node's list, (0, 0) if none is held whole."""
         cdef Claims claims
         if node_id == self.node_id:
@@ -89,6 +89,11 @@ cdef class Directory(Index):
         if claims is None or not claims.whole:
             return 0, 0
         return claims.incarnation, claims.version
+
+    cpdef uint64_t held_as(self, str node_id, uint64_t incarnation) except? 0:
+        """Which version of that node's list is held whole, as it lives in that incarnation; 0 if none is."""
+        life, version = self.held(node_id)
+        return version if life == incarnation else 0
 
     def whole_list(self, str node_id not None, incarnation=0, version=0):
         """That node's list as bodies of AGENTS frames; none for who holds that version of it, if it is no
@@ -209,10 +214,8 @@ cdef class Directory(Index):
         lost = []
         for agent_id, owner in confirm.conflicts:
             if owner and owner >= self.node_id:
-                raise ProtocolError(
-                    f"CONFIRM: node {reporter!r} keeps agent {agent_id} for {owner!r}, "
-                    f"expected a node id below {self.node_id!r}"
-                )
+                raise ProtocolError(f"CONFIRM: node {reporter!r} keeps agent {agent_id} for {owner!r}, "
+                                    f"expected a node id below {self.node_id!r}")
             if owner == reporter and agent_id in self._own:
                 lost.append(agent_id)
         cdef Applied applied = Applied.__new__(Applied)
@@ -224,12 +227,12 @@ cdef class Directory(Index):
 
     # -- the lists of others
 
-    def read(self, bytes body not None):
+    cpdef Update read(self, bytes body):
         """The update in the body of an AGENTS frame, for `apply`."""
         cdef Update update = read_plain(body, self._words.packed, self._words.by_bytes)
         return update if update is not None else read_update(body, self._capabilities)
 
-    def apply(self, str source not None, Update update not None):
+    cpdef Applied apply(self, str source, Update update):
         """Take what an AGENTS frame says; ``source``: the node whose link brought it."""
         cdef Applied applied = Applied.__new__(Applied)
         if update.owner == self.node_id:
@@ -278,7 +281,7 @@ cdef class Directory(Index):
             self.give_up(node_id)
         return broken
 
-    def give_up(self, str node_id not None):
+    cpdef int give_up(self, str node_id) except -1:
         """Wait no more for the last parts of that node's list: another may bring it."""
         cdef Claims claims = self._claims.get(node_id)
         if self._ledger is not None:
@@ -286,8 +289,9 @@ cdef class Directory(Index):
         if claims is not None and claims.source is not None:
             claims.source = None
             self._coming -= 1
+        return 0
 
-    def is_of(self, str node_id not None, uint64_t incarnation):
+    cpdef bint is_of(self, str node_id, uint64_t incarnation) except -1:
         """Whether surely nothing is held of that node but of that incarnation."""
         cdef Claims claims
         if self._early or self._ledger is not None:
@@ -295,7 +299,7 @@ cdef class Directory(Index):
         claims = self._claims.get(node_id)
         return claims is None or claims.incarnation == incarnation
 
-    def forget(self, str node_id not None, below=None):
+    cpdef Applied forget(self, str node_id, below=None):
         """Drop all that a node said it owns, unless as incarnation ``below`` or a higher one."""
         cdef Applied applied = Applied.__new__(Applied)
         cdef Claims claims
@@ -327,9 +331,8 @@ cdef class Directory(Index):
             taken[record.agent_id] = record
             more += record.agent_id not in self._own
         if self._held + more > self._agents_max:
-            raise LimitReached(
-                f"agents_max={self._agents_max}: {self._held} agents are known, {more} more do not fit"
-            )
+            raise LimitReached(f"agents_max={self._agents_max}: {self._held} agents are known, {more} more "
+                               f"do not fit")
         return taken
 
     cdef int _check_mine(self, AgentRecord record) except -1:
@@ -480,9 +483,8 @@ cdef class Directory(Index):
             else:
                 self._take(claims, record, applied)
         for agent_id in update.over:
-            applied.refused.append(
-                (AgentRecord(agent_id, update.owner), f"agents_max={self._agents_max} is reached")
-            )
+            refusal = AgentRecord(agent_id, update.owner), f"agents_max={self._agents_max} is reached"
+            applied.refused.append(refusal)
         for agent_id in update.removals:
             self._drop(claims, agent_id, applied)
         if len(applied.conflicts) > conflicts or len(applied.refused) > refused:
@@ -584,9 +586,8 @@ cdef class Directory(Index):
         upserts = [mine[agent_id] for agent_id in agent_ids if agent_id in mine]
         removals = [agent_id for agent_id in agent_ids if agent_id not in mine]
         head_of = self._ledger.after if self._ledger is not None else unsigned
-        bodies = write_change(
-            self.node_id, self.incarnation, self.version, upserts, removals, self.body_bytes, head_of
-        )
+        bodies = write_change(self.node_id, self.incarnation, self.version, upserts, removals,
+                              self.body_bytes, head_of)
         self.version += len(bodies)
         self._changes += bodies
         return self.version

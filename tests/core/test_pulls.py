@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from agentnet_core.config import EngineConfig
-from agentnet_core.pulls import NEVER, Pulls
+from agentnet_core.pulls import Pulls
 
 MS = 1_000_000
+NEVER = 2**63 - 1
 
 
 def pulls(**settings: int) -> Pulls:

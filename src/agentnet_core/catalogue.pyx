@@ -19,99 +19,68 @@ on cannot bring back the dead.  Where the network is signed, what comes is what 
 brings it; elsewhere what others pass on is believed.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
-from agentnet_core.agent_record import AgentRecord
+from agentnet_core.agent_record cimport AgentRecord
+from agentnet_core.claims cimport Applied, Early
+from agentnet_core.directory cimport Directory
+from agentnet_core.member_record cimport NodeRecord
+from agentnet_core.membership cimport Membership
+from agentnet_core.outflow cimport Outflow
+from agentnet_core.pulls cimport Pulls
+from agentnet_core.session cimport Session
+from agentnet_core.update cimport Update
+
 from agentnet_core.body import U64_MAX, wrong
-from agentnet_core.broadcasts import Broadcasts
-from agentnet_core.claims import Applied, Early
-from agentnet_core.config import EngineConfig
-from agentnet_core.directory import Directory
 from agentnet_core.errors import AgentExists, AgentUnreachable, NetworkError, NoSuchAgent
-from agentnet_core.gossip import CHANGES, Gossip
+from agentnet_core.gossip import CHANGES
 from agentnet_core.keepers import Keepers
 from agentnet_core.ledger import Ledger
 from agentnet_core.listing import Confirm, health_text, read_pull, write_pulls
 from agentnet_core.lookups import Lookups, Question, read_there, read_where, write_there
-from agentnet_core.membership import Membership
-from agentnet_core.pulls import Pulls
-from agentnet_core.reach import Say
 from agentnet_core.records import Event, agent_id_of
-from agentnet_core.registrations import Registrations, Told
-from agentnet_core.signing import Seals
-from agentnet_core.update import Update
-
-if TYPE_CHECKING:
-    from agentnet_core.engine import Engine
-    from agentnet_core.port import Port
-    from agentnet_core.session import Session
+from agentnet_core.registrations import Registrations
 
 AGENTS, CONFIRM = 9, 10
 PULL, WHERE, THERE = range(19, 22)
+cdef str LEAVES = "this node leaves the network"
 
-MS = 1_000_000
-NEVER = 2**63 - 1
-LEAVES = "this node leaves the network"
+cdef int64_t MS = 1_000_000
+cdef int64_t NEVER = 2**63 - 1
 
 
-class Catalogue:
+cdef class Catalogue:
     """The agents of one engine's network."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        config: EngineConfig,
-        membership: Membership,
-        broadcasts: Broadcasts,
-        say: Say,
-        seals: Seals | None = None,
-    ) -> None:
-        self.engine = engine
+    def __init__(self, Outflow engine not None, config, Membership membership not None, broadcasts, say,
+                 seals=None):
         life = engine.node_id, engine.incarnation
-        self._is_signed = seals is not None
         ledger = Ledger(*life, config, seals, membership.certificate_of) if seals is not None else None
+        self.engine, self._membership, self._broadcasts, self._say_to = engine, membership, broadcasts, say
+        self._is_signed = seals is not None
         self.directory = Directory(*life, config, ledger)
         membership.list_head = partial(self.directory.head_of, engine.node_id)
         self.registrations = Registrations(config, self.directory.label)
-        self.watched = False
-        """Whether anybody reads events of single agents: a network may have very many."""
-        self._membership = membership
-        self._broadcasts = broadcasts
-        broadcasts.take(CHANGES, self._on_change)
+        broadcasts.take(CHANGES, self.on_change)
         self._early = Early(config.changes_early_max)
-        self._pulls = Pulls(config)
+        self._pulls, self._lookups, self._keepers = Pulls(config), Lookups(config), Keepers(config.keepers)
         self._delay_ns = config.pull_delay_ms * MS
         self._patience_ns = config.pull_ms_max * MS
-        self._remind_ns = NEVER
         self._sync_ns = config.sync_interval_ms * MS
-        self._unheard_until_ns = 0
-        """Until then a node may come that has not heard of what was told to links alone, nor will."""
-        self._newcomers: dict[str, None] = {}
-        self._newcomers_ns = NEVER
-        self._keepers = Keepers(config.keepers)
+        self._lookup_ns = config.lookup_ms_max * MS
+        self._remind_ns = self._newcomers_ns = NEVER
+        self._newcomers, self._sought, self._met = {}, {}, {}
         self._mesh_nodes_max = config.mesh_nodes_max
         self._network = config.network
-        self._say_to = say
-        self._lookups = Lookups(config)
-        self._lookup_ns = config.lookup_ms_max * MS
-        self._sought: dict[int | str, Question] = {}
-        """The agents, by id or name, that messages wait for."""
-        self._ended = False
-        self._met: dict[str, bool] = {}
-        """Whether a linked node has told which nodes and lists it knows."""
 
     @property
-    def complete(self) -> bool:
+    def complete(self):
         """Whether every linked node has told what it knows, and no list that it told of is lacking."""
         return not self._pulls and all(self._met.values())
 
     # -- commands of the driver
 
-    def register(self, ports: Sequence[Port], token: Any, timeout_ns: int) -> None:
+    def register(self, ports, token, int64_t timeout_ns):
         """Take agents of this node; the token settles when all who keep them have confirmed them.
 
         AgentExists or LimitReached, definite, are raised before anything has changed, or are what the token
@@ -120,15 +89,13 @@ class Catalogue:
         self.directory.check([port.record for port in ports])
         deadline_ns = self.engine.now_ns + timeout_ns
         new = [port.agent_id for port in ports if not self.directory.is_mine(port.agent_id)]
-        if new and self._is_large:
+        if new and self.is_large():
             go_on = partial(self._register_if_free, ports, token, deadline_ns)
             self._ask(go_on, min(timeout_ns, self._lookup_ns), new)
         else:
             self._register(ports, token, deadline_ns)
 
-    def _register_if_free(
-        self, ports: Sequence[Port], token: Any, deadline_ns: int, question: Question
-    ) -> None:
+    def _register_if_free(self, ports, token, int64_t deadline_ns, question):
         """Go on with a registration when it is known whose the ids are."""
         if self._ended:
             self._lookups.close(question)
@@ -145,23 +112,23 @@ class Catalogue:
                 text = f"agent {label} is registered on node {place.owner!r} already"
                 return self.engine.settle(token, AgentExists(text))
         if question.is_over or question.is_late:
-            self._close(question)
+            self.close(question)
             if not token.cancelled():
                 try:
                     self._register(ports, token, deadline_ns)
                 except NetworkError as error:  # what is known here has changed meanwhile
                     self.engine.settle(token, error)
 
-    def _register(self, ports: Sequence[Port], token: Any, deadline_ns: int) -> None:
+    def _register(self, ports, token, int64_t deadline_ns):
         version = self.directory.register([port.record for port in ports])
         self.engine.forget_speakers()
         for port in ports:
             self.engine.add_port(port)
-            self._appeared(port.record)
-        self._publish()
-        self._confirm(version, [port.agent_id for port in ports], token, deadline_ns)
+            self.appeared(port.record)
+        self.publish()
+        self.confirm(version, [port.agent_id for port in ports], token, deadline_ns)
 
-    def regroup(self, port: Port, groups: Iterable[str], token: Any, timeout_ns: int) -> None:
+    def regroup(self, port, groups, token, int64_t timeout_ns):
         """Let an agent of this node be in these groups; the token settles as that of `register` does.
 
         UsageError or LimitReached, definite, are raised before anything has changed.
@@ -170,125 +137,130 @@ class Catalogue:
             raise NoSuchAgent(f"agent {port.record.label} is not registered any more, so it is in no group")
         before, version = self.directory.regroup(port.agent_id, groups)
         self.engine.regroup(port, before, port.record.groups)
-        self._publish()
-        self._confirm(version, [port.agent_id], token, self.engine.now_ns + timeout_ns)
+        self.publish()
+        self.confirm(version, [port.agent_id], token, self.engine.now_ns + timeout_ns)
 
-    def _confirm(self, version: int, ids: list[int], token: Any, deadline_ns: int) -> None:
+    cdef int confirm(self, uint64_t version, list ids, token, int64_t deadline_ns) except -1:
         """Settle the token when those who keep these ids have confirmed that version."""
         keepers = self._keepers_of(ids)
-        self._settle(self.registrations.begin(version, keepers, ids, token, deadline_ns))
-        self._remind(keepers)
+        self.settle(self.registrations.begin(version, keepers, ids, token, deadline_ns))
+        self.remind(keepers)
         self._remind_ns = min(self._remind_ns, self.engine.now_ns + self._patience_ns)
         self.engine.wake_by(min(deadline_ns, self._remind_ns))
 
-    def unregister(self, ports: Sequence[Port]) -> None:
+    def unregister(self, ports):
         """Drop agents of this node; what is in their mailboxes is refused."""
         applied = self.directory.unregister([port.agent_id for port in ports])
         for port in ports:
             self.engine.remove_port(port)
-        self._report(applied)
-        self._publish()
+        self.report(applied)
+        self.publish()
 
-    def report_health(self, port: Port, text: str | None) -> None:
+    def report_health(self, port, text):
         """An agent of this node says why it cannot work, or None when it can; other nodes are told."""
         if self.engine.ports.get(port.agent_id) is not port:
             raise NoSuchAgent(f"agent {port.record.label} is not registered any more, so it has no health")
         if self.directory.say_health(port.agent_id, health_text(text)):
-            self._publish()
+            self.publish()
 
-    def withdraw(self) -> None:
+    def withdraw(self):
         """Let no node send work here any more; what is here already can still be done."""
-        self._report(self.directory.unregister(list(self.engine.ports)))
-        self._publish()
+        self.report(self.directory.unregister(list(self.engine.ports)))
+        self.publish()
 
     # -- links and nodes, as control tells
 
-    def link_up(self, session: Session) -> None:
+    def link_up(self, Session session):
         """A link is welcomed."""
         self._met[session.node_id] = False
         if self.registrations.awaits(session.node_id):
-            self._remind([session.node_id])
+            self.remind([session.node_id])
         self._pulls.link_up(self.engine.now_ns)
-        self._pull()
+        self.pull()
 
-    def link_down(self, node_id: str) -> None:
+    def link_down(self, str node_id):
         """The link to that node is gone, and no other took its place."""
         self._met.pop(node_id, None)
-        if not self._is_large:
-            self._settle(self.registrations.lost(node_id))
+        if not self.is_large():
+            self.settle(self.registrations.lost(node_id))
         self._pulls.link_down(node_id, self.engine.now_ns)
         for owner in self.directory.interrupt(node_id):
-            self._compare(owner, "")
-        self._pull()
+            self.compare(owner, "")
+        self.pull()
         self._lookups.lost(node_id)
 
-    def met(self, node_id: str) -> None:
+    def met(self, str node_id):
         """A linked node has told what it knows."""
         self._met[node_id] = True
 
-    def heed(self) -> None:
+    def heed(self):
         """Follow what membership has learned: the agents of who is gone go, lists that are lacking are
         asked for."""
         told = self._membership.drain_lists()
         if told:
             for owner, teller in told:
-                self._compare(owner, teller)
+                self.compare(owner, teller)
             if self._pulls:
-                self._pull()
+                self.pull()
 
-    def on_agents(self, session: Session, body: bytes) -> None:
+    def on_agents(self, Session session not None, bytes body not None):
         """An AGENTS frame of a welcomed link."""
-        self._take(session.node_id, self.directory.read(body))
+        self.take(session.node_id, self.directory.read(body))
 
-    def _on_change(self, source: str, gossip: Gossip, body: bytes) -> None:
+    def on_change(self, str source not None, gossip, bytes body not None):
         """A change of a list that was published on the tree, where it may overtake the news of its owner."""
-        update, origin = self.directory.read(body), gossip.broadcast.origin
+        cdef Update update = self.directory.read(body)
+        cdef str origin = gossip.broadcast.origin
         if update.owner != origin:
             raise wrong("AGENTS owner", f"{origin!r}, who published it", update.owner)
         if self._membership.incarnation_of(origin) is None:
             if not self._membership.is_gone(origin, update.incarnation):
                 self._early.keep(origin, source, update)
         else:
-            self._take(source, update)
+            self.take(source, update)
 
-    def _take(self, source: str, update: Update) -> None:
+    cdef int take(self, str source, Update update) except -1:
         """What a linked node brings of a list."""
-        owner, engine, pulls = update.owner, self.engine, self._pulls
-        if not self._may_take(update):
-            return
-        if pulls:
-            pulls.came(owner, source, engine.now_ns)
+        cdef Applied applied
+        cdef str owner = update.owner
+        cdef Pulls pulls = self._pulls
+        cdef int64_t now_ns = self.engine.now_ns
+        if not self.may_take(update):
+            return 0
+        if pulls._wants:
+            pulls.came(owner, source, now_ns)
         applied = self.directory.apply(source, update)
-        if owner in engine.sessions:
-            self._say(owner, CONFIRM, applied.confirms)
-        self._report(applied)
+        if owner in self.engine.sessions:
+            self.say(owner, CONFIRM, applied.confirms)
+        self.report(applied)
         if self._is_signed and applied.added:
             for question in self._lookups.open():
                 question.tell(question)
         if applied.version:
             head = self.directory.head_of(owner) if self._is_signed else None
             self._membership.note_list(owner, update.incarnation, applied.version, head)
-            if pulls:
+            if pulls._wants:
                 pulls.held(owner, update.incarnation, applied.version)
         if applied.lacks:
-            pulls.want(owner, update.incarnation, update.version, source, engine.now_ns + self._delay_ns)
-        if pulls:
-            self._pull()
+            pulls.want(owner, update.incarnation, update.version, source, now_ns + self._delay_ns)
+        if pulls._wants:
+            self.pull()
+        return 0
 
-    def on_pull(self, session: Session, body: bytes) -> None:
+    def on_pull(self, Session session, body):
         """A PULL frame of a welcomed link: send what there is more of."""
         # Each list once, however often it is named: it may be very long.
         wanted = {owner: held for owner, *held in read_pull(body)}
         for owner, held in wanted.items():
-            self._say(session.node_id, AGENTS, self.directory.whole_list(owner, *held))
+            self.say(session.node_id, AGENTS, self.directory.whole_list(owner, *held))
 
-    def on_where(self, session: Session, body: bytes) -> None:
+    def on_where(self, Session session, body):
         """A WHERE frame of a welcomed link: tell what is known of these ids."""
         number, ids = read_where(body)
         places = [place for place in map(self.directory.place, ids) if place is not None]
-        self._say(session.node_id, THERE, [write_there(number, places)])
+        self.say(session.node_id, THERE, [write_there(number, places)])
 
-    def on_there(self, session: Session, body: bytes) -> None:
+    def on_there(self, Session session, body):
         """A THERE frame of a welcomed link."""
         number, places = read_there(body)
         for _, owner, incarnation, version in places:
@@ -296,33 +268,33 @@ class Catalogue:
             if living is not None and living.incarnation == incarnation:
                 # That there is so much more is hearsay, until a list with its owner's signature has come.
                 most = self.directory.held(owner)[1] + 1 if self._is_signed else version
-                self._want(owner, incarnation, min(version, most), session.node_id)
-        self._pull()
+                self.want(owner, incarnation, min(version, most), session.node_id)
+        self.pull()
         question = self._lookups.there(session.node_id, number, places)
         if question is not None:
             question.tell(question)
 
-    def on_confirm(self, session: Session, body: bytes) -> None:
+    def on_confirm(self, Session session, body):
         """A CONFIRM frame of a welcomed link."""
         confirm = Confirm.decode(body)
         life = confirm.owner, confirm.incarnation
         if life != (self.engine.node_id, self.engine.incarnation):
             raise wrong("CONFIRM owner", f"{self.engine.node_id!r} in its incarnation", life)
-        self._report(self.directory.concede(session.node_id, confirm))
-        self._settle(self.registrations.confirm(session.node_id, confirm))
+        self.report(self.directory.concede(session.node_id, confirm))
+        self.settle(self.registrations.confirm(session.node_id, confirm))
 
-    def tick(self, now_ns: int) -> int:
+    def tick(self, int64_t now_ns):
         """Tell those whose time is over; the time of the next thing."""
         if self.registrations:
-            self._settle(self.registrations.late(now_ns))
+            self.settle(self.registrations.late(now_ns))
         if now_ns >= self._remind_ns:
             awaited = self.registrations.awaited()
             self._remind_ns = now_ns + self._patience_ns if awaited else NEVER
-            self._remind(awaited)  # what they were told, or said, may be lost
+            self.remind(awaited)  # what they were told, or said, may be lost
         if now_ns >= self._newcomers_ns:
-            self._tell_newcomers()
+            self.tell_newcomers()
         if self._pulls:
-            self._pull()
+            self.pull()
         for question in self._lookups.tick(now_ns) if self._lookups else ():
             question.tell(question)
         return min(
@@ -335,95 +307,99 @@ class Catalogue:
 
     # -- the lists of others
 
-    def _may_take(self, update: Update) -> bool:
+    cdef bint may_take(self, Update update) except -1:
         """Whether what was brought of a list is of a node that lives, as it lives now."""
-        living = self._membership.living(update.owner)
+        cdef NodeRecord living = self._membership.living(update.owner)
         if living is None:
             return update.owner == self.engine.node_id  # the directory knows what it said
         return living.incarnation == update.incarnation
 
-    def _compare(self, owner: str, teller: str) -> None:
+    cdef int compare(self, str owner, str teller) except -1:
         """Something was heard of a node: the list of its dead life goes, more of its living one is wanted."""
-        living, early = self._membership.living(owner), self._early.take(owner) if self._early else ()
+        cdef NodeRecord living = self._membership.living(owner)
+        early = self._early.take(owner)
         if living is None:
-            return self._is_gone(owner)
+            return self.drop(owner)
         if not self.directory.is_of(owner, living.incarnation):
-            self._report(self.directory.forget(owner, living.incarnation))
+            self.report(self.directory.forget(owner, living.incarnation))
         for source, update in early:
-            self._take(source, update)
+            self.take(source, update)
         if living.listed:
-            self._want(owner, living.incarnation, living.listed, teller)
+            self.want(owner, living.incarnation, living.listed, teller)
         if self.engine.now_ns < self._unheard_until_ns and owner not in self.engine.sessions:
             self._newcomers[owner] = None
             self._newcomers_ns = min(self._newcomers_ns, self.engine.now_ns + self._patience_ns)
             self.engine.wake_by(self._newcomers_ns)
+        return 0
 
-    def _is_gone(self, owner: str) -> None:
+    cdef int drop(self, str owner) except -1:
         """There is no such node any more: its agents go, and nobody waits for it."""
-        self._report(self.directory.forget(owner))
+        self.report(self.directory.forget(owner))
         self._pulls.drop(owner)
         more, told = self.registrations.replace(owner, self._keepers_of)
-        self._remind(more)
-        self._settle(told)
+        if more:
+            self.remind(more)
+        return self.settle(told)
 
-    def _tell_newcomers(self) -> None:
+    cdef int tell_newcomers(self) except -1:
         """Let who came, and could not be linked, hear of the own list on the tree: who let it in knew that
         from this node's link, and does not pass it on."""
         newcomers, self._newcomers, self._newcomers_ns = self._newcomers, {}, NEVER
         living = [i for i in newcomers if self._membership.living(i) is not None]
-        if not self._is_large and any(i not in self.engine.sessions for i in living):
+        if not self.is_large() and [i for i in living if i not in self.engine.sessions]:
             self._unheard_until_ns = 0
             self._broadcasts.publish(CHANGES, self.directory.reminder())
+        return 0
 
-    def _want(self, owner: str, incarnation: int, listed: int, teller: str) -> None:
+    cdef int want(self, str owner, uint64_t incarnation, uint64_t listed, str teller) except -1:
         """There is that version of a list: ask for it, if it is not here and does not come by itself."""
-        held, version = self.directory.held(owner)
-        if held != incarnation:
-            version = 0
+        cdef uint64_t version = self.directory.held_as(owner, incarnation)
         if version < listed:
             due_ns = self.engine.now_ns + (self._delay_ns if version else 0)
             self._pulls.want(owner, incarnation, listed, teller, due_ns)
+        return 0
 
-    def _pull(self) -> None:
+    cdef int pull(self) except -1:
         """Ask for the lists that are due."""
-        engine = self.engine
-        for node_id, wanted in self._pulls.tick(engine.sessions, engine.now_ns).items():
-            have = []
-            for owner, incarnation in wanted:
-                self.directory.give_up(owner)  # whoever was asked before has not brought it
-                held = self.directory.held(owner)
-                have.append((owner, incarnation, held[1] if held[0] == incarnation else 0))
-            self._say(node_id, PULL, write_pulls(have))
-        engine.wake_by(self._pulls.next_deadline_ns())
+        cdef list have
+        if self.engine.now_ns >= self._pulls.next_deadline_ns():
+            for node_id, wanted in self._pulls.tick(self.engine.sessions, self.engine.now_ns).items():
+                have = []
+                for owner, incarnation in wanted:
+                    self.directory.give_up(owner)  # whoever was asked before has not brought it
+                    have.append((owner, incarnation, self.directory.held_as(owner, incarnation)))
+                self.say(node_id, PULL, write_pulls(have))
+        if self._pulls.next_deadline_ns() < self.engine.wake_ns:
+            self.engine.wake_by(self._pulls.next_deadline_ns())
+        return 0
 
     # -- who keeps what
 
-    @property
-    def _is_large(self) -> bool:
+    cdef bint is_large(self) except -1:
         return not self._membership.has_at_most(self._mesh_nodes_max)
 
-    @property
-    def _is_linked_to_all(self) -> bool:
+    cdef bint is_linked_to_all(self) except -1:
         """Whether every node is."""
         return self._membership.has_at_most(len(self.engine.sessions) + 1)
 
-    def _keepers_of(self, agent_ids: Iterable[int]) -> list[str]:
+    def _keepers_of(self, agent_ids):
         """The other nodes that keep one of these ids; in a small network all that are linked do."""
-        if not self._is_large:
+        if not self.is_large():
             return list(self.engine.sessions)
         self._keepers.among(self._membership.alive())
         found = dict.fromkeys(node_id for i in agent_ids for node_id in self._keepers.of(i))
         found.pop(self.engine.node_id, None)
         return list(found)
 
-    def _remind(self, node_ids: Iterable[str]) -> None:
+    cdef int remind(self, node_ids) except -1:
         """Let these nodes confirm the own list: nobody else does who got it from others."""
-        for node_id in node_ids if self._is_large else ():
+        for node_id in node_ids if self.is_large() else ():
             self._say_to(node_id, AGENTS, self.directory.reminder())
+        return 0
 
     # -- agents that are unknown here
 
-    def seek(self, agent: int | str) -> AgentRecord:
+    def seek(self, agent):
         """Ask whose that agent is; what stands in for its record until `Engine.found` or `missing` follows.
 
         NoSuchAgent if the agents of all nodes are known here; Congested if too many are looked for.
@@ -437,15 +413,15 @@ class Catalogue:
         except UnicodeEncodeError:
             raise nobody from None
         hides = self.directory.get(agent_id) is not None  # a name that hashes to the id of another agent
-        told_all = self._is_linked_to_all and not self._is_large
+        told_all = self.is_linked_to_all() and not self.is_large()
         if hides or told_all or self._ended or not 0 < agent_id <= U64_MAX:
             raise nobody
         self._sought[agent] = self._ask(partial(self._go_on, agent, nobody), self._lookup_ns, [agent_id])
         return AgentRecord(agent_id, "", agent if isinstance(agent, str) else None)
 
-    def _ask(self, tell: Callable[[Question], None], wait_ns: int, agent_ids: Iterable[int]) -> Question:
+    def _ask(self, tell, int64_t wait_ns, agent_ids):
         """Ask who keeps these ids. ``tell`` is not called before this has returned."""
-        asked: dict[str, list[int]] = {}
+        asked = {}
         for agent_id in agent_ids:
             for node_id in self._keepers_of([agent_id]):
                 asked.setdefault(node_id, []).append(agent_id)
@@ -455,14 +431,14 @@ class Catalogue:
         self.engine.wake_by(self.engine.now_ns)
         return question
 
-    def _unasked(self, number: int, _: NetworkError) -> None:
+    def _unasked(self, number, _):
         self._lookups.unasked(number)
         self.engine.wake_by(self.engine.now_ns)
 
-    def _go_on(self, agent: int | str, nobody: NetworkError, question: Question) -> None:
+    def _go_on(self, agent, nobody, question):
         """There is news of an agent that messages wait for: fail them, if it is that none is to come."""
         if self._ended:
-            return self._give_up(agent, question, AgentUnreachable(f"{LEAVES}; nothing was sent"))
+            return self.give_up(agent, question, AgentUnreachable(f"{LEAVES}; nothing was sent"))
         if question.found and not question.is_late:
             return  # whose it is, is known: its list is on its way
         if not (question.is_over or question.is_late):
@@ -479,52 +455,66 @@ class Catalogue:
                 f"agent {agent!r} is not known on node {self.engine.node_id}, and who would know it did not "
                 f"answer: {', '.join(question.silent) or 'there is nobody'}; nothing was sent"
             )
-        self._give_up(agent, question, error)
+        self.give_up(agent, question, error)
 
-    def _close(self, question: Question) -> None:
+    cdef int close(self, question) except -1:
         """Nobody needs to know any more, nor needs the lists that it told of, where they are not proven."""
         self._lookups.close(question)
         for place in question.found.values() if self._is_signed and question.is_late else ():
             living = self._membership.living(place.owner)
             if living is None or living.listed <= self.directory.held(place.owner)[1]:
                 self._pulls.drop(place.owner)
+        return 0
 
-    def _give_up(self, agent: int | str, question: Question, error: NetworkError) -> None:
+    cdef int give_up(self, agent, question, error) except -1:
         del self._sought[agent]
-        self._close(question)
+        self.close(question)
         self.engine.missing(agent, error)
+        return 0
 
-    def end(self) -> None:
+    def end(self):
         """This node leaves: nobody is looked for or waited for any more."""
         self._ended = True
         for question in self._lookups.open():
             question.tell(question)
         for node_id in self.registrations.awaited():
-            self._settle(self.registrations.lost(node_id))
+            self.settle(self.registrations.lost(node_id))
 
-    def _appeared(self, record: AgentRecord) -> None:
+    cdef int appeared(self, AgentRecord record) except -1:
         """An agent is known from now on."""
-        self._agent_event(Event.AGENT_REGISTERED, record)
+        self.agent_event(Event.AGENT_REGISTERED, record)
         if self._sought:
             for agent in (record.agent_id, record.name or 0):
                 question = self._sought.pop(agent, None)
                 if question is not None:
                     self._lookups.close(question)
                     self.engine.found(agent)
+        return 0
 
     # -- what follows
 
-    def _report(self, applied: Applied) -> None:
+    cdef int report(self, Applied applied) except -1:
         """Let routes and events follow what changed in the directory."""
+        cdef AgentRecord record
         if applied.added:
             self.engine.forget_speakers()
         for record in applied.changed:
             self.engine.renew_route(record)
         for record in applied.removed:
             self.engine.drop_routes(record)
-            self._agent_event(Event.AGENT_GONE, record)
+            self.agent_event(Event.AGENT_GONE, record)
         for record in applied.added if self.watched or self._sought else ():
-            self._appeared(record)
+            self.appeared(record)
+        if applied.lost_mine:
+            self.report_lost(applied)
+        for record, limit in applied.refused:
+            text = f"not taken: {limit}"
+            self.engine.event(Event(Event.AGENT_CONFLICT, record.node_id, record.agent_id, record.name, text))
+        return 0
+
+    cdef int report_lost(self, Applied applied) except -1:
+        """Own agents belong to others from now on."""
+        cdef AgentRecord record
         for record, owner in applied.lost_mine:
             self.registrations.outdone(record.agent_id, owner)
             port = self.engine.ports.get(record.agent_id)
@@ -532,43 +522,39 @@ class Catalogue:
                 self.engine.lose_port(port)
             text = f"agent {record.label} belongs to node {owner}, which keeps it; here it is unregistered"
             error = AgentExists(text)
-            self.engine.event(
-                Event(Event.AGENT_CONFLICT, owner, record.agent_id, record.name, text, error=error)
-            )
-        if applied.lost_mine:
-            self._publish()
-        for record, limit in applied.refused:
-            self.engine.event(
-                Event(
-                    Event.AGENT_CONFLICT, record.node_id, record.agent_id, record.name, f"not taken: {limit}"
-                )
-            )
+            event = Event(Event.AGENT_CONFLICT, owner, record.agent_id, record.name, text, error=error)
+            self.engine.event(event)
+        return self.publish()
 
-    def _agent_event(self, kind: str, record: AgentRecord) -> None:
+    cdef int agent_event(self, str kind, AgentRecord record) except -1:
         if self.watched:
             self.engine.event(Event(kind, record.node_id, record.agent_id, record.name))
+        return 0
 
-    def _publish(self) -> None:
+    cdef int publish(self) except -1:
         """Send all nodes what has changed in the own list."""
         self._membership.listed = self.directory.version
         changes = self.directory.take_changes()
         linked = list(self.engine.sessions)
-        if self._is_linked_to_all:
+        if self.is_linked_to_all():
             self._unheard_until_ns = self.engine.now_ns + self._sync_ns
             for node_id in linked:
-                self._say(node_id, AGENTS, changes)
+                self.say(node_id, AGENTS, changes)
         else:
             for change in changes:
                 self._broadcasts.publish(CHANGES, change)
+        return 0
 
-    def _say(self, node_id: str, kind: int, bodies: Iterable[bytes]) -> None:
+    cdef int say(self, str node_id, int kind, bodies) except -1:
         """Frames for a node, if it is linked."""
         for body in bodies:
             session = self.engine.sessions.get(node_id)
             if session is None:
-                return
+                return 0
             self.engine.put_control(session, kind, body)
+        return 0
 
-    def _settle(self, told: Told) -> None:
+    cdef int settle(self, told) except -1:
         for token, error in told:
             self.engine.settle(token, error)
+        return 0
