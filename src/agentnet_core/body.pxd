@@ -11,3 +11,4 @@ cpdef tuple expect_addresses(str field, value)
 cdef object is_address      # of a text: a match, or None
 
 cdef bint is_name(str value) except -1
+cdef bint is_name_at(const char* chars, Py_ssize_t size) noexcept nogil

@@ -88,13 +88,18 @@ cpdef object expect_name(str field, value):
 
 
 cdef bint is_name(str value) except -1:
-    # As `config.NAME`, which a user's are checked by.
-    cdef Py_ssize_t size, at
+    cdef Py_ssize_t size
     cdef const char* chars
-    cdef char c
     if not value.isascii():
         return False
     chars = PyUnicode_AsUTF8AndSize(value, &size)
+    return is_name_at(chars, size)
+
+
+cdef bint is_name_at(const char* chars, Py_ssize_t size) noexcept nogil:
+    # As `config.NAME`, which a user's are checked by.
+    cdef Py_ssize_t at
+    cdef char c
     if not 0 < size <= NAME_BYTES_MAX:
         return False
     for at in range(size):

@@ -210,7 +210,7 @@ cdef class Catalogue:
     def on_change(self, str source not None, gossip, bytes body not None):
         """A change of a list that was published on the tree, where it may overtake the news of its owner."""
         cdef Update update = self.directory.read(body)
-        cdef str origin = gossip.broadcast.origin
+        cdef str origin = gossip.origin
         if update.owner != origin:
             raise wrong("AGENTS owner", f"{origin!r}, who published it", update.owner)
         if self._membership.incarnation_of(origin) is None:

@@ -210,7 +210,7 @@ class Control:
 
     def _hear(self, source: str, gossip: Gossip, body: bytes) -> None:
         """A user's broadcast came on the tree."""
-        origin = Origin(gossip.broadcast.origin, gossip.broadcast.incarnation)
+        origin = Origin(gossip.origin, gossip.incarnation)
         if self.seals is not None:
             speaker = AgentMessage.decode(body, origin).from_agent
             record = self.directory.get(speaker) if speaker else None

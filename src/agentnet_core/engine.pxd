@@ -19,6 +19,7 @@ cdef class Engine(Inputs):
     cdef int64_t bytes_received, broadcasts_dropped, multicasts_dropped, messages_forged
     cdef public int64_t links_refused    # by either side; its control counts them
 
+    cpdef object wake_by(self, int64_t when_ns)
     cdef int limit_handshake(self, int64_t size) except -1
     cdef int on_message(self, Session session, Frame* frame) except -1
     cdef int return_call(self, Port port, AgentMessage message) except -1

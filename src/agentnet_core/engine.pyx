@@ -533,7 +533,7 @@ cdef class Engine(Inputs):
 
     # -- time
 
-    def wake_by(self, int64_t when_ns):
+    cpdef object wake_by(self, int64_t when_ns):
         """The driver is to tick by then."""
         if when_ns < self.wake_ns:
             self.wake_ns = when_ns

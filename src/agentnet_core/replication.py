@@ -504,7 +504,7 @@ class Replication:
             self.refuse(source, "", error)
             raise
         if self.pruning.hears_of(parts[0]):
-            self._take_changes(source, gossip.broadcast.origin, parts[1])
+            self._take_changes(source, gossip.origin, parts[1])
 
     def _ask_new(self, node_id: str) -> None:
         """The node may answer now what it has not."""

@@ -32,17 +32,18 @@ A peer may lie: what it announces takes room of its own only, what it asks for g
 speaks in another's name is for `broadcasts` to prevent; of what it passes on it may change hops and age.
 """
 
-from collections import deque
-
+cimport cython
 from cpython.dict cimport PyDict_Next
 from cpython.ref cimport PyObject
-from libc.stdint cimport INT64_MAX, int64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint64_t
+
+from collections import deque
+
+from agentnet_core.gossip cimport Frame, Gone, Gossip, Graft, Ids, Ihave, Prune, life_of, read_id
+from agentnet_core.window cimport Window
 
 from agentnet_core.errors import MessageTooLarge
-from agentnet_core.gossip import (
-    CHANGES, HOPS_MAX, IDS_MAX, BroadcastId, Gone, Gossip, Graft, Ihave, Prune, pack_id,
-)
-from agentnet_core.window import Window
+from agentnet_core.gossip import CHANGES, HOPS_MAX, IDS_MAX, pack_id
 
 CHANGE = bytes((CHANGES,))
 NEVER = INT64_MAX
@@ -55,18 +56,26 @@ cdef enum:
 
 cdef int64_t never = INT64_MAX
 cdef Py_ssize_t eager_enough = EAGER_ENOUGH, ids_max = IDS_MAX
+cdef uint64_t hops_max = HOPS_MAX
+cdef bytes change = CHANGE
 
 
+@cython.final
+@cython.no_gc
 cdef class Peer:
     def __cinit__(self):
         self.pending = {}
 
 
+@cython.final
+@cython.no_gc
 cdef class Missing:
     def __cinit__(self, int64_t due_ns):
         self.announcers, self.due_ns = [], due_ns
 
 
+@cython.final
+@cython.no_gc
 cdef class Kept:
     """A broadcast that is kept."""
 
@@ -76,9 +85,10 @@ cdef class Tree:
     it calls, and calls `tick` when `next_deadline_ns` says so."""
 
     def __cinit__(self, str node_id not None, incarnation, config, crowded=None):
+        cdef uint64_t first = 0
         self.node_id, self.incarnation = node_id, incarnation
         self.crowded = crowded
-        self.known = {}
+        self.life = life_of(pack_id(node_id, incarnation, 1), &first)
         self.bytes_max = config.broadcast_bytes_max
         self.window_max = config.broadcast_window_max
         self.origins_max = config.broadcast_origins_max
@@ -122,7 +132,7 @@ cdef class Tree:
         """Broadcasts that were announced and have not come."""
         return len(self.missing)
 
-    def next_deadline_ns(self):
+    cpdef int64_t next_deadline_ns(self) except? -1:
         """When `tick` will have something to do next; `NEVER` if only news can change that."""
         cdef int64_t due_ns = self.announce_due_ns
         cdef Py_ssize_t at = 0
@@ -131,9 +141,9 @@ cdef class Tree:
             due_ns = self.prune_due_ns
         if PyDict_Next(self.missing, &at, NULL, &first) and (<Missing>first).due_ns < due_ns:
             due_ns = (<Missing>first).due_ns
-        return min(due_ns, self.let_go_ns)
+        return self.let_go_ns if self.let_go_ns < due_ns else due_ns
 
-    def drain_frames(self):
+    cpdef object drain_frames(self):
         """Who gets which frame, in this order, since the last call. One frame for several is one object,
         so that it need be encoded once."""
         cdef list frames = self.outgoing
@@ -142,7 +152,7 @@ cdef class Tree:
         self.outgoing = []
         return frames
 
-    def drain_delivered(self):
+    cpdef object drain_delivered(self):
         """The broadcasts of other nodes that are new here, since the last call."""
         cdef list delivered = self.delivered
         if not delivered:
@@ -158,7 +168,8 @@ cdef class Tree:
         self.peers[name] = Peer()
         self.hold_on(name)
         if self.listens(name):
-            self.send_ids(name, Ihave, [b for b in self.told if self.age_ms(self.store[b], now_ns) >= 0])
+            ids = [b for b in self.told if self.age_ms(<Kept>self.store[b], now_ns) >= 0]
+            self.send_ids(name, Ihave, ids)
 
     def link_down(self, str name not None, int64_t now_ns):
         """The link is gone: what the peer had announced is asked of others."""
@@ -211,7 +222,7 @@ cdef class Tree:
             self.young.append((now_ns, len(payload)))
             self.young_bytes += len(payload)
         self.sequence += 1
-        broadcast = BroadcastId(self.node_id, self.incarnation, self.sequence)
+        broadcast = pack_id(self.node_id, self.incarnation, self.sequence)
         shapes = now_ns >= self.shaped_ns + 4 * self.prune_ns
         if shapes:
             self.shape(broadcast, None, now_ns)
@@ -219,28 +230,27 @@ cdef class Tree:
         self.spread(Gossip(broadcast, 1, 0, shapes, payload, seal), (), now_ns)
         return broadcast
 
-    def receive(self, str name not None, frame, int64_t now_ns):
+    cpdef object receive(self, str name, Frame frame, int64_t now_ns):
         """Take a frame of that peer; if its link is gone, what it said before is not taken any more."""
         cdef Peer peer = self.peers.get(name)
         if peer is None:
             return
-        kind = type(frame)
-        if kind is Gossip:
-            self.take(name, peer, frame, now_ns)
-        elif kind is Ihave:
-            self.note(name, peer, frame.broadcasts, now_ns)
-        elif kind is Prune:
+        if type(frame) is Gossip:
+            self.take(name, peer, <Gossip>frame, now_ns)
+        elif type(frame) is Ihave:
+            self.note(name, peer, (<Ids>frame).broadcasts, now_ns)
+        elif type(frame) is Prune:
             peer.eager = False
-        elif kind is Graft:
-            self.answer(name, peer, frame.broadcasts, now_ns)
-        elif kind is Gone:
-            self.ask([b for b in frame.broadcasts if self.asked(b) == name], now_ns)
+        elif type(frame) is Graft:
+            self.answer(name, peer, (<Ids>frame).broadcasts, now_ns)
+        elif type(frame) is Gone:
+            self.ask([b for b in (<Ids>frame).broadcasts if self.asked(b) == name], now_ns)
 
     def pace(self, Py_ssize_t nodes):
         """Announce together what comes in a while that is longer in a network of more nodes."""
         self.announce_ns = max(self.announce_ns_min, nodes // NODES_AN_ANNOUNCE_MS * NS_PER_MS)
 
-    def tick(self, int64_t now_ns):
+    cpdef object tick(self, int64_t now_ns):
         """Announce what is to be announced, ask for what did not come, let go of what is old."""
         cdef Missing missing
         cdef list overdue
@@ -260,83 +270,83 @@ cdef class Tree:
 
     # -- what is here
 
-    def is_here(self, broadcast not None):
+    cpdef bint is_here(self, bytes broadcast) except -1:
         """Whether it was delivered, or can be no more."""
-        return self.has(broadcast)
-
-    cdef bint has(self, broadcast) except -1:
+        cdef bytes life
+        cdef Window window
+        cdef uint64_t sequence = 0
         if broadcast in self.store:
             return True
-        origin, incarnation, sequence = broadcast
-        if origin == self.node_id and incarnation == self.incarnation:
+        life = life_of(broadcast, &sequence)
+        if life == self.life:
             return True  # who else would know
-        window = self.windows.get((origin, incarnation))
+        window = self.windows.get(life)
         return window is not None and window.has(sequence, self.window_max)
 
-    cdef bint admit(self, broadcast, int64_t now_ns) except -1:
+    cdef bint admit(self, bytes broadcast, int64_t now_ns) except -1:
         """Note in its origin's window that it is here; False if there is no room for its origin."""
-        origin, incarnation, sequence = broadcast
-        key = origin, incarnation
-        window = self.windows.pop(key, None)
+        cdef uint64_t sequence = 0
+        cdef bytes life = life_of(broadcast, &sequence)
+        cdef Window window = self.windows.pop(life, None)
         if window is None:
             if len(self.windows) >= self.origins_max and not self.forget_origin(now_ns):
                 return False
-            window = Window(sequence)
+            window = Window.__new__(Window, sequence)
         else:
             self.missed += window.add(sequence, self.window_max)
         window.heard_ns = now_ns
-        self.windows[key] = window
+        self.windows[life] = window
         return True
 
     cdef bint forget_origin(self, int64_t now_ns) except -1:
-        key, window = next(iter(self.windows.items()))
+        cdef bytes life = next(iter(self.windows))
+        cdef Window window = self.windows[life]
         if window.heard_ns + 2 * self.kept_ns > now_ns:  # the time on links is not in a broadcast's age
             return False
-        self.missed += window.unseen(window.newest - self.window_max + 1, window.newest)
-        del self.windows[key]
+        self.missed += window.unseen(window.oldest(self.window_max), window.newest)
+        del self.windows[life]
         return True
 
-    cdef int keep(self, gossip, int64_t now_ns) except -1:
-        cdef bytes payload = gossip.payload
-        cdef Kept kept = Kept()
-        broadcast = gossip.broadcast
-        kept.gossip, kept.came_ns, kept.packed = gossip, now_ns, pack_id(broadcast)
+    cdef int keep(self, Gossip gossip, bint is_told, int64_t now_ns) except -1:
+        cdef Kept kept = Kept.__new__(Kept)
+        cdef bytes broadcast = gossip.broadcast
+        kept.gossip, kept.came_ns = gossip, now_ns
         if not self.store:
             self.let_go_ns = now_ns + self.kept_ns
         self.store[broadcast] = kept
         self.order.append(kept)
-        self.known[kept.packed] = broadcast
-        if not payload.startswith(CHANGE):
+        if is_told:
             self.told[broadcast] = None
-        self.store_bytes += len(payload)
+        self.store_bytes += len(gossip.payload)
         while len(self.store) > self.kept_max or self.store_bytes > self.kept_bytes_max:
             self.let_go()
         return 0
 
-    cdef object age_ms(self, Kept kept, int64_t now_ns):
+    cdef int64_t age_ms(self, Kept kept, int64_t now_ns) noexcept:
         """How old what is kept is; -1 if it is too old to be told of."""
-        age_ms = kept.gossip.age_ms + (now_ns - kept.came_ns) // NS_PER_MS
-        return age_ms if age_ms * NS_PER_MS < self.kept_ns else -1
+        cdef int64_t left_ms = self.kept_ns // NS_PER_MS - (now_ns - kept.came_ns) // NS_PER_MS
+        if left_ms <= 0 or kept.gossip.age_ms >= <uint64_t>left_ms:
+            return -1
+        return <int64_t>kept.gossip.age_ms + (now_ns - kept.came_ns) // NS_PER_MS
 
     cdef int let_go(self) except -1:
         cdef Kept kept = self.order.popleft()
-        broadcast = kept.gossip.broadcast
+        cdef bytes broadcast = kept.gossip.broadcast
         del self.store[broadcast]
-        del self.known[kept.packed]
         self.told.pop(broadcast, None)
-        self.store_bytes -= len(<bytes>kept.gossip.payload)
+        self.store_bytes -= len(kept.gossip.payload)
         self.let_go_ns = (<Kept>self.order[0]).came_ns + self.kept_ns if self.order else never
         return 0
 
     # -- copies
 
-    cdef int take(self, str name, Peer peer, gossip, int64_t now_ns) except -1:
+    cdef int take(self, str name, Peer peer, Gossip gossip, int64_t now_ns) except -1:
         cdef Missing missing
         cdef tuple have
-        broadcast = gossip.broadcast
+        cdef bytes broadcast = gossip.broadcast
         if peer.pending:
             peer.pending.pop(broadcast, None)
-        if self.has(broadcast):
+        if self.is_here(broadcast):
             self.duplicates += 1
             if broadcast == self.shaper:
                 self.spare[name] = None
@@ -356,18 +366,16 @@ cdef class Tree:
         self.delivered.append(gossip)
         if gossip.shapes:
             self.shape(broadcast, name, now_ns)
-        hops = min(gossip.hops + 1, HOPS_MAX)
-        onward = Gossip(broadcast, hops, gossip.age_ms, gossip.shapes, gossip.payload, gossip.seal)
-        self.spread(onward, have, now_ns)
+        self.spread(gossip.again(min(gossip.hops + 1, hops_max), gossip.age_ms, gossip.shapes), have, now_ns)
         return 0
 
-    cdef int spread(self, gossip, tuple have, int64_t now_ns) except -1:
+    cdef int spread(self, Gossip gossip, tuple have, int64_t now_ns) except -1:
         """Send it to the eager, announce it to the lazy, but for those that have it."""
         cdef list eager = []
         cdef str name
         cdef Peer peer
-        broadcast = gossip.broadcast
-        self.keep(gossip, now_ns)
+        cdef bytes broadcast = gossip.broadcast
+        self.keep(gossip, not gossip.payload.startswith(change), now_ns)
         for name, peer in self.peers.items():
             if name in have:
                 continue
@@ -392,7 +400,7 @@ cdef class Tree:
     cdef bint listens(self, str name) except -1:
         return self.listeners is None or name in self.listeners
 
-    cdef int announce_later(self, Peer peer, broadcast, int64_t now_ns) except -1:
+    cdef int announce_later(self, Peer peer, bytes broadcast, int64_t now_ns) except -1:
         peer.pending[broadcast] = None
         if len(peer.pending) > self.kept_max:
             del peer.pending[next(iter(peer.pending))]  # is kept no more
@@ -408,14 +416,14 @@ cdef class Tree:
             count += (<Peer>peer).eager
         return count > eager_enough
 
-    cdef int shape(self, broadcast, bringer, int64_t now_ns) except -1:
+    cdef int shape(self, bytes broadcast, bringer, int64_t now_ns) except -1:
         """The broadcast shapes the tree, unless a lesser one does or one has just done so."""
         if self.shaper is None or (now_ns >= self.prune_due_ns and not self.spare):
             if now_ns < self.shaped_ns + 2 * self.prune_ns:
                 return 0
             self.shaped_ns = now_ns
             self.prune_due_ns = now_ns + self.prune_ns
-        elif broadcast > self.shaper:
+        elif read_id(broadcast) > read_id(self.shaper):
             return 0
         self.shaper, self.bringer = broadcast, bringer
         self.spare.clear()
@@ -466,10 +474,11 @@ cdef class Tree:
                 peer.pending.clear()
         return 0
 
-    cdef int note(self, str name, Peer peer, broadcasts, int64_t now_ns) except -1:
+    cdef int note(self, str name, Peer peer, tuple broadcasts, int64_t now_ns) except -1:
         cdef Missing missing
+        cdef bytes broadcast
         for broadcast in broadcasts:
-            if self.has(broadcast):
+            if self.is_here(broadcast):
                 if peer.pending:
                     peer.pending.pop(broadcast, None)
                 continue
@@ -485,7 +494,7 @@ cdef class Tree:
             peer.announced += 1
         return 0
 
-    cdef object asked(self, broadcast):
+    cdef object asked(self, bytes broadcast):
         cdef Missing missing = self.missing.get(broadcast)
         return None if missing is None else missing.asked
 
@@ -513,9 +522,11 @@ cdef class Tree:
             self.send_ids(name, Graft, wanted)
         return 0
 
-    cdef int answer(self, str name, Peer peer, broadcasts, int64_t now_ns) except -1:
+    cdef int answer(self, str name, Peer peer, tuple broadcasts, int64_t now_ns) except -1:
         """Send what is kept, and say what is not."""
         cdef Kept kept
+        cdef int64_t age_ms
+        cdef bytes broadcast
         cdef list gone = []
         cdef Py_ssize_t sent_bytes = 0
         self.make_eager(name)
@@ -529,8 +540,8 @@ cdef class Tree:
                 self.put_off += 1
                 self.announce_later(peer, broadcast, now_ns)
             else:
-                sent_bytes += len(<bytes>kept.gossip.payload)
-                self.outgoing.append(((name,), kept.gossip._replace(age_ms=age_ms, shapes=False)))
+                sent_bytes += len(kept.gossip.payload)
+                self.outgoing.append(((name,), kept.gossip.again(kept.gossip.hops, age_ms, False)))
         self.send_ids(name, Gone, gone)
         return 0
 

@@ -11,7 +11,7 @@ from strangers import Stranger
 from agentnet_core.agent_record import AgentRecord
 from agentnet_core.claims import Early
 from agentnet_core.config import BODY_BYTES, EngineConfig
-from agentnet_core.gossip import CHANGES, GOSSIP, BroadcastId, Gossip, decode, encode
+from agentnet_core.gossip import CHANGES, GOSSIP, Gossip, decode, encode, pack_id
 from agentnet_core.listing import (
     Capabilities,
     Confirm,
@@ -285,11 +285,11 @@ def test_in_a_mesh_changes_go_over_each_link_and_elsewhere_on_the_tree() -> None
 def tree_payload(body: bytes) -> tuple[str, bytes]:
     frame = decode(GOSSIP, body)
     assert isinstance(frame, Gossip)
-    return frame.broadcast.origin, frame.payload
+    return frame.origin, frame.payload
 
 
 def gossip(origin: str, payload: bytes, sequence: int = 1) -> bytes:
-    return encode(Gossip(BroadcastId(origin, 1, sequence), 1, 0, False, payload))[1]
+    return encode(Gossip(pack_id(origin, 1, sequence), 1, 0, False, payload))[1]
 
 
 def test_a_change_may_overtake_the_news_of_its_owner() -> None:

@@ -14,7 +14,7 @@ from agentnet.sim.scenarios import calm, storm
 from agentnet_core.agent_record import AgentRecord
 from agentnet_core.config import EngineConfig
 from agentnet_core.errors import AgentUnreachable, Forged
-from agentnet_core.gossip import MESSAGES, BroadcastId, Gossip, encode
+from agentnet_core.gossip import MESSAGES, Gossip, encode, pack_id
 from agentnet_core.handshake import Close
 from agentnet_core.listing import write_change, write_reminder, write_whole
 from agentnet_core.lookups import Place, read_where, write_there
@@ -444,7 +444,7 @@ class Chorus:
         pen = Pen(self.world, origin, key=key)
         digest = blake2b(signed or payload, digest_size=32).digest()
         seal = Seal(pen.sign(BROADCAST, origin, 1, sequence, digest), pen.key.certificate)
-        gossip = Gossip(BroadcastId(origin, 1, sequence), 1, 0, False, payload, seal)
+        gossip = Gossip(pack_id(origin, 1, sequence), 1, 0, False, payload, seal)
         self.liar.say(*encode(gossip))
         self.world.run(500)
 
@@ -470,7 +470,7 @@ def test_a_broadcast_that_its_origin_did_not_send() -> None:
     victim = chorus.nodes[6]
     chorus.say("n6", 900, message(0), key="r")
     chorus.say("n6", 901, message(0), signed=b"another")
-    unsigned = Gossip(BroadcastId("n6", 1, 902), 1, 0, False, message(0))
+    unsigned = Gossip(pack_id("n6", 1, 902), 1, 0, False, message(0))
     chorus.liar.say(*encode(unsigned))
     chorus.world.run(500)
     assert chorus.heard() == [0] * 8

@@ -164,7 +164,7 @@ def spoken() -> list[str]:
 
 def on_the_tree() -> list[gossip.Frame]:
     """What it takes a network to say: a tree that is broken and mended."""
-    ids = (gossip.BroadcastId("m", 1, 7), gossip.BroadcastId("a", 2, 300))
+    ids = (gossip.pack_id("m", 1, 7), gossip.pack_id("a", 2, 300))
     first = gossip.Gossip(ids[0], 2, 1500, True, b"\x01all")
     message = AgentMessage(b"to all", from_agent=7, message_type=5, ttl=2, message_id="7")
     users = gossip.Gossip(ids[1], 1, 0, False, bytes((gossip.MESSAGES,)) + message.encode())
@@ -388,7 +388,7 @@ def signed() -> list[tuple[int, int, bytes]]:
     assert stranger.close is not None
     assert stranger.close.signature
     seal = Seal(pen.sign(BROADCAST, "a", 1, 7, bytes(32)), pen.key.certificate)
-    first = gossip.Gossip(gossip.BroadcastId("a", 1, 7), 1, 0, False, b"\x01all", seal)
+    first = gossip.Gossip(gossip.pack_id("a", 1, 7), 1, 0, False, b"\x01all", seal)
     kind, body = gossip.encode(first)
     return [*stranger.heard, *listener.heard, (kind, 0, body)]
 

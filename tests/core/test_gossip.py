@@ -15,7 +15,6 @@ from agentnet_core.gossip import (
     HOPS_MAX,
     IHAVE,
     PRUNE,
-    BroadcastId,
     Frame,
     Gone,
     Gossip,
@@ -24,10 +23,12 @@ from agentnet_core.gossip import (
     Prune,
     decode,
     encode,
+    pack_id,
+    read_id,
 )
 
 ids = st.builds(
-    BroadcastId, st.sampled_from(["a", "b.c", "n" * 64]), st.integers(0, 2**64 - 1), st.integers(1, 2**64 - 1)
+    pack_id, st.sampled_from(["a", "b.c", "n" * 64]), st.integers(0, 2**64 - 1), st.integers(1, 2**64 - 1)
 )
 id_tuples = st.lists(ids, max_size=5).map(tuple)
 frames = st.one_of(
@@ -52,6 +53,20 @@ def test_a_frame_is_read_as_it_was_written(frame: Frame) -> None:
     assert decode(*encode(frame)) == frame
 
 
+def test_an_id_is_the_same_however_wide_a_peer_writes_it() -> None:
+    wide = (
+        b"\xdc\x00\x03" + b"\xd9\x01o" + b"\xcf" + (1).to_bytes(8, "big") + b"\xd3" + (300).to_bytes(8, "big")
+    )
+    broadcast = pack_id("o", 1, 300)
+    assert broadcast == pack(["o", 1, 300])
+    for kind, frame in ((IHAVE, Ihave), (GRAFT, Graft), (GONE, Gone)):
+        assert decode(kind, b"\xdd\x00\x00\x00\x01" + wide) == frame((broadcast,))
+    heard = decode(GOSSIP, b"\x97" + wide[3:] + pack(2) + pack(7) + b"\xc3" + b"\xc6\x00\x00\x00\x01x")
+    assert heard == Gossip(broadcast, 2, 7, True, b"x")
+    assert isinstance(heard, Gossip)
+    assert (heard.origin, heard.incarnation, heard.sequence) == read_id(broadcast) == ("o", 1, 300)
+
+
 ID = ["o", 1, 1]
 
 
@@ -73,6 +88,8 @@ ID = ["o", 1, 1]
         (IHAVE, [[*ID, 1]], "IHAVE broadcast: expected a list of 3"),
         (GRAFT, [["o", True, 1]], "GRAFT incarnation"),
         (GONE, [["o o", 1, 1]], "GONE origin"),
+        (IHAVE, [ID, ["n" * 65, 1, 1]], "IHAVE origin"),
+        (GOSSIP, [*ID, 1, 0, True, b"", 1], "GOSSIP fields"),
         (PRUNE, [1], "PRUNE: expected a list of 0"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentnet_core.config import EngineConfig
-from agentnet_core.gossip import BroadcastId, Frame, Prune, decode, encode
+from agentnet_core.gossip import Frame, Prune, decode, encode
 from agentnet_core.tree import Tree
 
 MS = 1_000_000
@@ -22,7 +22,7 @@ class Grove:
         self.now_ns = 0
         self.trees: dict[str, Tree] = {}
         self.ways: dict[tuple[str, str], deque[Frame]] = {}
-        self.delivered: dict[str, list[BroadcastId]] = {}
+        self.delivered: dict[str, list[bytes]] = {}
         for one, other in links:
             self.link(one, other)
 
@@ -46,7 +46,7 @@ class Grove:
                 self.ways[name, peer].append(frame)
         self.delivered[name] += [each.broadcast for each in self.trees[name].drain_delivered()]
 
-    def publish(self, name: str) -> BroadcastId:
+    def publish(self, name: str) -> bytes:
         broadcast = self.trees[name].publish(b"p", self.now_ns)
         self.delivered[name].append(broadcast)
         self.turn(name)
@@ -74,7 +74,7 @@ class Grove:
                     each.tick(self.now_ns)
                 self.turn(name)
 
-    def everywhere(self, *broadcasts: BroadcastId) -> bool:
+    def everywhere(self, *broadcasts: bytes) -> bool:
         """Whether each of them was delivered everywhere, and nothing twice."""
         return all(
             set(broadcasts) <= set(here) and len(set(here)) == len(here) for here in self.delivered.values()

@@ -13,7 +13,7 @@ from strangers import Stranger
 
 from agentnet_core.config import EngineConfig
 from agentnet_core.errors import AgentUnreachable, Congested, Expired, MessageTooLarge, NetworkError
-from agentnet_core.gossip import CHANGES, MESSAGES, BroadcastId, Gossip, decode, encode
+from agentnet_core.gossip import CHANGES, MESSAGES, Gossip, decode, encode, pack_id
 from agentnet_core.message import AgentMessage
 from agentnet_core.records import Event
 
@@ -258,7 +258,7 @@ def acquainted(world: World, config: EngineConfig | None = None) -> tuple[Node, 
 
 
 def gossip(origin: str, payload: bytes, sequence: int = 1, age_ms: int = 0) -> bytes:
-    return encode(Gossip(BroadcastId(origin, 1, sequence), 1, age_ms, False, payload))[1]
+    return encode(Gossip(pack_id(origin, 1, sequence), 1, age_ms, False, payload))[1]
 
 
 def test_it_is_a_message_as_in_a_message_frame() -> None:

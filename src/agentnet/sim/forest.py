@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 from agentnet.sim.clock import MS, Clock
 from agentnet_core.config import EngineConfig
-from agentnet_core.gossip import BroadcastId, Frame, Gossip
+from agentnet_core.gossip import Frame, Gossip, read_id
 from agentnet_core.overlay import Rings
 from agentnet_core.tree import NEVER, Tree
 
@@ -90,8 +90,8 @@ class Forest:
         self.nodes = {name: LightNode(name, self.config) for name in names}
         """Those that live."""
         self.rings = Rings(self.config, self.nodes)
-        self.flights: dict[BroadcastId, Flight] = {}
-        self._flying: dict[BroadcastId, Flight] = {}
+        self.flights: dict[bytes, Flight] = {}
+        self._flying: dict[bytes, Flight] = {}
         self._hosts_gone: set[str] = set()
         self._delay_ns = delay_ns
         for node in self.nodes.values():
@@ -106,7 +106,7 @@ class Forest:
         node, now = self.nodes[name], self.clock.now_ns
         broadcast = node.tree.publish(payload, now)
         flight = self.flights[broadcast] = self._flying[broadcast] = Flight(now, self.nodes.keys() - {name})
-        self.clock.note("publish", *broadcast)
+        self.clock.note("publish", *read_id(broadcast))
         self._turn(node)
         return flight
 
@@ -293,10 +293,10 @@ class Forest:
             flight.latencies_ns.append(self.clock.now_ns - flight.began_ns)
         else:
             flight.guests += 1
-        self.clock.note("deliver", node.name, *gossip.broadcast)
+        self.clock.note("deliver", node.name, *read_id(gossip.broadcast))
         self._arrived(gossip.broadcast, node.name)
 
-    def _arrived(self, broadcast: BroadcastId, name: str) -> None:
+    def _arrived(self, broadcast: bytes, name: str) -> None:
         """That node waits for it no more."""
         flight = self._flying.get(broadcast)
         if flight is not None:

@@ -1,0 +1,5 @@
+from typing import Self, final
+
+@final
+class Window:
+    def __new__(cls, sequence: int) -> Self: ...
