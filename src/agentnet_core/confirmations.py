@@ -81,6 +81,10 @@ class Confirmations:
         self._confirmed: dict[str, int] = {}
         self._heard: dict[str, Conflicts] = {}
 
+    def __contains__(self, node_id: str) -> bool:
+        """Whether anything was heard of that node, or is expected of it."""
+        return node_id in self._confirmed or node_id in self._expected or node_id in self._heard
+
     def expect(self, version: int, node_ids: Iterable[str], agent_ids: Iterable[int] = ()) -> list[Settled]:
         """Wait until the nodes confirm ``version``, which is not below one expected before.
 

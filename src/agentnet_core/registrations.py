@@ -61,6 +61,8 @@ class Registrations:
         self, node_id: str, keepers: Callable[[Iterable[int]], Iterable[str]]
     ) -> tuple[list[str], Told]:
         """The node is gone: wait for ``keepers`` of its ids in its stead; which are new, and what is told."""
+        if node_id not in self._confirmations:
+            return [], []
         more: list[str] = []
         for version, agent_ids in self._confirmations.awaits(node_id):
             more += self._confirmations.extend(version, keepers(agent_ids))
