@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 
 import pytest
 
@@ -36,6 +37,19 @@ def test_a_node_that_goes_leaves_only_its_own_ids_to_the_next() -> None:
     for agent_id, were in before.items():
         left = [name for name in were if name != NODES[0]]
         assert list(one.of(agent_id))[: len(left)] == left
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_who_has_seen_nodes_come_and_go_finds_the_same_keepers(seed: int) -> None:
+    rng = Random(seed)
+    one = keepers(NODES[:10])
+    for _ in range(60):
+        alive = rng.sample(NODES, rng.choice([1, 2, 4, 10, 30, 49, 50]))
+        one.among(alive)
+        fresh = keepers(alive)
+        for agent_id in rng.sample(range(8), 4):
+            assert one.of(agent_id) == fresh.of(agent_id)
+        assert len(one._came) <= len(alive)
 
 
 def test_all_keep_about_as_much() -> None:
