@@ -42,7 +42,7 @@ cdef class Tree:
     cdef object young                 # the users' of this node: when, and bytes
     cdef Py_ssize_t young_bytes
     cdef dict missing                 # the one due first is first: all wait equally long
-    cdef int64_t announce_due_ns, prune_due_ns
+    cdef int64_t announce_due_ns, announce_from_ns, prune_due_ns
     cdef int64_t shaped_ns            # when the last time began in which one broadcast shapes the tree
     cdef bytes shaper
     cdef object bringer               # of its first copy; nobody, if it is this node's own
@@ -65,7 +65,8 @@ cdef class Tree:
     cdef int spread(self, Gossip gossip, tuple have, int64_t now_ns) except -1
     cdef bint is_crowded(self, str name, Py_ssize_t more) except -1
     cdef bint listens(self, str name) except -1
-    cdef int announce_later(self, Peer peer, bytes broadcast, int64_t now_ns) except -1
+    cdef int announce_later(self, Peer peer, bytes broadcast, int64_t wait_ns, int64_t now_ns) except -1
+    cdef void announce_by(self, int64_t due_ns, int64_t wait_ns) noexcept
     cdef bint eager_more_than_enough(self)
     cdef int shape(self, bytes broadcast, bringer, int64_t now_ns) except -1
     cdef int prune_spare(self) except -1

@@ -53,6 +53,7 @@ ORIGIN_SHARES = 4
 cdef enum:
     NS_PER_MS = 1_000_000
     NODES_AN_ANNOUNCE_MS = 2    # for so many, what is to be announced waits a millisecond for more
+    CHANGES_PATIENCE = 4        # so many times as long waits what is found by the version of its list as well
 
 cdef int64_t never = INT64_MAX
 cdef Py_ssize_t eager_enough = EAGER_ENOUGH, ids_max = IDS_MAX
@@ -103,7 +104,7 @@ cdef class Tree:
         self.sequence = 0
         self.peers, self.windows, self.store, self.told, self.missing = {}, {}, {}, {}, {}
         self.order, self.young = deque(), deque()
-        self.announce_due_ns = self.let_go_ns = never
+        self.announce_due_ns = self.announce_from_ns = self.let_go_ns = never
         self.prune_due_ns = self.shaped_ns = -never
         self.spare = {}
         self.outgoing, self.delivered = [], []
@@ -254,7 +255,7 @@ cdef class Tree:
         """Announce what is to be announced, ask for what did not come, let go of what is old."""
         cdef Missing missing
         cdef list overdue
-        if now_ns >= self.announce_due_ns - self.announce_ns // 2:  # along with what else is due
+        if now_ns >= self.announce_from_ns:
             self.announce(now_ns)
         if self.missing:
             overdue = []
@@ -375,7 +376,9 @@ cdef class Tree:
         cdef str name
         cdef Peer peer
         cdef bytes broadcast = gossip.broadcast
-        self.keep(gossip, not gossip.payload.startswith(change), now_ns)
+        cdef bint is_change = gossip.payload.startswith(change)
+        cdef int64_t wait_ns = self.announce_ns * CHANGES_PATIENCE if is_change else self.announce_ns
+        self.keep(gossip, not is_change, now_ns)
         for name, peer in self.peers.items():
             if name in have:
                 continue
@@ -386,7 +389,7 @@ cdef class Tree:
                 self.put_off += 1
             elif not self.listens(name):
                 continue
-            self.announce_later(peer, broadcast, now_ns)
+            self.announce_later(peer, broadcast, wait_ns, now_ns)
             if len(peer.pending) >= ids_max and not self.is_crowded(name, 0):
                 self.send_ids(name, Ihave, peer.pending)
                 peer.pending.clear()
@@ -400,13 +403,17 @@ cdef class Tree:
     cdef bint listens(self, str name) except -1:
         return self.listeners is None or name in self.listeners
 
-    cdef int announce_later(self, Peer peer, bytes broadcast, int64_t now_ns) except -1:
+    cdef int announce_later(self, Peer peer, bytes broadcast, int64_t wait_ns, int64_t now_ns) except -1:
         peer.pending[broadcast] = None
         if len(peer.pending) > self.kept_max:
             del peer.pending[next(iter(peer.pending))]  # is kept no more
-        if self.announce_due_ns == never:
-            self.announce_due_ns = now_ns + self.announce_ns
+        self.announce_by(now_ns + wait_ns, wait_ns)
         return 0
+
+    cdef void announce_by(self, int64_t due_ns, int64_t wait_ns) noexcept:
+        """By then; what is half due goes along with what else is."""
+        self.announce_due_ns = min(self.announce_due_ns, due_ns)
+        self.announce_from_ns = min(self.announce_from_ns, due_ns - wait_ns // 2)
 
     # -- the shape
 
@@ -462,12 +469,12 @@ cdef class Tree:
         """Tell the peers what is pending for them."""
         cdef str name
         cdef Peer peer
-        self.announce_due_ns = never
+        self.announce_due_ns = self.announce_from_ns = never
         for name, peer in self.peers.items():
             if not peer.pending:
                 continue
             if self.is_crowded(name, 0):
-                self.announce_due_ns = now_ns + self.announce_ns
+                self.announce_by(now_ns + self.announce_ns, self.announce_ns)
             else:
                 ids = [broadcast for broadcast in peer.pending if broadcast in self.store]
                 self.send_ids(name, Ihave, ids)
@@ -538,7 +545,7 @@ cdef class Tree:
                 gone.append(broadcast)
             elif self.is_crowded(name, sent_bytes):
                 self.put_off += 1
-                self.announce_later(peer, broadcast, now_ns)
+                self.announce_later(peer, broadcast, self.announce_ns, now_ns)
             else:
                 sent_bytes += len(kept.gossip.payload)
                 self.outgoing.append(((name,), kept.gossip.again(kept.gossip.hops, age_ms, False)))

@@ -195,6 +195,19 @@ def test_in_a_large_network_more_is_announced_together() -> None:
     assert one.next_deadline_ns() == (1_000 + ANNOUNCE) * MS
 
 
+def test_that_a_list_has_changed_is_announced_later_but_along_with_what_is_not() -> None:
+    one = tree("a", "b")
+    hear(one, "b", Prune())
+    hear(one, "a", gossip(sequence=1, payload=CHANGE))
+    assert one.next_deadline_ns() == 4 * ANNOUNCE * MS
+    assert tick(one, 2 * ANNOUNCE - 1) == []
+    assert tick(one, 2 * ANNOUNCE) == [("b", Ihave((of("o", 1),)))]
+    hear(one, "a", gossip(sequence=2, payload=CHANGE), 1_000)
+    hear(one, "a", gossip(sequence=3), 1_010)
+    assert one.next_deadline_ns() == (1_010 + ANNOUNCE) * MS
+    assert tick(one, 1_010 + ANNOUNCE) == [("b", Ihave((of("o", 2), of("o", 3))))]
+
+
 def test_nothing_is_announced_to_one_that_has_it() -> None:
     one = tree("a", "b", "c")
     hear(one, "b", Prune())
