@@ -18,7 +18,7 @@ AGENTS = 10_000
 
 
 def directory_of_many() -> Directory:
-    directory = Directory("node", EngineConfig())
+    directory = Directory("node", 1, EngineConfig())
     directory.register([AgentRecord(number, "node") for number in range(1, AGENTS + 1)])
     return directory
 

@@ -20,7 +20,7 @@ def record(number: int) -> AgentRecord:
 
 @pytest.fixture
 def directory() -> Directory:
-    directory = Directory("node", EngineConfig())
+    directory = Directory("node", 1, EngineConfig())
     directory.register(record(number) for number in range(AGENTS))
     return directory
 
