@@ -102,9 +102,11 @@ cdef enum:
     SLOTS_MAX = 256
     CONNECTIONS_MAX = 64
     READS_MAX = 64              # datagrams of one socket before the others have their turn
+    FEW = 64                    # descriptors that are looked through in no time
 
 cdef int64_t MS = 1_000_000
 cdef int64_t CONNECTION_NS = 2_000_000_000
+cdef int TOGETHER_MS = 5
 cdef int64_t LOCKED_NS = 1_000_000_000      # a stack that takes longer needs a lock that is not to be had
 cdef int64_t OVERSLEPT_NS = 200_000_000     # this thread itself was not let run
 
@@ -337,6 +339,8 @@ cdef void* run(void* nothing) noexcept nogil:
         arranged = hub.arranged
         pthread_mutex_unlock(&hub.mutex)
         wake_ns = max(wake_ns, now_ns + MS)
+        if count > FEW:
+            poll(hub.fds, 1, TOGETHER_MS)       # of many nodes some are answered together
         poll(hub.fds, count, <int>((wake_ns - now_ns + MS - 1) // MS))
         now_ns = clock_ns()
         pthread_mutex_lock(&hub.mutex)
