@@ -48,7 +48,6 @@ from agentnet_core.replication import Replication
 MS = 1_000_000
 SETTLE_MIN = 12
 """Outcomes that are handed out in one turn, at least."""
-TICK_NS_MAX = 1_000 * MS
 """Credit is given back, and idle agents are looked for, at least this often."""
 
 
@@ -306,7 +305,7 @@ class AgentNetworkManager(StateSharing):
         for event in ready.events:
             self._streams.put(event)
         if (engine.wake_ns < self._timer_ns or self._timer is None) and not self._left:
-            self._arm(min(engine.wake_ns, now + TICK_NS_MAX))
+            self._arm(min(engine.wake_ns, now + engine.tick_ns_max))
         return closing
 
     def hand_out(self) -> None:

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from agentnet_core.session import Session
 
 MS = 1_000_000
+TICK_NS = 1_000 * MS
+"""So often time is to be given in a small network, however little is due."""
 NEVER = 2**63 - 1
 
 MEMBERS = 8
@@ -393,7 +395,9 @@ class Control:
             return
         for dial in membership.tick(now_ns, self._heard_ns):
             engine.dial(dial)
-        self.liveness.keep_pace(membership.pace)
+        pace = membership.pace
+        self.liveness.keep_pace(pace)
+        engine.tick_ns_max = int(TICK_NS * pace)
         self.broadcasts.take_up(membership.listeners(), len(membership))
         asked = [(helper, PROBE, encode_probe(node_id)) for helper, node_id in membership.drain_probes()]
         for node_id in membership.drain_syncs():

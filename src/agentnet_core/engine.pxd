@@ -15,6 +15,7 @@ cdef class Engine(Inputs):
     cdef uint64_t last_to
     cdef Port last_port
     cdef bint speakers_known         # whether a session has any
+    cdef public int64_t tick_ns_max  # however little is due, time is to be given so often
     cdef int64_t controlled_ns       # when its control was given the time last
     cdef int64_t bytes_received, broadcasts_dropped, multicasts_dropped, messages_forged
     cdef public int64_t links_refused    # by either side; its control counts them

@@ -13,6 +13,7 @@ from agentnet_core.session import Session
 @disjoint_base
 class Engine(Inputs):
     links_refused: int  # by either side
+    tick_ns_max: int  # however little is due, time is to be given so often
     load: int  # messages in all mailboxes, as the driver has counted them last
     def __init__(
         self,

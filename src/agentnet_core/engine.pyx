@@ -37,7 +37,6 @@ from agentnet_core.errors import (
 from agentnet_core.records import Event
 
 cdef int64_t MS = 1_000_000
-cdef int64_t CONTROL_NS_MAX = 1000 * MS
 cdef int64_t NEVER = 0x7fffffffffffffff
 
 
@@ -69,6 +68,7 @@ cdef class Engine(Inputs):
         self.chain_hops_max, self.chain_calls_max = config.chain_hops_max, config.chain_calls_max
         self.chain_sends = config.chain_sends
         self.answer_wait_ns = config.answer_wait_ms_max * MS
+        self.tick_ns_max = 1000 * MS
 
     # -- receiving
 
@@ -407,7 +407,7 @@ cdef class Engine(Inputs):
                 kept = [w for w in session.blocked if (<Waiting>w).route is not route]
                 session.blocked.clear()
                 session.blocked.extend(kept)
-                route.waiting = moved
+                route.waiting = self.stuck[route] = moved
                 self.drain(session)
         return 0
 
@@ -570,10 +570,8 @@ cdef class Engine(Inputs):
         for session in self.awaited.values():
             self.expire_waiting(session.blocked)
         self.drain_crowd()
-        for route in self.routes.values():
-            if (<Route>route).waiting:
-                self.expire_waiting((<Route>route).waiting)
-        if now_ns < wake_ns and now_ns - self.controlled_ns < CONTROL_NS_MAX:
+        self.expire_stuck()
+        if now_ns < wake_ns and now_ns - self.controlled_ns < self.tick_ns_max:
             self.control.ticked_ns = now_ns     # nothing is due there, as at most times
         else:
             self.controlled_ns = now_ns

@@ -15,6 +15,7 @@ cdef class Links(Calls):
 
     cdef int check_fit(self, Waiting waiting, Session session) except -1
     cdef Session stand_in(self, str node_id)
+    cdef int expire_stuck(self) except -1
     cdef int supersede(self, Session old, Session new) except -1
     cdef int follow(self, Waiting waiting, Session new) except -1
     cdef int move(self, Session old, Session new) except -1

@@ -345,6 +345,17 @@ cdef class Links(Calls):
             self.learn(pending, None)
         self.recalled.clear()
 
+    cdef int expire_stuck(self) except -1:
+        """Of what waits for room with agents, what has waited too long fails."""
+        cdef Route route
+        for route in list(self.stuck):
+            if route.waiting:
+                self.expire_waiting(route.waiting)
+            if not route.waiting:
+                route.waiting = None
+                del self.stuck[route]
+        return 0
+
     def forget_session(self, Session session not None):
         """The driver has written the last of it."""
         session.discard()

@@ -50,6 +50,7 @@ cdef class Outflow:
     cdef readonly dict sessions      # node id -> welcomed Session
     cdef readonly dict awaited       # node id, or agent sought -> Session that stands in for a link
     cdef list stamped, waits         # with a ttl, and waiting, since the driver set the clock last
+    cdef dict stuck                  # routes of which some wait for room, or did: what waits
     cdef uint64_t seq
     cdef readonly int64_t unflushed
     cdef int sends

@@ -70,7 +70,7 @@ cdef class Outflow:
         self.now_ready, self.spare_ready = Ready(), Ready()
         self.routes, self.sessions, self.awaited = {}, {}, {}
         self.origin = Origin("", 0)
-        self.stamped, self.waits = [], []
+        self.stamped, self.waits, self.stuck = [], [], {}
         self.wake_ns = NEVER
 
     cdef int limit(self, config) except -1:
@@ -374,7 +374,7 @@ cdef class Outflow:
         cdef Session session = route.session
         if session is None or route.stopped:
             if route.waiting is None:
-                route.waiting = deque()
+                route.waiting = self.stuck[route] = deque()
             route.waiting.append(waiting)
         else:
             session.blocked.append(waiting)

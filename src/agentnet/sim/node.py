@@ -34,7 +34,6 @@ from agentnet_core.records import Event, MessagePriority, agent_id_of
 from agentnet_core.session import Session
 from agentnet_core.tunnels import Tunnel
 
-TICK_NS_MAX = 1_000 * MS
 WALL_NS = 1_700_000_000 * 10**9
 OFFER = (7401, 7402, bytes(range(48)))
 """Liveness ports and key: that there are some is all that matters here."""
@@ -413,7 +412,7 @@ class Node:
             self.events.append(event)
         for session, _ in closing:
             session.link.shut()
-        when = min(engine.wake_ns, clock.now_ns + TICK_NS_MAX)
+        when = min(engine.wake_ns, clock.now_ns + engine.tick_ns_max)
         if self._tick_ns is None or when < self._tick_ns:
             tick_ns = self._tick_ns = max(when, clock.now_ns + MS)
             clock.at(tick_ns, self.act, self._tick, engine, tick_ns)
