@@ -78,9 +78,10 @@ cpdef tuple read_id(bytes broadcast):
     """Origin, incarnation and sequence in an id."""
     cdef Cursor c
     cdef Id id
+    cdef uint32_t count = 0
     look_at(&c, broadcast)
-    c.at += 1
-    take_id(&c, &id)
+    if not read_array(&c, &count) or count != 3 or not take_id(&c, &id) or c.at != c.end:
+        raise ProtocolError(f"broadcast: expected an id, got {len(broadcast)} other bytes")
     return PyUnicode_DecodeASCII(<const char*>id.origin, id.size, NULL), id.incarnation, id.sequence
 
 

@@ -67,6 +67,14 @@ def test_an_id_is_the_same_however_wide_a_peer_writes_it() -> None:
     assert (heard.origin, heard.incarnation, heard.sequence) == read_id(broadcast) == ("o", 1, 300)
 
 
+@pytest.mark.parametrize(
+    "other", [b"", b"\x93", pack(["o", 1]), pack(["o o", 1, 1]), pack(["o", 1, 1]) + b"\x01"]
+)
+def test_bytes_that_are_no_id_name_no_broadcast(other: bytes) -> None:
+    with pytest.raises(ProtocolError, match="expected an id"):
+        read_id(other)
+
+
 ID = ["o", 1, 1]
 
 
