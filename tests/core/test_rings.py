@@ -89,6 +89,19 @@ def test_who_is_dialled_in_vain_is_passed_by() -> None:
     assert not any(node.told(Event.LOST) for node in nodes)
 
 
+def test_a_link_in_the_place_of_one_that_was_lost_carries_broadcasts() -> None:
+    world, nodes = network(20, CONFIG)
+    one, name = nodes[0], next(iter(nodes[0].control.membership.listeners()))
+    other = next(node for node in nodes if node.name == name)
+    heard = one.control.membership.listeners()
+    old = one.engine.sessions[name]
+    one.link(name).cut()
+    settle(world, lambda: one.engine.sessions.get(name) not in (None, old), ms=10_000)
+    assert one.control.membership.listeners() is heard
+    assert name in one.control.broadcasts._peers
+    assert one.name in other.control.broadcasts._peers
+
+
 def test_a_link_for_messages_that_becomes_one_of_the_overlay_carries_broadcasts() -> None:
     world, nodes = network(12, CONFIG)
     one = nodes[5]
