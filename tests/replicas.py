@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 from agentnet.sim import MS, Node, Token, Weather, World
+from agentnet.sim.world import UUID
 from agentnet_core.config import EngineConfig
 from agentnet_core.crdt import EWFlag, LWWMap, MVRegister, ORSet, PNCounter, Text
 from agentnet_core.errors import NetworkError, TooFewReplicas
@@ -49,6 +50,8 @@ STORMS = (
     Weather(stall=0.01, piece_bytes=64),
     Weather(delay_ns=(20_000, 30_000_000)),
 )
+SECURE_STORMS = STORMS[3:]
+"""What does not damage bytes: TLS would end the connection."""
 KEYS = ("x", "y", "z")
 STEPS = 60
 
@@ -78,6 +81,16 @@ def prints(node: Node) -> tuple[int, ...]:
 
 def equal(nodes: list[Node]) -> bool:
     return len({prints(node) for node in nodes}) == 1
+
+
+def grow(world: World, count: int, config: EngineConfig) -> list[Node]:
+    nodes = [world.node(f"n{number}", config=config) for number in range(count)]
+    nodes[0].control.found(UUID)
+    for node in nodes[1:]:
+        world.finish(node.join("n0"))
+    world.until(lambda: all(len(node.control.membership) == count for node in nodes))
+    world.run(2000)
+    return nodes
 
 
 class Meddler:
@@ -133,9 +146,10 @@ class Done:
 class History:
     """One seed."""
 
-    def __init__(self, seed: int) -> None:
-        self.world = world = World(seed)
+    def __init__(self, seed: int, *, secure: bool = False) -> None:
+        self.world = world = World(seed, secure=secure)
         rng = world.rng
+        self.storms = SECURE_STORMS if secure else STORMS
         self.names = [f"n{number}" for number in range(rng.randrange(3, 8))]
         self.nodes = self.begin()
         self.mortal = rng.sample(self.names[1:], (len(self.names) - 1) // 2)
@@ -257,7 +271,7 @@ class History:
             case 2 | 3:
                 world.heal()
             case 4:
-                world.network.weather = rng.choice(STORMS)
+                world.network.weather = rng.choice(self.storms)
             case 5:
                 world.network.weather = FAIR
             case 6 if node.paused:

@@ -49,7 +49,8 @@ agentnet_core.states
 agentnet_core.rounds
 agentnet_core.deciding
 agentnet_core.parts agentnet_core.quorums
-agentnet_core.comparing agentnet_core.update
+agentnet_core.comparing agentnet_core.doubts agentnet_core.update
+agentnet_core.reading
 agentnet_core.mailbox agentnet_core.listing agentnet_core.handshake agentnet_core.dials
 agentnet_core.gossip agentnet_core.news agentnet_core.chain
 agentnet_core.overlay agentnet_core.tree agentnet_core.keepers agentnet_core.lookups

@@ -11,12 +11,16 @@ A small state goes whole, at once.  Who has taken a PART and still differs goes 
 changed something, so that every exchange ends.  What this costs depends on how much differs.
 
 Whom to trust: what comes so is not from the owner of its events, and says nothing that they could be held
-against.  So every member of the network is trusted not to make events up in another's name; one that writes
-in its own needs no trust, for every member may write and remove what it likes.  A proof was weighed: a
-signature for each change is a hundred times the work of the change, one for all changes of a turn would have
-to be kept with each of its events as long as that lives, and to ask the owner would make a read wait for it.
-What is found: a second content of an event that is known here (Contradiction), and events of this node that
-it never made; it goes on in another name then, so that these do not stand for its next ones.
+against.  A proof was weighed: a signature for each change is a hundred times the work of the change, and one
+for all changes of a turn would have to be kept with each of its events as long as that lives.  So in a signed
+network the owner is asked, or a second node, before what is new of others is taken: see `doubts`.  In
+plaintext, where nobody proves who it is, every member is trusted not to make events up in another's name; one
+that writes in its own needs no trust, for every member may write and remove what it likes.
+What is left: two that lie alike in the name of a node that is not linked, or one in that of a node that is
+gone, where no other knows of it; the rounds of `pruning`; and who removes, in its own change, events that
+another is yet to make.
+What is found besides: a second content of an event that is known here (Contradiction), and events of this
+node that it never made; it goes on in another name then, so that these do not stand for its next ones.
 
 A peer that does not read is not told more than `BACKLOG_BYTES_MAX`; it is compared with again later.
 Whatever is asked, ranges cost no more than `state_compare_blocks_max` blocks in a turn: the rest waits for
@@ -71,6 +75,9 @@ class Peers(Protocol):
 
     def take(self, node_id: str, key: Key, data: bytes, author: str | None, /) -> NetworkError | bool:
         """Merge it: whether anything changed, or why it was not taken."""
+
+    def withholds(self, node_id: str, key: Key, /) -> bool:
+        """Whether something that the node told of the state is neither taken nor refused yet."""
 
 
 class _Work:
@@ -171,6 +178,8 @@ class Comparing:
             return
         if asks and _is_small(held):
             self._tell(node_id, held, None, asks=False)
+        elif self._peers.withholds(node_id, key):
+            return  # it would tell that again
         elif changed:
             self._tell_context(node_id, held, asks=True)
         elif asks:

@@ -348,6 +348,14 @@ class EngineConfig:
     """Large states that wait for their turn to one node; one more is left to the next comparison."""
     state_compare_blocks_max: int = 262_144
     """Blocks of 32 events that are looked at in one turn to answer peers who compare; the rest waits."""
+    state_doubts_max: int = 16_384
+    """In a network under TLS, states of which one linked node tells what others did and is not known here;
+    it is held until it is confirmed. One more is refused and comes again with the next comparison."""
+    state_doubts_bytes_max: int = 64 * 1024 * 1024
+    """Bytes of these, for each linked node, or of one alone that is larger; likewise."""
+    state_doubt_ms: int = 1_000
+    """How soon, about, that is taken or refused if nobody else has anything to say; within ten times that if
+    somebody does not answer."""
     state_replicas: int = 3
     """Nodes whose answers count for QUORUM, ALL or a number where a state names none: chosen by rendezvous
     hashing of its name; in a smaller network all nodes."""

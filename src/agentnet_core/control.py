@@ -83,7 +83,9 @@ class Control:
         self.broadcasts.take(MESSAGES, self._hear)
         self.catalogue = Catalogue(engine, config, self.membership, self.broadcasts, self.say, seals)
         self.directory, self.seek = self.catalogue.directory, self.catalogue.seek
-        self.replication = Replication(engine, config, self.membership, self.broadcasts, self.say, rng)
+        self.replication = Replication(
+            engine, config, self.membership, self.broadcasts, self.say, rng, signed=seals is not None
+        )
         self.liveness = Liveness(engine, config)
         self.admission = Admission(
             engine,

@@ -320,6 +320,10 @@ class Transfers:
         """Bodies that are to go and that come."""
         return sum(len(queue) for queue in self._out.values()), len(self._in)
 
+    def comes(self, node_id: str) -> bool:
+        """Whether a body is on its way from that node."""
+        return node_id in self._in
+
     def send(self, node_id: str, body: bytes) -> bool:
         """Let a body go to a linked node, in one frame or in chunks; False if it found no room to wait."""
         if len(body) <= BODY_BYTES:

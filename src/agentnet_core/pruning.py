@@ -515,9 +515,34 @@ class Pruning:
         found = {self._naming.actor: None}
         for node_id, life, lost in known:
             if not lost and node_id != self._engine.node_id:
-                stand = self._stands.get(node_id)
-                found[actor_of(node_id, life) if stand is None or not stand.actor else stand.actor] = None
+                found[self.name_of(node_id, life)] = None
         return found
+
+    def name_of(self, node_id: str, life: int) -> str:
+        """Under which name another node, in that incarnation, changes states, as far as it is known."""
+        stand = self._stands.get(node_id)
+        return actor_of(node_id, life) if stand is None or not stand.actor else stand.actor
+
+    @property
+    def round(self) -> int:
+        """At which round this node stands."""
+        return self.chain.number
+
+    def neighbours(self) -> dict[str, str]:
+        """The linked nodes that can be asked, in order, and under which names they change states."""
+        sessions = self._engine.sessions
+        return {
+            each: self.name_of(each, sessions[each].incarnation)
+            for each in sorted(sessions)
+            if self.understands(each)
+        }
+
+    def lives(self) -> dict[str, str]:
+        """Likewise of all others that live, as far as it is known."""
+        known = [(node_id, life) for node_id, life, lost in self._membership.lives() if not lost]
+        return {
+            node_id: self.name_of(node_id, life) for node_id, life in known if node_id != self._engine.node_id
+        }
 
     def _is_gone(self, actor: str, now_ns: int) -> bool:
         since_ns = self._gone.get(actor)

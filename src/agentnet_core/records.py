@@ -235,6 +235,9 @@ class Event:
     STATE_CONTRADICTION = "state_contradiction"
     """Likewise, of an event that has two contents, or that this node is said to have made and did not: two
     processes use one name, or somebody lies."""
+    STATE_UNCONFIRMED = "state_unconfirmed"
+    """What a node that is gone did to a state is known of one other node alone, so it was taken on its word;
+    told once for each actor."""
     STATE_CONFLICT = "state_conflict"
     """A rule for conflicts failed, so the siblings are kept; ``name``: the state, ``detail``: how."""
     DEAD_LETTER = "dead_letter"

@@ -27,7 +27,8 @@ from agentnet_core.comparing import Comparing
 from agentnet_core.config import BODY_BYTES, EngineConfig
 from agentnet_core.crdt import Crdt, Site
 from agentnet_core.crdt.base import BY_CODE
-from agentnet_core.errors import Contradiction, NetworkError, ProtocolError
+from agentnet_core.doubts import Doubts
+from agentnet_core.errors import Contradiction, Forged, NetworkError, ProtocolError
 from agentnet_core.gossip import STATES, Gossip
 from agentnet_core.handshake import FEATURE_STATES
 from agentnet_core.membership import Membership
@@ -62,6 +63,7 @@ from agentnet_core.parts import (
 from agentnet_core.pruning import Pruning
 from agentnet_core.quorums import Quorums, Wait, check_alive
 from agentnet_core.reach import Say
+from agentnet_core.reading import Reading
 from agentnet_core.records import Event
 from agentnet_core.states import Held, Key, States, check_name, code_of
 
@@ -96,6 +98,8 @@ class Replication:
         broadcasts: Broadcasts,
         say: Say,
         rng: Any,
+        *,
+        signed: bool = False,
     ) -> None:
         self._engine, self._membership, self._broadcasts = engine, membership, broadcasts
         self._say, self._rng = say, rng
@@ -110,15 +114,16 @@ class Replication:
         self.pruning = Pruning(engine, config, membership, self.states, self.archive, self.naming, self)
         self.quorums = Quorums(engine.node_id, config, engine.settle)
         self.comparing = Comparing(self.states, self, config)
+        self.reading = Reading(self, self.states, self.quorums, self.comparing)
         self.transfers = Transfers(self, config)
+        doubts = Doubts(engine, self, self.states, self.pruning, self.transfers.comes, config)
+        self.doubts = doubts if signed else None
         self.moves = Moves(engine, membership, self.states, config, say, self._ask_again, self._ask_new)
         self.quorums.wrap, self.quorums.ready = self.moves.wrap, lambda: self.moves.ready
         self.on_change: Callable[[Held, bool], None] = lambda _held, _others: None
         self.refused = self.contradicted = self.merged = 0
         self._open: dict[Key, list[Wait]] = {}
         self._unsent: deque[bytes] = deque()
-        self._reads: dict[int, dict[str, int]] = {}
-        """By read that waits, the print of each replica that has answered."""
         self._gaps: dict[tuple[str, Key], int] = {}
         self._again: dict[str, int] = {}
         self._compare_ns = engine.now_ns + self._sync_ns
@@ -128,7 +133,7 @@ class Replication:
             DELTA: self._on_delta,
             KEEP: self._on_keep,
             KEPT: self.quorums.kept,
-            ACK: self.quorums.answered,
+            ACK: self.reading.on_ack,
             SUMS: self._on_sums,
             PRINTS: self.comparing.on_prints,
             CONTEXT: self.comparing.on_context,
@@ -136,8 +141,8 @@ class Replication:
             RANGES: self.comparing.on_ranges,
             FETCH: self.comparing.on_fetch,
             LIVE: self.comparing.on_live,
-            READ: self._on_read,
-            ANSWER: self._on_answer,
+            READ: self.reading.on_read,
+            ANSWER: self.reading.on_answer,
             MORE: self.transfers.on_more,
             ASK: self._on_ask,
             VIEWS: self.moves.on_views,
@@ -240,12 +245,9 @@ class Replication:
         of it gets that. `admit` of the quorums was asked before. ``chosen``: as of `wait`."""
         place = self.moves.place(held.key, need, replicas) if chosen else None
         wait = Wait(held.key, need, replicas, self._deadline(timeout_ns), token, place=place)
-        serial = self.quorums.open([held.key], [wait])
-        body = write(READ, serial, held.key, held.print)
-        wanted = self.quorums.sent(serial, body)
-        body = self.moves.wrap(body) if chosen else body
+        wanted, body = self.reading.start(held, wait)
         for node_id in wanted:
-            self._say(node_id, STATE, body)
+            self._say(node_id, STATE, self.moves.wrap(body) if chosen else body)
         self._engine.wake_by(wait.deadline_ns)
         return wait
 
@@ -300,7 +302,7 @@ class Replication:
                     self.later(node_id)
             return
         for node_id in wanted:
-            self._tell(node_id, body)
+            self.ask(node_id, body)
         # On the tree the serial says at which round it was let go.
         self._unsent.append(write(DELTA, self.pruning.chain.number, items))
         self._publish()
@@ -345,6 +347,8 @@ class Replication:
         self.transfers.link_down(node_id)
         self.pruning.link_down(node_id)
         self.comparing.link_down(node_id)
+        if self.doubts is not None:
+            self.doubts.link_down(node_id)
         self._again.pop(node_id, None)
         for which in [which for which in self._gaps if which[0] == node_id]:
             del self._gaps[which]
@@ -380,8 +384,7 @@ class Replication:
             self._engine.before_ready(self.flush)
         self.comparing.tick()
         self.quorums.tick(now_ns)
-        for serial in [serial for serial in self._reads if self.quorums.key_of(serial) is None]:
-            del self._reads[serial]
+        self.reading.tick()
         for which in [which for which, due_ns in self._gaps.items() if due_ns <= now_ns]:
             del self._gaps[which]
             held = self.states.get(which[1])
@@ -399,6 +402,8 @@ class Replication:
                 self.comparing.start(linked[self._turn % len(linked)])
         due = [self._compare_ns, self.quorums.next_deadline_ns(), self.archive.tick(now_ns)]
         due += (self.moves.tick(now_ns), self.pruning.tick(now_ns), *self._gaps.values())
+        if self.doubts is not None:
+            due.append(self.doubts.tick(now_ns))
         return min(*due, *self._again.values())
 
     def stats(self) -> dict[str, int]:
@@ -412,6 +417,7 @@ class Replication:
             "states_contradicted": self.contradicted,
             "states_unsaved": self.archive.unsaved,
             **self.pruning.stats(),
+            **(self.doubts.stats() if self.doubts is not None else {}),
             "state_waits": self.quorums.waiting,
             "state_waits_failed": self.quorums.failed,
             "state_views_open": self.moves.placement.moving,
@@ -457,32 +463,51 @@ class Replication:
     def next_turn(self) -> None:
         self._engine.wake_by(self._engine.now_ns + TURN_NS)
 
+    def withholds(self, node_id: str, key: Key) -> bool:
+        return self.doubts is not None and self.doubts.withholds(node_id, key)
+
     def refuse(self, node_id: str, name: str, error: NetworkError) -> None:
         """Count it and tell of it."""
         self.refused += 1
         alarm = isinstance(error, Contradiction)
         self.contradicted += alarm
-        kind = Event.STATE_CONTRADICTION if alarm else Event.STATE_REFUSED
+        kind = Event.FORGED if isinstance(error, Forged) else Event.STATE_REFUSED
+        kind = Event.STATE_CONTRADICTION if alarm else kind
         self._engine.event(Event(kind, node_id, name=name, detail=str(error), error=error))
 
     def take(self, node_id: str, key: Key, data: bytes, author: str | None) -> NetworkError | bool:
-        """Merge it: whether anything changed, or why it was not taken."""
+        """Merge it: whether anything changed, or why it was not taken. ``author``: whose change it is; with
+        None it may be anybody's, and what is doubted of it waits."""
+        return self._merge(node_id, key, data, author, self.doubts if author is None else None)
+
+    def believe(self, node_id: str, key: Key, data: bytes) -> NetworkError | bool:
+        """Likewise, of what is not doubted any more."""
+        return self._merge(node_id, key, data, None, None)
+
+    def _merge(
+        self, node_id: str, key: Key, data: bytes, author: str | None, doubts: Doubts | None
+    ) -> NetworkError | bool:
         try:
             if key.code not in BY_CODE:
                 raise ProtocolError(f"{key.label}: a type that this version does not know")
             data, author = self.pruning.translate(key, data, author)
+            if doubts is not None:
+                data = doubts.sift(node_id, key, data)
+                if not data:
+                    return False
             changed = self.states.merge(key, data, author=author, stamp_max=self.latest_stamp())
         except NetworkError as error:
             if isinstance(error, Contradiction) and self.naming.disown(node_id, key.name, error):
-                return self.take(node_id, key, data, author)
+                return self._merge(node_id, key, data, author, doubts)
             self.refuse(node_id, key.name, error)
             return error
         self.merged += changed
-        if changed:
-            held = self.states.get(key)
-            if held is not None:
-                self.archive.note(held, data)
-                self.pruning.absence.changed(key)
+        held = self.states.get(key)
+        if changed and held is not None:
+            self.archive.note(held, data)
+            self.pruning.absence.changed(key)
+            if self.doubts is not None:
+                self.doubts.settle(key)
         if changed and author is None and not self._engine.control.linked_to_all:
             self.compare_all()  # who is linked with this node alone learns it from nobody else
         return changed
@@ -509,14 +534,14 @@ class Replication:
     def _ask_new(self, node_id: str) -> None:
         """The node may answer now what it has not."""
         for body in self.quorums.link_up(node_id):
-            self._tell(node_id, body)
+            self.ask(node_id, body)
 
     def _ask_again(self, forget: bool) -> None:
         """The replicas that are chosen are others now."""
         for node_id, body in self.quorums.move(forget=forget):
-            self._tell(node_id, body)
+            self.ask(node_id, body)
 
-    def _tell(self, node_id: str, body: bytes) -> None:
+    def ask(self, node_id: str, body: bytes) -> None:
         """A replica, linked or not."""
         if node_id in self._engine.sessions:
             self.send(node_id, body)
@@ -566,31 +591,6 @@ class Replication:
             self.compare_all()
         if not (fresh and len(self.states) and self._engine.node_id < node_id):
             self.comparing.on_sums(node_id, sums)  # else it answers what this node has said
-
-    def _on_read(self, node_id: str, serial: int, key: Key, number: int) -> None:
-        held = self.states.get(key)
-        own = held.print if held is not None and held.state.context else 0
-        part = held.state.encode() if held is not None and own and own != number else b""
-        if not self.transfers.send(node_id, write(ANSWER, serial, own, part)):
-            self.later(node_id)
-
-    def _on_answer(self, node_id: str, serial: int, number: int, part: bytes) -> None:
-        key = self.quorums.key_of(serial)
-        if key is None:
-            return
-        if part:
-            error = self.take(node_id, key, part, None)
-            if isinstance(error, NetworkError):
-                self.quorums.answered(node_id, serial, [(0, error.code, str(error))])
-                return
-        prints = self._reads.setdefault(serial, {})
-        prints[node_id] = number
-        self.quorums.answered(node_id, serial)
-        held = self.states.get(key)
-        if self.quorums.key_of(serial) is None and held is not None and held.state.context:
-            for replica, known in self._reads.pop(serial).items():
-                if known != held.print:
-                    self.comparing.show(replica, held)
 
     def _changed(self, held: Held, others: bool) -> None:
         self.on_change(held, others)

@@ -69,6 +69,9 @@ class Side:
         except NetworkError as error:
             return error
 
+    def withholds(self, node_id: str, key: Key) -> bool:
+        return False
+
     def state(self, key: Key = KEY) -> Any:
         return self.states.hold(key).state
 

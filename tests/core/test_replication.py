@@ -10,7 +10,7 @@ import pytest
 from harness import UUID, Node, Token, World
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from replicas import History, changed, equal, hold, write
+from replicas import History, changed, equal, grow, hold, write
 from strangers import Stranger
 
 from agentnet_core import comparing, gossip, naming, replication
@@ -172,16 +172,6 @@ def test_where_nodes_sign_changes_on_the_tree_are_their_origins() -> None:
     others = [node for node in nodes if node.name != "n2"]
     world.until(lambda: all(node.control.replication.refused == 1 for node in others), ms=2000)
     assert not any("forged" in elements(node) for node in nodes)
-
-
-def grow(world: World, count: int, config: EngineConfig) -> list[Node]:
-    nodes = [world.node(f"n{number}", config=config) for number in range(count)]
-    nodes[0].control.found(UUID)
-    for node in nodes[1:]:
-        world.finish(node.join("n0"))
-    world.until(lambda: all(len(node.control.membership) == count for node in nodes))
-    world.run(2000)
-    return nodes
 
 
 def test_a_large_state_lets_messages_pass() -> None:

@@ -24,7 +24,8 @@ from agentnet_core.crdt.table cimport (
     ANY, KEYED, MAP, NONE, PAIR, STAMPED, TEXT, Actor, Entry, bytes_alive, path_of,
 )
 from agentnet_core.dots cimport (
-    put_runs, read_runs, runs_free, runs_hold, runs_hold_all, runs_join, runs_total,
+    CausalContext, Seen, put_runs, read_actor, read_runs, runs_free, runs_hold, runs_hold_all, runs_join,
+    runs_total,
 )
 from agentnet_core.framing cimport Cursor, read_array, read_int, read_str, read_uint
 from agentnet_core.packing cimport (
@@ -202,6 +203,34 @@ cdef bytes write(Table table, int code, Runs* wanted, const Pick* picks, const u
 
 
 # -- in
+
+def seen_in(const uint8_t[::1] data not None, *, uint32_t actors_max, size_t runs_max):
+    """The dots that a form speaks of, alive or not, or None if it is none; its entries are not read."""
+    cdef CausalContext context = CausalContext()
+    cdef list names = []
+    cdef Cursor c
+    cdef uint32_t n = 0, _i
+    cdef uint64_t number = 0
+    cdef str actor
+    cdef Seen seen
+    c.at = &data[0] if data.shape[0] else NULL
+    c.end = c.at + data.shape[0]
+    if not read_array(&c, &n) or n != 6 or not read_uint(&c, &number) or not read_uint(&c, &number) or (
+            not read_array(&c, &n) or n > actors_max):
+        return None
+    for _i in range(n):
+        actor = read_actor(&c)
+        if actor is None or (names and actor <= names[len(names) - 1]):
+            return None
+        names.append(actor)
+    if not read_array(&c, &n) or n != <uint32_t>len(names):
+        return None
+    for actor in names:
+        seen = context.of(actor)
+        if not read_runs(&c, &seen.runs, &runs_max) or not seen.runs.count:
+            return None
+    return context
+
 
 cdef bint read_path(Cursor* c, int* code, uint8_t* parts) noexcept nogil:
     """Pass over the path of an entry in a state of type `code`, which becomes that of the entry itself."""
