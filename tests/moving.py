@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 
-from replicas import CONFIG, FAIR, STORMS, Meddler, changed, equal, hold, prints
+from replicas import CONFIG, FAIR, SECURE_STORMS, STORMS, Meddler, changed, equal, hold, prints
 
 from agentnet.sim import Node, Token, World
 from agentnet_core.crdt import ORSet
@@ -34,8 +34,9 @@ STEPS = 50
 class Moving:
     """One seed. ``seen``: reads that came back; ``acknowledged``: writes."""
 
-    def __init__(self, seed: int) -> None:
-        self.world = World(seed)
+    def __init__(self, seed: int, *, secure: bool = False) -> None:
+        self.world = World(seed, secure=secure)
+        self.storms = SECURE_STORMS if secure else STORMS
         self.rng = self.world.rng
         self.nodes = self.world.join(
             *(f"n{each}" for each in range(self.rng.randrange(3, 7))), config=MOVE_CONFIG
@@ -147,7 +148,7 @@ class Moving:
         elif fate < 5:
             world.heal()
             self.parted = False
-            world.network.weather = rng.choice((FAIR, *STORMS))
+            world.network.weather = rng.choice((FAIR, *self.storms))
         elif len(self.alive) > 3 and self.is_calm():
             node = rng.choice(self.alive)
             self.gone += 1

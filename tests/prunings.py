@@ -47,9 +47,15 @@ class Story:
     """One seed. Each node changes what only it changes in that way, so that the model is plain."""
 
     def __init__(
-        self, seed: int, *, config: EngineConfig = PRUNE_CONFIG, defect: int = 0, disk: bool = True
+        self,
+        seed: int,
+        *,
+        config: EngineConfig = PRUNE_CONFIG,
+        defect: int = 0,
+        disk: bool = True,
+        secure: bool = False,
     ) -> None:
-        self.world = World(seed)
+        self.world = World(seed, secure=secure)
         self.rng = self.world.rng
         self.config, self.defect, self.disk = config, defect, disk
         self.names = [f"n{number}" for number in range(self.rng.randrange(3, 6))]

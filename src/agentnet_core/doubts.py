@@ -339,7 +339,7 @@ class Doubts:
         elif doubt.owner:
             if doubt.asked.get(doubt.owner, 0) < ASKS or doubt.looks <= ASKS:
                 self._ask(doubt, doubt.owner)
-            elif not self._comes(doubt.owner):
+            elif doubt.owner in linked and not self._comes(doubt.owner):
                 self._end(doubt)
         elif not any(map(self._comes, linked)):
             self._ask_next(doubt, _others(list(linked), doubt.source))

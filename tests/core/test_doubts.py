@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from harness import Node, Token, World
+from moving import Moving
+from prunings import Story
 from replicas import History, changed, equal, grow, hold
 
 from agentnet_core.body import pack
@@ -351,6 +353,17 @@ def test_signed_replicas_converge_under_all_faults(seed: int) -> None:
     history = History(seed, secure=True)
     history.play()
     assert not sum(stat(node, "states_forged") for node in history.nodes)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_signed_replicas_move_and_forget_as_others_do(seed: int) -> None:
+    """What a majority acknowledged is not lost because it is doubted; what was renamed is confirmed, too."""
+    moving = Moving(seed, secure=True)
+    moving.play()
+    story = Story(seed, secure=True)
+    story.play()
+    for node in [*moving.nodes, *story.nodes]:
+        assert not stat(node, "states_forged")
 
 
 def test_a_large_signed_network_converges_with_links_to_few() -> None:
