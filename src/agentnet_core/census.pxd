@@ -13,6 +13,7 @@ cdef class Census:
     cdef readonly str node_id
     cdef readonly uint64_t incarnation
     cdef readonly uint64_t version
+    cdef readonly uint64_t changes      # how often a node has come, gone, or was lost
     cdef public uint64_t listed         # the version of its list of agents
     cdef public object list_head        # a call: the Head of that version, where the network is signed
     cdef public tuple addresses

@@ -399,6 +399,7 @@ cdef class Census:
         """The node is one of the living from now on."""
         cdef str node_id = node.record.node_id
         cdef bint was_mesh = self.is_mesh()
+        self.changes += 1
         node.heard_ns = now_ns
         node.redial.failures, node.redial.next_ns = 0, now_ns + self.courtesy_ns(node_id)
         self._rings.add(node_id)
@@ -412,6 +413,7 @@ cdef class Census:
         """The node is lost from now on."""
         cdef str node_id = node.record.node_id
         node.lost = True
+        self.changes += 1
         self._accused.pop(node_id, None)
         self._untold.pop(node_id, None)
         self._lost[node_id] = node
@@ -427,6 +429,7 @@ cdef class Census:
 
     cdef int forget(self, Node node, int64_t now_ns) except -1:
         cdef str node_id = node.record.node_id
+        self.changes += 1
         self.unlink(node_id)
         for table in (self._nodes, self._accused, self._lost, self._untold, self._unmarked):
             table.pop(node_id, None)

@@ -89,7 +89,6 @@ class Liveness:
         self._silence_ns = config.link_silence_ms_max * MS
         # Where links are let go early, there must be time to ask before.
         self._probe_ns = min(config.probe_interval_ms * MS, self._silence_ns // 8)
-        self._check_ns = config.port_check_ms * MS
         self._unreachable_ns = config.unreachable_ms_max * MS
         self._inactive_ns = config.inactive_lag_ms * MS
         self._stands_ns = max(LAG_MS_MIN * MS, min(self._inactive_ns, self._silence_ns // 4))
@@ -111,6 +110,8 @@ class Liveness:
         self._refresh_ns = int(config.refresh_interval_ms * MS * pace)
         self._late_ns = min(self._ping_ns, self._silence_ns - self._ping_ns) // 2
         self._along_ns = self._ping_ns // LOOKS
+        self._check_ns = int(config.port_check_ms * MS * pace)
+        self._again_ns = int(self._probe_ns * pace)
         self._patience_ns = min(self._ping_ns + self._probe_ns, self._silence_ns // 2)
         self._rest_ns = int(min(base_ns, self._probe_ns) * pace) // LOOKS
         self._grace_ns = max(0, self._silence_ns - int(config.node_silence_ms_max * MS * pace))
@@ -175,7 +176,8 @@ class Liveness:
         """``member`` with what is known here of its liveness; ``session``: the link to it."""
         watch = self._watches.get(session) if session is not None else None
         if session is None or watch is None:
-            return replace(member, liveness=self._known.get(member.node_id, ""))
+            means = self._known.get(member.node_id, "")
+            return replace(member, liveness=means) if means else member
         if watch.inactive_ns <= session.heard_ns:
             return replace(member, liveness=watch.means)
         lag_ms = (watch.lag_ns + now_ns - watch.answered_ns) // MS
@@ -280,7 +282,7 @@ class Liveness:
         if not watch.has_port:
             return NEVER
         trying = 0 < watch.unanswered < UNANSWERED_MIN
-        fresh_ns = watch.probed_ns + (self._probe_ns if trying else self._check_ns)
+        fresh_ns = watch.probed_ns + (self._again_ns if trying else self._check_ns)
         silent_ns = max(session.heard_ns + self._patience_ns, watch.probed_ns + self._probe_ns)
         return min(fresh_ns, silent_ns)
 

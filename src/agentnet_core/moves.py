@@ -67,6 +67,7 @@ class Moves:
         self._came_ns = engine.now_ns
         self._idle_ns = engine.now_ns + self._move_ns // 4
         self._told: dict[str, Lost] = {}
+        self._seen = 0
         self.placement = Placement(engine.node_id, engine.incarnation, config)
 
     @property
@@ -220,8 +221,11 @@ class Moves:
         if now_ns >= self._wanted_ns:
             # Now and then all the same: who goes one by one must not look like a half that is cut off.
             if now_ns >= self._idle_ns:
-                self._idle_ns = now_ns + self._move_ns // 4
-                self.look()
+                self._idle_ns = now_ns + int(self._move_ns // 4 * self._membership.pace)
+                # Where nobody is lost, time alone moves nothing.
+                seen, self._seen = self._seen, self._membership.changes
+                if seen != self._seen or self._told or self.placement.lost_nodes:
+                    self.look()
             return self._idle_ns
         self.look()
         due_ns = now_ns + LOOK_NS if now_ns < self._watch_ns else NEVER

@@ -117,6 +117,11 @@ class Placement:
         return all(node_id in self._lost for node_id in self._unheard)
 
     @property
+    def lost_nodes(self) -> int:
+        """Those that were lost at the last look, whose time runs."""
+        return len(self._lost)
+
+    @property
     def moving(self) -> int:
         """Old views that are open."""
         return len(self._open)

@@ -106,7 +106,7 @@ cdef enum:
 
 cdef int64_t MS = 1_000_000
 cdef int64_t CONNECTION_NS = 2_000_000_000
-cdef int TOGETHER_MS = 5
+cdef int TOGETHER_MS = 20
 cdef int64_t LOCKED_NS = 1_000_000_000      # a stack that takes longer needs a lock that is not to be had
 cdef int64_t OVERSLEPT_NS = 200_000_000     # this thread itself was not let run
 
