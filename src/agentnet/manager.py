@@ -48,7 +48,6 @@ from agentnet_core.replication import Replication
 MS = 1_000_000
 SETTLE_MIN = 12
 """Outcomes that are handed out in one turn, at least."""
-"""Credit is given back, and idle agents are looked for, at least this often."""
 
 
 class AgentNetworkManager(StateSharing):
@@ -343,6 +342,8 @@ class AgentNetworkManager(StateSharing):
     def _tick(self) -> None:
         engine = self.engine
         now = self.host.monotonic_ns()
+        if now < self._timer_ns:  # the loop rounds to milliseconds, and nothing is due yet
+            return self._arm(self._timer_ns)
         engine.wall_offset_ns = self.host.time_ns() - now
         engine.tick(now)
         engine.load = sum(agent.pending_messages for agent in self.busy)

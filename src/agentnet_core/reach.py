@@ -349,6 +349,8 @@ class Reach:
 
     def tick(self, now_ns: int) -> int:
         """What is due; the time of the next thing."""
+        if now_ns < self._look_ns and not (self._wants or self._let_go):
+            return self._look_ns
         for node_id, want in list(self._wants.items()):
             if want.deadline_ns == AT_NEXT_TICK:
                 want.deadline_ns, want.seek_ns = now_ns + self._wait_ns, now_ns + self._seek_after_ns
