@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from typing import Self
 from weakref import WeakKeyDictionary
 
@@ -91,9 +92,10 @@ class EventStreams:
         self._open[stream] = None
         return stream
 
-    def put(self, event: Event) -> None:
-        for stream in self._open:
-            self.missed += stream.put(event)
+    def put(self, events: Iterable[Event]) -> None:
+        for stream in list(self._open):
+            for event in events:
+                self.missed += stream.put(event)
 
     def end(self) -> None:
         """Nothing more will happen."""

@@ -301,8 +301,8 @@ class AgentNetworkManager(StateSharing):
         self._outcomes += ready.settle
         if self._outcomes:
             self._settle(len(engine.pending) + engine.letters_awaited, engine.letters_writing)
-        for event in ready.events:
-            self._streams.put(event)
+        if ready.events:
+            self._streams.put(ready.events)
         if (engine.wake_ns < self._timer_ns or self._timer is None) and not self._left:
             self._arm(min(engine.wake_ns, now + engine.tick_ns_max))
         return closing
