@@ -103,8 +103,9 @@ class Control:
         self._joining: Joining | None = None
         self._compared: dict[str, None] = {}
         """The linked nodes that were told what is known here: none takes news for the whole."""
-        self.ticked_ns, self._due_ns = engine.now_ns, NEVER
+        self.ticked_ns = engine.now_ns
         """When the driver last came round, even if nothing was due here."""
+        self._due_ns, self._expected_ns = NEVER, engine.now_ns
 
     @property
     def network_uuid(self) -> bytes:
@@ -369,7 +370,9 @@ class Control:
 
     def tick(self, now_ns: int) -> int:
         """What is due; the time of the next thing."""
-        gap_ns, self.ticked_ns = now_ns - self.ticked_ns, now_ns
+        # In a large network a node is given time seldom: only what is beyond that was no rest.
+        gap_ns = min(now_ns - self.ticked_ns, max(0, now_ns - self._expected_ns) + TICK_NS)
+        self.ticked_ns = now_ns
         late = now_ns - self._due_ns > self.config.node_silence_ms_max * MS // 4
         if late and self.config.local_health:
             # This node was the one that stood still: all peers get the time back to be heard.
@@ -386,7 +389,7 @@ class Control:
         if self._joining is not None:
             self._check_joined()
             next_ns = min(next_ns, now_ns + 100 * MS)
-        self._due_ns = next_ns
+        self._due_ns, self._expected_ns = next_ns, min(next_ns, now_ns + self.engine.tick_ns_max)
         return next_ns
 
     def _turn(self, now_ns: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from harness import MS, UUID, Node, World
 
+from agentnet_core import overlay
 from agentnet_core.config import EngineConfig
 from agentnet_core.records import Event, Member, NodeStatus
 
@@ -251,3 +253,27 @@ def test_a_node_that_is_too_busy_to_answer_refuses_nobody() -> None:
     m.unblock()
     world.finish(joining, ms=9_000)
     assert sorted(n.engine.sessions) == ["m"]
+
+
+def test_a_rest_in_a_large_network_is_no_standing_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlay, "CALM_NODES", 1)
+    world = World()
+    nodes = world.join(*"abcde")
+    world.run(10_000)
+    control, gaps, times = nodes[0].control, list[int](), list[int]()
+    tick = control.liveness.tick
+
+    def noted(now_ns: int, gap_ns: int) -> int:
+        gaps.append(gap_ns)
+        times.append(now_ns)
+        return tick(now_ns, gap_ns)
+
+    control.liveness.tick = noted  # type: ignore[method-assign]
+    world.run(60_000)
+    assert max(later - one for one, later in pairwise(times)) > 1_100 * MS, "it does not rest"
+    assert max(gaps) <= 1_100 * MS
+    nodes[0].pause()
+    world.run(10_000)
+    nodes[0].unpause()
+    world.run(100)
+    assert 10_000 * MS <= max(gaps) <= 11_100 * MS
