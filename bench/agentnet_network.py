@@ -24,7 +24,7 @@ from bench.worker import Bench, Task
 
 WAIT_MS_MAX = 120_000
 """For joining and registering: all nodes share the processors."""
-JOINING_MAX = 8
+JOINING_MAX = 24
 """Nodes of one process that join at a time."""
 GARBAGE = 50_000
 """Objects after which garbage is looked for: at the usual 700, each of the nodes of one process would pay for

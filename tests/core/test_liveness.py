@@ -10,6 +10,7 @@ from harness import MS, UUID, Node, World
 
 from agentnet_core import overlay
 from agentnet_core.config import EngineConfig
+from agentnet_core.liveness import Liveness
 from agentnet_core.records import Event, Member, NodeStatus
 
 ACTIVE, INACTIVE, DISCONNECTED = NodeStatus.ACTIVE, NodeStatus.INACTIVE, NodeStatus.DISCONNECTED
@@ -255,20 +256,31 @@ def test_a_node_that_is_too_busy_to_answer_refuses_nobody() -> None:
     assert sorted(n.engine.sessions) == ["m"]
 
 
+class Noting:
+    """A Liveness, and when it was given time."""
+
+    def __init__(self, liveness: Liveness) -> None:
+        self.liveness = liveness
+        self.gaps: list[int] = []
+        self.times: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.liveness, name)
+
+    def tick(self, now_ns: int, gap_ns: int) -> int:
+        self.gaps.append(gap_ns)
+        self.times.append(now_ns)
+        return self.liveness.tick(now_ns, gap_ns)
+
+
 def test_a_rest_in_a_large_network_is_no_standing_still(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overlay, "CALM_NODES", 1)
     world = World()
     nodes = world.join(*"abcde")
     world.run(10_000)
-    control, gaps, times = nodes[0].control, list[int](), list[int]()
-    tick = control.liveness.tick
-
-    def noted(now_ns: int, gap_ns: int) -> int:
-        gaps.append(gap_ns)
-        times.append(now_ns)
-        return tick(now_ns, gap_ns)
-
-    control.liveness.tick = noted  # type: ignore[method-assign]
+    noting = Noting(nodes[0].control.liveness)
+    nodes[0].control.liveness = noting  # type: ignore[assignment]
+    gaps, times = noting.gaps, noting.times
     world.run(60_000)
     assert max(later - one for one, later in pairwise(times)) > 1_100 * MS, "it does not rest"
     assert max(gaps) <= 1_100 * MS
